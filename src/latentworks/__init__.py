@@ -1,0 +1,1 @@
+"""latentworks: a training pipeline for generative autoencoders."""

@@ -1,0 +1,18 @@
+"""Keras on TensorFlow, without the greeting that no setting of theirs turns off."""
+
+import os
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+_stderr = os.dup(2)
+with tempfile.TemporaryFile() as _greeting:
+    os.dup2(_greeting.fileno(), 2)
+    try:
+        import tensorflow as tf
+    finally:
+        os.dup2(_stderr, 2)
+        os.close(_stderr)
+
+import keras  # noqa: E402  it would import TensorFlow itself, aloud
+
+__all__ = ["keras", "tf"]

@@ -1,0 +1,1 @@
+"""Where images come from. One file for each `dataset.kind`."""

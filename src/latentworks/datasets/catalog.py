@@ -1,0 +1,146 @@
+"""What is known of the images of a dataset: a row for each one, and a profile of all."""
+
+import hashlib
+import math
+from collections import Counter
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import pandas as pd
+
+from latentworks.datasets.source import Split
+from latentworks.errors import DataError
+
+MAX_SIZES = 10  # that the profile lists
+MAX_EXAMPLES = 20  # for each reason to reject
+HISTOGRAM_BINS = 16
+
+
+class Row(NamedTuple):
+    """One image of the index."""
+
+    split: Split
+    label: int | None
+    name: str  # in the source
+    height: int  # pixels, before it was prepared
+    width: int
+
+
+class Catalog:
+    """Grows with a stream of prepared images, and never holds their pixels."""
+
+    def __init__(self, image_shape: tuple[int, int, int], class_names: tuple[str, ...]) -> None:
+        self.image_shape = image_shape
+        self.class_names = class_names
+        self.num_duplicates = 0
+        self.rejected: dict[str, list[str]] = {}  # code -> names
+        self._rows: dict[str, Row] = {}  # content id -> row, in the order of the images
+        self._pixels = np.zeros(256, dtype=np.int64)  # how many have each value
+
+    def add(self, content_id: str, row: Row, image: np.ndarray) -> bool:
+        """Enter an image: uint8 [S, S, C]. Returns False for one that is in already.
+
+        A duplicate in test takes the place of the one in train, so that the source's own test
+        images stay what they are.
+        """
+        known = self._rows.get(content_id)
+        if known is None:
+            self._rows[content_id] = row
+            self._pixels += np.bincount(image.ravel(), minlength=256)
+            return True
+        self.num_duplicates += 1
+        if row.split == "test" and known.split != "test":
+            self._rows[content_id] = row
+        return False
+
+    def reject(self, name: str, code: str) -> None:
+        """Enter an image that cannot be used."""
+        self.rejected.setdefault(code, []).append(name)
+
+    def check(self, min_images: int) -> None:
+        """Raises DataError where there are too few images, or none to train or to test on."""
+        num_images = {split: self._num_images(split) for split in get_args(Split)}
+        total = len(self._rows)
+        expected = ""
+        if total < min_images:
+            expected = f"at least {min_images} (prepare.min_images)"
+        elif not num_images["train"] or not num_images["test"]:
+            expected = "some in train and some in test"
+        if expected:
+            left_out = {code: len(names) for code, names in sorted(self.rejected.items())}
+            left_out["duplicate"] = self.num_duplicates
+            raise DataError(
+                f"too few usable images. Expected {expected}. "
+                f"Received: {total} ({_counts(num_images)}); left out: {_counts(left_out)}. "
+                "Add images, or correct those that were left out."
+            )
+
+    def index(self) -> pd.DataFrame:
+        """The columns id, split, label, name, height, width, with a row for each image."""
+        rows = self._rows.values()
+        return pd.DataFrame(
+            {
+                "id": pd.array(list(self._rows), dtype="str"),
+                "split": pd.array([row.split for row in rows], dtype="str"),
+                "label": pd.array([row.label for row in rows], dtype="Int64"),
+                "name": pd.array([row.name for row in rows], dtype="str"),
+                "height": np.array([row.height for row in rows], dtype=np.int64),
+                "width": np.array([row.width for row in rows], dtype=np.int64),
+            }
+        )
+
+    def profile(self) -> dict[str, Any]:
+        """The dataset on a page; `fingerprint` changes with any image, split, label or order."""
+        sizes = Counter((row.height, row.width) for row in self._rows.values())
+        return {
+            "num_images": len(self._rows),
+            "image_shape": list(self.image_shape),
+            "class_names": list(self.class_names),
+            "splits": {split: self._split_profile(split) for split in get_args(Split)},
+            "sizes": [
+                {"height": height, "width": width, "images": count}
+                for (height, width), count in sorted(
+                    sizes.items(), key=lambda size: (-size[1], size[0])
+                )[:MAX_SIZES]
+            ],
+            "brightness": _brightness(self._pixels),
+            "duplicates": self.num_duplicates,
+            "rejects": {
+                code: {"images": len(names), "examples": names[:MAX_EXAMPLES]}
+                for code, names in sorted(self.rejected.items())
+            },
+            "fingerprint": self._fingerprint(),
+        }
+
+    def _num_images(self, split: Split) -> int:
+        return sum(row.split == split for row in self._rows.values())
+
+    def _split_profile(self, split: Split) -> dict[str, Any]:
+        if not self.class_names:
+            return {"images": self._num_images(split)}
+        labels = Counter(row.label for row in self._rows.values() if row.split == split)
+        classes = {name: labels[label] for label, name in enumerate(self.class_names)}
+        return {"images": labels.total(), "classes": classes}
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for content_id, row in self._rows.items():
+            digest.update(f"{content_id} {row.split} {row.label}\n".encode())
+        return digest.hexdigest()
+
+
+def _brightness(pixels: np.ndarray) -> dict[str, Any]:
+    """Mean, standard deviation (0 to 255) and histogram, exact: the sums are of integers."""
+    values = range(256)
+    count = int(pixels.sum())
+    total = sum(value * int(number) for value, number in zip(values, pixels, strict=True))
+    squares = sum(value**2 * int(number) for value, number in zip(values, pixels, strict=True))
+    return {
+        "mean": total / count,
+        "std": math.sqrt(count * squares - total**2) / count,
+        "histogram": pixels.reshape(HISTOGRAM_BINS, -1).sum(axis=1).tolist(),
+    }
+
+
+def _counts(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in numbers.items())

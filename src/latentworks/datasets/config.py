@@ -1,0 +1,74 @@
+"""The sections `dataset` and `prepare`: where images come from, and what they are made into."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from latentworks.datasets.source import Source
+from latentworks.params import Config
+
+
+class FashionMNISTConfig(Config):
+    """Fashion-MNIST (Xiao et al. 2017, MIT licence): 70 000 grey images in 10 classes."""
+
+    kind: Literal["fashion_mnist"]
+    path: Annotated[str, Field(min_length=1)]
+
+    def load(self) -> Source:
+        from latentworks.datasets.fashion_mnist import load
+
+        return load(Path(self.path))
+
+
+class ImageFolderConfig(Config):
+    """A folder of PNG, JPEG or WebP files; sub-folders, where there are some, are classes."""
+
+    kind: Literal["image_folder"]
+    path: Annotated[str, Field(min_length=1)]
+
+    def load(self) -> Source:
+        from latentworks.datasets.image_folder import load
+
+        return load(Path(self.path))
+
+
+class IDXConfig(Config):
+    """A folder of files in the format of MNIST, gzipped or not."""
+
+    kind: Literal["idx"]
+    path: Annotated[str, Field(min_length=1)]
+
+    def load(self) -> Source:
+        from latentworks.datasets.idx import load
+
+        return load(Path(self.path))
+
+
+class NPZConfig(Config):
+    """A NumPy archive: `x_train` and, where there are some, `y_train`, `x_test`, `y_test`."""
+
+    kind: Literal["npz"]
+    path: Annotated[str, Field(min_length=1)]
+
+    def load(self) -> Source:
+        from latentworks.datasets.npz import load
+
+        return load(Path(self.path))
+
+
+DatasetConfig = Annotated[
+    FashionMNISTConfig | ImageFolderConfig | IDXConfig | NPZConfig, Field(discriminator="kind")
+]
+
+
+class PrepareConfig(Config):
+    """How every image is brought to one shape, and which ones are kept back for test."""
+
+    image_size: Annotated[int, Field(ge=8, le=1024)]
+    channels: Literal[1, 3]
+    fit: Literal["pad", "resize"]
+    background: Annotated[int, Field(ge=0, le=255)]
+    val_fraction: Annotated[float, Field(ge=0, le=0.5)]
+    test_fraction: Annotated[float, Field(gt=0, le=0.5)]
+    min_images: Annotated[int, Field(ge=2)]

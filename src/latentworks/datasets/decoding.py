@@ -1,0 +1,106 @@
+"""From a source to prepared images, in order, on all cores where decoding is work.
+
+Only a bounded number of images is in memory at any time, however large the source is.
+"""
+
+import math
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from latentworks.datasets.source import Item, Reject, Source
+from latentworks.errors import DataError
+
+CHUNK_ITEMS = 16  # that travel to a worker at a time
+CHUNKS_PER_WORKER = 2  # one at work and one that waits
+
+Read = Callable[[], np.ndarray]
+Transform = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image, or the reason why there is none."""
+
+    image: np.ndarray | None  # what the transform made of it
+    height: int = 0  # pixels, before the transform
+    width: int = 0
+    reject: str = ""  # the code, where image is None
+
+
+def decoded(source: Source, transform: Transform) -> Iterator[tuple[Item, Decoded]]:
+    """Read and transform every item of a source, in its order. Raises DataError.
+
+    `transform` has to pickle, as the items' `read` does.
+    """
+    if source.decodes:
+        yield from _decoded_in_workers(source, transform)
+    else:
+        for item in source.items:
+            yield item, _decode(item.read, transform)
+
+
+def _decode(read: Read, transform: Transform) -> Decoded:
+    try:
+        raw = read()
+    except Reject as reject:
+        return Decoded(None, reject=reject.code)
+    return Decoded(transform(raw), *raw.shape[:2])
+
+
+def _decode_chunk(reads: list[Read], transform: Transform) -> list[Decoded]:
+    return [_decode(read, transform) for read in reads]
+
+
+def _decoded_in_workers(source: Source, transform: Transform) -> Iterator[tuple[Item, Decoded]]:
+    num_workers = min(_num_cores(), math.ceil(source.num_items / CHUNK_ITEMS))
+    remaining = iter(source.items)
+    pending: deque[tuple[list[Item], Future[list[Decoded]]]] = deque()
+    with ProcessPoolExecutor(
+        num_workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_end_with_parent,
+    ) as pool:
+        while True:
+            while len(pending) < CHUNKS_PER_WORKER * num_workers and (
+                chunk := list(islice(remaining, CHUNK_ITEMS))
+            ):
+                reads = [item.read for item in chunk]
+                pending.append((chunk, pool.submit(_decode_chunk, reads, transform)))
+            if not pending:
+                return
+            chunk, future = pending.popleft()
+            try:
+                yield from zip(chunk, future.result(), strict=True)
+            except BrokenProcessPool:
+                raise DataError(
+                    f"a process that decodes images was killed, at {chunk[0].name} or one of the "
+                    f"{CHUNK_ITEMS * len(pending)} after it. Most often the memory is too small."
+                ) from None
+
+
+def _num_cores() -> int:
+    """Those which this process may use, not all that the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the parent is killed, which would leave it waiting for ever."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

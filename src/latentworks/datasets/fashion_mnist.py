@@ -1,0 +1,74 @@
+"""Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747), published under MIT."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from latentworks.datasets import idx
+from latentworks.datasets.fetching import (
+    DebianMirror,
+    HTTPMirror,
+    Mirror,
+    PinnedFile,
+    fetch,
+)
+from latentworks.datasets.source import Source
+from latentworks.errors import DataError
+
+CLASS_NAMES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+# Of the decompressed content, which is the same everywhere; the gzipped files differ by mirror.
+FILES = (
+    PinnedFile(
+        "train-images-idx3-ubyte",
+        47_040_016,
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    ),
+    PinnedFile(
+        "train-labels-idx1-ubyte",
+        60_008,
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    ),
+    PinnedFile(
+        "t10k-images-idx3-ubyte",
+        7_840_016,
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    ),
+    PinnedFile(
+        "t10k-labels-idx1-ubyte",
+        10_008,
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ),
+)
+
+MIRRORS: tuple[Mirror, ...] = (
+    HTTPMirror("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"),
+    DebianMirror("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist"),
+)
+
+
+def load(path: Path) -> Source:
+    """Open the folder that was fetched. Raises DataError."""
+    source = idx.load(path)
+    if len(source.class_names) != len(CLASS_NAMES):
+        raise DataError(
+            f"{path}: not Fashion-MNIST. Expected {len(CLASS_NAMES)} classes. "
+            f"Received: {len(source.class_names)}. Set dataset.kind to idx."
+        )
+    return replace(source, class_names=CLASS_NAMES)
+
+
+def download(folder: Path, downloads: Path, mirrors: Sequence[Mirror] = MIRRORS) -> list[str]:
+    """Bring the four files into `folder`, as `fetch` does."""
+    return fetch(FILES, mirrors, downloads, folder)

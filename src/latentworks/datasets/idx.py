@@ -1,0 +1,84 @@
+"""The format of MNIST (LeCun et al. 1998): `train-images-idx3-ubyte` and its companions.
+
+A file is a magic number (0, 0, the type, the number of axes), each axis as a big-endian uint32,
+and the bytes. It may be gzipped. Test images, `t10k-…`, and all labels are optional.
+"""
+
+import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from latentworks.datasets.arrays import DAMAGE, ArrayFile, Part, Readable, open_parts
+from latentworks.datasets.source import Source
+from latentworks.errors import DataError
+
+UNSIGNED_BYTE = 0x08
+
+
+def load(path: Path) -> Source:
+    """Open a folder of IDX files. Raises DataError."""
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder. Correct dataset.path, or put the files there.")
+    train = _part(path, "train")
+    if train is None:
+        raise DataError(f"{path}: expected a file train-images-idx3-ubyte or …-ubyte.gz in it.")
+    test = _part(path, "t10k")
+    return open_parts([train] if test is None else [train, test])
+
+
+def _part(folder: Path, prefix: str) -> Part | None:
+    images = _find(folder, f"{prefix}-images[-.]idx[34]-ubyte")
+    labels = _find(folder, f"{prefix}-labels[-.]idx1-ubyte")
+    if images is None:
+        return None
+    return Part(
+        _array_file(images, axes=(3, 4)),
+        _array_file(labels, axes=(1,)) if labels else None,
+        "train" if prefix == "train" else "test",
+    )
+
+
+def _find(folder: Path, pattern: str) -> Path | None:
+    """The file of that name, or its gzipped form."""
+    return next((path for end in ("", ".gz") for path in sorted(folder.glob(pattern + end))), None)
+
+
+def _array_file(path: Path, axes: tuple[int, ...]) -> ArrayFile:
+    try:
+        with _opened(path) as file:
+            magic = file.read(4)
+            sizes = file.read(4 * magic[3]) if len(magic) == 4 else b""
+    except DAMAGE as error:
+        raise DataError(f"{path}: cannot be read: {error}. Expected an IDX file.") from None
+    if magic not in [bytes([0, 0, UNSIGNED_BYTE, number]) for number in axes]:
+        expected = " or ".join(f"0x{UNSIGNED_BYTE << 8 | number:08x}" for number in axes)
+        raise DataError(
+            f"{path}: not the IDX file that its name says. Expected magic {expected}. "
+            f"Received: 0x{magic.hex()}."
+        )
+    if len(sizes) < 4 * magic[3]:
+        raise DataError(
+            f"{path}: truncated. Expected a header of {4 + 4 * magic[3]} bytes. "
+            f"Received: {4 + len(sizes)}."
+        )
+    offset = 4 + len(sizes)
+    array = ArrayFile(
+        name=path.name.removesuffix(".gz"),
+        where=str(path),
+        shape=tuple(np.frombuffer(sizes, ">u4").tolist()),
+        dtype=np.dtype(np.uint8),
+        open=lambda: _opened(path, offset),
+    )
+    if path.suffix != ".gz":  # a gzipped file shows its length only at its end
+        array.check_length(path.stat().st_size - offset)
+    return array
+
+
+@contextmanager
+def _opened(path: Path, offset: int = 0) -> Iterator[Readable]:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        file.read(offset)
+        yield file

@@ -1,0 +1,1 @@
+"""What is trained. One file for each `model.kind`, in Keras alone."""

@@ -1,0 +1,104 @@
+"""Any picture, brought to the one shape that a model is trained on, and the split that it is in.
+
+Every function is pure. A raw image is uint8 or uint16 [h, w, c] with c from 1 to 4, where an even
+c means that the last channel is alpha; a prepared image is uint8 [S, S, C] with C 1 or 3.
+"""
+
+import hashlib
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from latentworks.datasets.source import Split
+
+Fit = Literal["pad", "resize"]
+
+
+def prepare_image(
+    image: np.ndarray, *, size: int, channels: int, fit: Fit, background: int
+) -> np.ndarray:
+    """Bring a raw image to uint8 [size, size, channels].
+
+    The aspect ratio is always kept: the longer side decides the scale, and what remains is
+    `background` (a grey from 0 to 255), which is also what shows through transparent pixels.
+    """
+    image = with_channels(over_background(to_uint8(image), background), channels)
+    image = scaled(image, size, fit)
+    height, width = image.shape[:2]
+    if height == width == size:
+        return image
+    top, left = (size - height) // 2, (size - width) // 2
+    canvas = np.full((size, size, channels), background, dtype=np.uint8)
+    canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """round(x / 257) of a uint16 image, which takes 0 to 0 and 65535 to 255."""
+    if image.dtype == np.uint8:
+        return image
+    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def over_background(image: np.ndarray, background: int) -> np.ndarray:
+    """Put a uint8 image with alpha over a grey: round((alpha x + (255 - alpha) grey) / 255)."""
+    if image.shape[2] % 2:
+        return image
+    colour = image[..., :-1].astype(np.uint16)
+    alpha = image[..., -1:].astype(np.uint16)
+    mixed = colour * alpha + (255 - alpha) * np.uint16(background)  # at most 255 * 255
+    return ((mixed + 127) // 255).astype(np.uint8)
+
+
+def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """Grey to RGB, or RGB to grey by ITU-R 601: 0.299 R + 0.587 G + 0.114 B."""
+    if image.shape[2] == channels:
+        return image
+    if channels == 3:
+        return np.repeat(image, 3, axis=2)
+    return np.asarray(Image.fromarray(image).convert("L"))[..., None]
+
+
+def scaled(image: np.ndarray, size: int, fit: Fit) -> np.ndarray:
+    """Scale a uint8 image until its longer side is `size`; "pad" leaves smaller images alone.
+
+    Bicubic with antialiasing: other libraries alias when they shrink (Parmar et al. 2022).
+    """
+    height, width, channels = image.shape
+    scale = size / max(height, width)
+    if scale == 1 or (fit == "pad" and scale > 1):
+        return image
+    target = (max(1, round(width * scale)), max(1, round(height * scale)))
+    picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+    resized = np.asarray(picture.resize(target, Image.Resampling.BICUBIC))
+    return resized.reshape(target[1], target[0], channels)
+
+
+def content_id(image: np.ndarray) -> str:
+    """32 hexadecimal digits of the SHA-256 of a prepared image's shape and bytes."""
+    digest = hashlib.sha256(str(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()[:32]
+
+
+def split_of(content_id: str, val_fraction: float, test_fraction: float) -> Split:
+    """The split of an image, by its id alone, so that it never changes when other images come.
+
+    Of all images `test_fraction` are test; of those that are left, `val_fraction` are val.
+    """
+    position = int(content_id[:13], 16) / 16**13  # uniform in [0, 1); 52 bits, exact as a float
+    if position < test_fraction:
+        return "test"
+    if position < test_fraction + (1 - test_fraction) * val_fraction:
+        return "val"
+    return "train"
+
+
+def choose_split(
+    own: Split | None, content_id: str, val_fraction: float, test_fraction: float
+) -> Split:
+    """Where the source itself separates train from test, only val is left to the id."""
+    if own is None:
+        return split_of(content_id, val_fraction, test_fraction)
+    return split_of(content_id, val_fraction, test_fraction=0) if own == "train" else own

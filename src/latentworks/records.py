@@ -1,0 +1,53 @@
+"""What a stage took on this machine. Kept beside the files, never in them."""
+
+import os
+import platform
+import resource
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from latentworks import artifacts, repository
+
+STATE = Path(".latentworks")  # of this checkout alone; ignored by git and DVC
+FIGURES = ("seconds", "peak_memory_mb")
+
+
+def write(stage: str, result: str) -> None:
+    """Note what this process, which ran `stage`, took; `result` is a digest of its output."""
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peak = max(resource.getrusage(who).ru_maxrss for who in whose)  # of the largest process
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes elsewhere
+    record = {
+        "stage": stage,
+        "result": result,
+        "seconds": round(time.time() - psutil.Process().create_time(), 1),
+        "peak_memory_mb": round(peak * unit / 1e6),
+        "code": asdict(repository.code(repository.root())),
+        "machine": machine(),
+    }
+    artifacts.write_json(_path(stage), record)
+
+
+def read(stage: str, folder: Path = Path()) -> dict[str, Any] | None:
+    """What the last run of `stage` in the checkout `folder` took; None if it never ran there."""
+    path = folder / _path(stage)
+    record: dict[str, Any] | None = artifacts.read_json(path) if path.is_file() else None
+    return record
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "cpus": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def _path(stage: str) -> Path:
+    return STATE / "records" / f"{stage}.json"

@@ -1,0 +1,1 @@
+"""How new latents are drawn. One file for each `sample.sampler.kind`."""

@@ -1,0 +1,56 @@
+"""Bring a built-in dataset to its place. Images of the user's own stay where they are.
+
+The output is the folder `raw`: the files, and `source.json`, which says what they are.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from latentworks import records
+from latentworks.artifacts import file_digest, replacing, write_json
+from latentworks.datasets import fashion_mnist
+from latentworks.datasets.config import DatasetConfig
+from latentworks.datasets.fetching import Mirror
+from latentworks.errors import DataError
+from latentworks.params import Config, load
+from latentworks.stages import run
+
+DOWNLOADS = records.STATE / "downloads"
+
+
+class Params(Config):
+    dataset: DatasetConfig
+
+
+def main(raw: Path, mirrors: Sequence[Mirror] = fashion_mnist.MIRRORS) -> None:
+    """Fill `raw`. Raises DataError where there is no such source."""
+    dataset = load(Params).dataset
+    path = Path(dataset.path)
+    inside = path.resolve().is_relative_to(raw.resolve())
+    if inside and dataset.kind != "fashion_mnist":
+        raise DataError(
+            f"{raw} is emptied by this stage. Expected images of your own somewhere else. "
+            f"Received: dataset.path {path}."
+        )
+    if not inside and not path.exists():
+        raise DataError(f"{path}: no such file or folder. Correct dataset.path in params.yaml.")
+
+    digests: dict[str, str] = {}
+    outcomes = [f"{path} is a source of your own"]
+    with replacing(raw) as folder:
+        folder.mkdir()
+        if inside:
+            files = folder / path.resolve().relative_to(raw.resolve())
+            outcomes = fashion_mnist.download(files, DOWNLOADS, mirrors)
+            digests = {file.name: file_digest(file) for file in sorted(files.iterdir())}
+        write_json(folder / "source.json", {"kind": dataset.kind, "files": digests})
+
+    if inside:
+        print(f"fetch: {len(digests)} files of {dataset.kind}; {'; '.join(outcomes)}")
+    else:
+        print(f"fetch: nothing to do, {path} is a source of your own")
+    records.write("fetch", file_digest(raw / "source.json"))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,90 @@
+"""Bring every image to one shape, drop duplicates, and decide which ones are kept back for test.
+
+The output is the folder `prepared`: images.npy, index.parquet with a row for each image, and
+profile.json.
+"""
+
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from latentworks import records
+from latentworks.artifacts import (
+    ImageWriter,
+    file_digest,
+    read_json,
+    replacing,
+    write_index,
+    write_json,
+)
+from latentworks.datasets.catalog import Catalog, Row
+from latentworks.datasets.config import DatasetConfig, PrepareConfig
+from latentworks.datasets.decoding import decoded
+from latentworks.errors import DataError
+from latentworks.params import Config, load
+from latentworks.preprocess import choose_split, content_id, prepare_image
+from latentworks.stages import run
+
+SOURCE = "source.json"
+
+
+class Params(Config):
+    dataset: DatasetConfig
+    prepare: PrepareConfig
+
+
+def main(raw: Path, prepared: Path) -> None:
+    """Fill `prepared` from the source in params.yaml. Raises DataError."""
+    params = load(Params)
+    require_fetched(raw, params.dataset.kind)
+    source = params.dataset.load()
+    config = params.prepare
+    fractions = (config.val_fraction, config.test_fraction)
+    image_shape = (config.image_size, config.image_size, config.channels)
+
+    catalog = Catalog(image_shape, source.class_names)
+    transform = partial(
+        prepare_image,
+        size=config.image_size,
+        channels=config.channels,
+        fit=config.fit,
+        background=config.background,
+    )
+    with replacing(prepared) as folder:
+        folder.mkdir()
+        with ImageWriter(folder / "images.npy", image_shape) as images:
+            stream = tqdm(decoded(source, transform), total=source.num_items, disable=None)
+            for item, result in stream:
+                if result.image is None:
+                    catalog.reject(item.name, result.reject)
+                    continue
+                image_id = content_id(result.image)
+                split = choose_split(item.split, image_id, *fractions)
+                row = Row(split, item.label, item.name, result.height, result.width)
+                if catalog.add(image_id, row, result.image):
+                    images.append(result.image)
+        catalog.check(config.min_images)
+
+        profile = {**catalog.profile(), "source": file_digest(raw / SOURCE)}
+        write_index(folder / "index.parquet", catalog.index())
+        write_json(folder / "profile.json", profile)
+
+    splits = ", ".join(f"{part['images']} {name}" for name, part in profile["splits"].items())
+    num_rejects = sum(reject["images"] for reject in profile["rejects"].values())
+    print(
+        f"prepare: {profile['num_images']} images ({splits}); "
+        f"left out {profile['duplicates']} duplicates and {num_rejects} rejects"
+    )
+    records.write("prepare", profile["fingerprint"])
+
+
+def require_fetched(raw: Path, kind: str) -> None:
+    """Raises DataError where `raw` was not filled for this kind of dataset."""
+    source = raw / SOURCE
+    if not source.is_file() or read_json(source)["kind"] != kind:
+        raise DataError(f"{raw}: not fetched for dataset.kind {kind}. Run `dvc repro fetch`.")
+
+
+if __name__ == "__main__":
+    run(main)

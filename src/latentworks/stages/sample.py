@@ -1,0 +1,50 @@
+"""Fit a sampler to the latents, draw points from it and decode them to new images."""
+
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from latentworks import artifacts, inference, tracking
+from latentworks.models.config import ModelConfig
+from latentworks.params import Config, Seed, load
+from latentworks.samplers.config import SampleConfig
+from latentworks.stages import run
+
+MAX_LATENTS = 200_000  # that a sampler is fitted to, so that memory does not grow with the data
+
+
+class Params(Config):
+    seed: Seed
+    sample: SampleConfig
+
+
+def main(model: Path, latents: Path, sampler: Path, samples: Path) -> None:
+    params = load(Params)
+    network = artifacts.read_model(model, ModelConfig)
+    train = artifacts.read_latents(latents, "train", MAX_LATENTS)
+    num_images, config = params.sample.num_images, params.sample.sampler
+
+    fitted = config.fit(train.z, train.labels, params.seed)
+    points = fitted.sample(num_images, np.random.default_rng(params.seed))
+
+    with artifacts.replacing(sampler) as folder:
+        folder.mkdir()
+        artifacts.write_sampler(folder, fitted, config)
+    with artifacts.replacing(samples) as folder:
+        folder.mkdir()
+        artifacts.write_sample_latents(folder, points)
+        with (
+            artifacts.ImageWriter(folder / "images.npy", network.image_shape) as writer,
+            tqdm(total=num_images, unit=" images", desc="sample", disable=None) as bar,
+        ):
+            for images in inference.decode(network, points):
+                writer.append(inference.to_pixels(images))
+                bar.update(len(images))
+    print(f"sample: {config.kind} fitted to {len(train.z)} latents; {num_images} images decoded")
+
+    tracking.log("sample", tracking.Outputs(model=model, latents=latents, sampler=sampler))
+
+
+if __name__ == "__main__":
+    run(main)

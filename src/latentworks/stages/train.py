@@ -1,0 +1,61 @@
+"""Train the model end to end, from where the last attempt was cut off."""
+
+from pathlib import Path
+
+import numpy as np
+
+from latentworks import artifacts, plots, tracking, training
+from latentworks.models.config import ModelConfig, TrainConfig
+from latentworks.params import Config, Seed, load
+from latentworks.records import STATE
+from latentworks.repository import LOCK
+from latentworks.stages import run
+
+NUM_WATCHED = 10  # images whose reconstruction is shown after every epoch
+
+
+class Params(Config):
+    seed: Seed
+    model: ModelConfig
+    train: TrainConfig
+
+
+def main(prepared: Path, model: Path) -> None:
+    params = load(Params)
+    data = artifacts.read_prepared(prepared)
+    train, val = data.rows("train"), data.rows("val")
+    watched = data.images[data.rows("test")[:NUM_WATCHED]]
+
+    training.configure(params.seed, params.train.num_threads)
+    network = params.model.build(data.image_shape)
+    size = params.train.batch_size
+    batches = training.Batches(data.images, train, size, params.seed)
+    validation = training.Batches(data.images, val, size) if len(val) else None
+    settings = params.model_dump(mode="json")
+    fingerprint = training.fingerprint(settings, data.profile["fingerprint"], data.image_shape)
+    checkpoint = training.Checkpoint(STATE / "checkpoint.npz", fingerprint)
+    checkpoint.forget_finished(recorded=Path(LOCK))
+
+    with tracking.live_run(fingerprint, tracking.Outputs(prepared=prepared)) as live:
+
+        def report(epoch: training.Epoch) -> None:
+            pairs = np.concatenate([watched / 255.0, network.decode(network.encode(watched))])
+            live.log_epoch(epoch, plots.tile(pairs, NUM_WATCHED))
+
+        progress = training.fit(network, batches, validation, params.train, checkpoint, report)
+        with artifacts.replacing(model) as folder:
+            folder.mkdir()
+            artifacts.write_model(folder, network, params.model)
+            artifacts.write_curves(folder / "curves.csv", progress.epochs)
+        live.finish(model)
+
+    best = progress.epochs[progress.best_epoch]
+    score = "val_loss" if "val_loss" in best else "loss"
+    print(
+        f"train: {len(train)} images, {len(progress.epochs)} epochs; "
+        f"{score} {best[score]:.4f} after epoch {best['epoch']:.0f}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,181 @@
+"""MLflow shows what the files say: one run for each result, a model with its sampler.
+
+A run is found by the digests of its files, so a stage that DVC skips leaves no hole, and a run
+that is missing (a new store, a server that was down) is written again from the files. Writing
+the same thing twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from latentworks import artifacts, records, repository
+
+if TYPE_CHECKING:
+    from latentworks.tracking_store import Store
+
+REMOTE_PATIENCE = 10.0  # seconds that a stage waits, in all, for a server
+MAX_WAITING = 100  # epochs kept for a server that is slow; what is left out is written at the end
+LOCAL_PATIENCE = 120.0  # for a store of files: making a new one takes some 10 seconds
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files of one result, as far as they are there."""
+
+    prepared: Path | None = None
+    model: Path | None = None
+    latents: Path | None = None
+    sampler: Path | None = None
+    metrics: Path | None = None
+    pictures: Path | None = None
+    params: dict[str, Any] | None = None  # the sections it was made with; None: params.yaml's now
+
+    def model_digest(self) -> str:
+        assert self.model is not None
+        return artifacts.file_digest(self.model / "model.keras")
+
+    def sampler_digest(self) -> str | None:
+        return artifacts.file_digest(self.sampler / "sampler.npz") if self.sampler else None
+
+
+def recorded_outputs(root: Path) -> Outputs | None:
+    """The result that dvc.lock records in a checkout; None where there is no trained model."""
+    stages = repository.recorded(root)
+    if "train" not in stages:
+        return None
+    sections: dict[str, Any] = {}
+    for stage in stages.values():
+        sections |= stage.params
+
+    def outs(stage: str, num: int) -> list[Path | None]:
+        return [*stages[stage].outs] if stage in stages else [None] * num
+
+    (prepared,) = outs("prepare", 1)
+    (model,) = outs("train", 1)
+    (latents,) = outs("encode", 1)
+    sampler, _ = outs("sample", 2)
+    _, pictures, metrics = outs("evaluate", 3)
+    return Outputs(prepared, model, latents, sampler, metrics, pictures, sections)
+
+
+def tracking_uri(root: Path) -> str:
+    """MLFLOW_TRACKING_URI; without it, SQLite in the checkout, whatever the working directory."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+
+
+def log(stage: str, outputs: Outputs) -> None:
+    """Show what `stage` made in the run of this result. Never fails, and never waits for long."""
+    records.write(stage, outputs.model_digest())
+    outbox = Outbox(repository.root())
+    outbox.send(lambda store: store.write(outputs))
+    outbox.close()
+
+
+def sync(outputs: Outputs, root: Path) -> str | None:
+    """Write the run of the files in `root`, or what it lacks; return what is wrong."""
+    outbox = Outbox(root)
+    outbox.send(lambda store: store.write(outputs))
+    return outbox.close()
+
+
+class LiveRun:
+    """The run of a training that is under way."""
+
+    def __init__(self, outbox: Outbox, fingerprint: str, outputs: Outputs) -> None:
+        self.outbox = outbox
+        self.fingerprint = fingerprint
+        self.outputs = outputs
+
+    def log_epoch(self, epoch: dict[str, float], grid: np.ndarray) -> None:
+        """Add a point to the curves and the reconstructions as they are now, uint8 [h, w, C]."""
+        if self.outbox.num_waiting() < MAX_WAITING:
+            self.outbox.send(lambda store: store.log_epoch(epoch, grid))
+
+    def finish(self, model: Path) -> None:
+        """The training is over and its model is written: the run belongs to this model now."""
+        outputs = replace(self.outputs, model=model)
+        records.write("train", outputs.model_digest())
+        self.outbox.send(lambda store: store.finish_training(outputs))
+
+
+@contextmanager
+def live_run(fingerprint: str, outputs: Outputs) -> Iterator[LiveRun]:
+    """Open the run of a training, or the one in which the same training was interrupted."""
+    outbox = Outbox(repository.root())
+    outbox.send(lambda store: store.start_training(fingerprint, outputs))
+    try:
+        yield LiveRun(outbox, fingerprint, outputs)
+    except BaseException:
+        outbox.send(lambda store: store.fail_training())
+        raise
+    finally:
+        outbox.close()
+
+
+class Outbox:
+    """Calls to MLflow, made one after the other in a thread of their own.
+
+    A training never waits for a server. Only `close` does, up to the patience that is left.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.uri = tracking_uri(root)
+        remote = self.uri.startswith(("http://", "https://"))
+        self.patience = REMOTE_PATIENCE if remote else LOCAL_PATIENCE
+        self.fault: str | None = None
+        self._calls: queue.SimpleQueue[Callable[[Store], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="mlflow")
+        self._thread.start()
+
+    def send(self, call: Callable[[Store], None]) -> None:
+        """Make `call` when its turn comes."""
+        self._calls.put(call)
+
+    def num_waiting(self) -> int:
+        return self._calls.qsize()
+
+    def close(self) -> str | None:
+        """Wait until all is sent or the patience is over; say what went wrong, once."""
+        self._calls.put(None)
+        self._thread.join(self.patience)
+        if self._thread.is_alive():
+            self.fault = f"no answer in {self.patience:.0f} seconds"
+        if self.fault:
+            print(
+                f"warning: MLflow at {self.uri} was not updated: {self.fault}. Nothing is lost: "
+                "`latentworks sync` writes the run from the files.",
+                file=sys.stderr,
+            )
+        return self.fault
+
+    def _work(self) -> None:
+        # MLflow's defaults would retry a dead server for four minutes. A user's settings win.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        store: Store | None = None
+        while (call := self._calls.get()) is not None:
+            try:
+                if store is None:
+                    # Importing MLflow takes seconds; in this thread no stage waits for them.
+                    from latentworks.tracking_store import Store
+
+                    store = Store(self.uri, self.root)
+                call(store)
+                self.fault = None  # the last call counts: it writes what earlier ones could not
+            except Exception as error:  # whatever it is, a training is worth more than its view
+                self.fault = str(error).splitlines()[0][:200] or type(error).__name__
+        if store is not None:
+            store.close()

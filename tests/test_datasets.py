@@ -1,0 +1,536 @@
+"""Every source, read from real files; and every way in which a file can be wrong."""
+
+import gzip
+import io
+import os
+import pickle
+import select
+import signal
+import struct
+import subprocess
+import sys
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from latentworks.datasets import fashion_mnist, idx, image_folder, npz
+from latentworks.datasets.decoding import CHUNK_ITEMS, CHUNKS_PER_WORKER, decoded
+from latentworks.datasets.image_folder import read_image
+from latentworks.datasets.source import MAX_PIXELS, Item, Reject, Source, Split
+from latentworks.errors import DataError
+from latentworks.preprocess import to_uint8
+
+DIGITS = load_digits()
+IMAGES = np.round(DIGITS.images * 255 / 16).astype(np.uint8)  # [1797, 8, 8]
+LABELS = DIGITS.target.astype(np.uint8)
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+def write_idx(folder: Path, **arrays: np.ndarray) -> Path:
+    """`train_images=…` is written to train-images-idx3-ubyte, and so on."""
+    folder.mkdir(exist_ok=True)
+    for name, array in arrays.items():
+        stem = name.replace("_", "-")
+        (folder / f"{stem}-idx{array.ndim}-ubyte").write_bytes(idx_bytes(array))
+    return folder
+
+
+def gzip_all(folder: Path) -> Path:
+    for file in list(folder.iterdir()):
+        Path(f"{file}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    return folder
+
+
+def save_npz(path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def everything(source: Source) -> list[tuple[np.ndarray, int | None, Split | None]]:
+    items = [(item.read(), item.label, item.split) for item in source.items]
+    assert len(items) == source.num_items
+    return items
+
+
+# --- arrays --------------------------------------------------------------------------------------
+
+
+def as_idx(folder: Path, num_train: int) -> Source:
+    return idx.load(
+        write_idx(
+            folder / "idx",
+            train_images=IMAGES[:num_train],
+            train_labels=LABELS[:num_train],
+            t10k_images=IMAGES[num_train:],
+            t10k_labels=LABELS[num_train:],
+        )
+    )
+
+
+def as_gzipped_idx(folder: Path, num_train: int) -> Source:
+    as_idx(folder, num_train)
+    return idx.load(gzip_all(folder / "idx"))
+
+
+def as_npz(folder: Path, num_train: int) -> Source:
+    return npz.load(
+        save_npz(
+            folder / "digits.npz",
+            x_train=IMAGES[:num_train],
+            y_train=LABELS[:num_train],
+            x_test=IMAGES[num_train:, ..., None],  # [N, h, w, c] as well as [N, h, w]
+            y_test=LABELS[num_train:, None].astype(np.int64),  # [N, 1] as well as [N]
+        )
+    )
+
+
+@pytest.mark.parametrize("load", [as_idx, as_gzipped_idx, as_npz])
+def test_arrays_come_back_in_order_with_labels_and_splits(
+    load: Callable[[Path, int], Source], tmp_path: Path
+) -> None:
+    source = load(tmp_path, 1500)
+    assert source.class_names == tuple("0123456789")
+    for row, (image, label, split) in enumerate(everything(source)):
+        np.testing.assert_array_equal(image, IMAGES[row][..., None])
+        assert label == LABELS[row]
+        assert split == ("train" if row < 1500 else "test")
+
+
+@pytest.mark.parametrize("load", [as_idx, as_npz])
+def test_names_are_unique_and_items_pickle(
+    load: Callable[[Path, int], Source], tmp_path: Path
+) -> None:
+    items = list(load(tmp_path, 1500).items)
+    assert len({item.name for item in items}) == len(items)
+    travelled = pickle.dumps(items[7])
+    assert len(travelled) < 1000  # the image, not the array that it is a row of
+    np.testing.assert_array_equal(pickle.loads(travelled).read(), IMAGES[7][..., None])
+
+
+def test_without_test_images_nothing_is_split_yet(tmp_path: Path) -> None:
+    only_train = idx.load(write_idx(tmp_path / "idx", train_images=IMAGES))
+    only_x = npz.load(save_npz(tmp_path / "x.npz", x=IMAGES))
+    for source in (only_train, only_x):
+        assert source.class_names == ()
+        assert {(label, split) for _, label, split in everything(source)} == {(None, None)}
+
+
+def test_idx_with_four_axes_holds_colour(tmp_path: Path) -> None:
+    colour = np.stack([IMAGES, IMAGES // 2, IMAGES // 3], axis=-1)
+    source = idx.load(write_idx(tmp_path / "idx", train_images=colour))
+    np.testing.assert_array_equal(everything(source)[5][0], colour[5])
+
+
+def test_npz_with_16_bits_of_either_byte_order(tmp_path: Path) -> None:
+    deep = IMAGES.astype(">u2") * 257
+    image = everything(npz.load(save_npz(tmp_path / "deep.npz", x=deep)))[3][0]
+    assert image.dtype == np.uint16
+    np.testing.assert_array_equal(image[..., 0], deep[3])
+
+
+def test_compressed_npz(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "digits.npz", x_train=IMAGES, y_train=LABELS)
+    assert len(everything(npz.load(tmp_path / "digits.npz"))) == len(IMAGES)
+
+
+def test_arrays_larger_than_a_block(tmp_path: Path) -> None:
+    large = np.random.default_rng(0).integers(0, 256, (70, 300, 300), dtype=np.uint8)  # 6.3 MB
+    folder = gzip_all(write_idx(tmp_path / "idx", train_images=large, train_labels=np.arange(70)))
+    images = everything(idx.load(folder))
+    np.testing.assert_array_equal(np.stack([image for image, *_ in images])[..., 0], large)
+    assert [label for _, label, _ in images] == list(range(70))
+
+
+def damaged_idx(folder: Path, name: str, change: Callable[[bytes], bytes], end: str) -> Path:
+    write_idx(folder, train_images=IMAGES[:20], train_labels=LABELS[:20])
+    file = folder / name
+    content = change(file.read_bytes())
+    file.unlink()
+    Path(f"{file}{end}").write_bytes(gzip.compress(content) if end else content)
+    return folder
+
+
+IMAGE_FILE, LABEL_FILE = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (IMAGE_FILE, lambda old: b"", "Expected magic 0x00000803 or 0x00000804. Received: 0x."),
+        (IMAGE_FILE, lambda old: b"\0\0\x0d" + old[3:], "Received: 0x00000d03"),
+        (IMAGE_FILE, lambda old: old[:10], "truncated. Expected a header of 16 bytes"),
+        (IMAGE_FILE, lambda old: old[:-1], r"truncated. Expected 1280 .* Received: 1279"),
+        (IMAGE_FILE, lambda old: old + b"!", r"too long. Expected 1280 .* Received: 1281"),
+        (IMAGE_FILE, lambda old: idx_bytes(IMAGES[:0]), r"expected images .* shape: \(0, 8, 8\)"),
+        (LABEL_FILE, lambda old: old[:-1], "truncated. Expected 20 bytes"),
+        (LABEL_FILE, lambda old: idx_bytes(LABELS[:19]), "of the 20 images .* Received: 19"),
+        (LABEL_FILE, lambda old: idx_bytes(IMAGES[:20]), "Expected magic 0x00000801"),
+    ],
+)
+def test_damaged_idx(
+    name: str, change: Callable[[bytes], bytes], message: str, end: str, tmp_path: Path
+) -> None:
+    folder = damaged_idx(tmp_path / "idx", name, change, end)
+    with pytest.raises(DataError, match=message) as error:
+        everything(idx.load(folder))
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_cut_or_false_gzip_file(tmp_path: Path) -> None:
+    folder = gzip_all(write_idx(tmp_path / "idx", train_images=IMAGES))
+    file = folder / f"{IMAGE_FILE}.gz"
+    whole = file.read_bytes()
+    for content in (whole[:2000], whole[:-4] + b"oops", b"not gzip at all, but long enough"):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=f"{IMAGE_FILE}.gz: "):
+            everything(idx.load(folder))
+
+
+def test_a_gzip_bomb_unfolds_no_further_than_its_header_says(tmp_path: Path) -> None:
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    with gzip.open(folder / f"{IMAGE_FILE}.gz", "wb") as file:
+        file.write(idx_bytes(IMAGES[:1]) + bytes(64 << 20))
+    with pytest.raises(DataError, match=r"too long\. Expected 64 bytes"):
+        everything(idx.load(folder))
+
+
+def test_a_header_that_declares_gigantic_images(tmp_path: Path) -> None:
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    header = struct.pack(">BBBB3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1)
+    with gzip.open(folder / f"{IMAGE_FILE}.gz", "wb") as file:
+        file.write(header)
+    with pytest.raises(DataError, match=f"at most {MAX_PIXELS} pixels"):
+        idx.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": IMAGES}, "expected an array called x_train or x. Received: images"),
+        ({"x": IMAGES / 255}, r"Received: float64. Floats from 0 to 1 become \(x \* 255\)"),
+        ({"x": np.full((3, 8, 8), np.nan)}, "expected uint8"),
+        ({"x": IMAGES > 0}, "Received: bool"),
+        ({"x": IMAGES[0]}, r"expected images \[N, height, width\].* Received shape: \(8, 8\)"),
+        ({"x": IMAGES[:, None, None]}, r"Received shape: \(1797, 1, 1, 8, 8\)"),
+        ({"x": IMAGES.reshape(-1, 1, 8, 8)}, r"1 to 4 channels. Received shape: \(1797, 1, 8, 8\)"),
+        ({"x": IMAGES[:0]}, r"Received shape: \(0, 8, 8\)"),
+        ({"x": np.uint8(3)}, r"Received shape: \(\)"),
+        ({"x": IMAGES.T.copy().T}, "Received: Fortran order. Save np.ascontiguousarray"),
+        ({"x": np.array([None, "a"])}, "Python objects, which only pickle could read"),
+        ({"x": IMAGES, "y": LABELS.astype(float)}, "expected integer labels from 0"),
+        ({"x": IMAGES, "y": LABELS.astype(int) - 1}, "Received: -1"),
+        ({"x": IMAGES, "y": LABELS.astype(int) * 10**9}, "Received: 9000000000"),
+        ({"x": IMAGES, "y": np.eye(10, dtype=int)[LABELS]}, "One-hot rows become"),
+        ({"x": IMAGES, "y": LABELS[1:]}, "of the 1797 images .* Received: 1796 labels"),
+        ({"x_train": IMAGES, "x_test": IMAGES / 255}, "x_test: expected uint8"),
+    ],
+)
+def test_npz_with_the_wrong_arrays(
+    arrays: dict[str, np.ndarray], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        npz.load(save_npz(tmp_path / "wrong.npz", **arrays))
+    assert "wrong.npz" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        (b"not an array", "not a plain NumPy array"),
+        (npy_bytes(IMAGES)[:-1], "truncated. Expected 115008 bytes"),
+        (npy_bytes(IMAGES) + b"!", "too long"),
+        (npy_bytes(IMAGES).replace(b"(1797,", b"(9**9,"), "not a plain NumPy array"),
+        (npy_bytes(IMAGES).replace(b"(1797, 8, 8), }   ", b"(9999999, 8, 8), }"), "truncated"),
+    ],
+)
+def test_npz_with_a_damaged_member(member: bytes, message: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "damaged.npz", "w") as archive:
+        archive.writestr("x.npy", member)
+    with pytest.raises(DataError, match=message):
+        npz.load(tmp_path / "damaged.npz")
+
+
+def test_npz_with_a_flipped_byte(tmp_path: Path) -> None:
+    path = save_npz(tmp_path / "flipped.npz", x=IMAGES)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="damaged: Bad CRC-32"):
+        everything(npz.load(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not really", npy_bytes(IMAGES)])
+def test_npz_that_is_none(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "none.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"not an \.npz archive"):
+        npz.load(path)
+
+
+@pytest.mark.parametrize("load", [idx.load, npz.load, image_folder.load, fashion_mnist.load])
+def test_a_source_that_is_missing_or_empty(load: Callable[[Path], Source], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no such f.*Correct dataset\.path"):
+        load(tmp_path / "missing")
+    with pytest.raises(DataError):
+        load(tmp_path)  # empty; for npz: not a file
+
+
+def test_fashion_mnist_has_its_class_names_and_no_other_number(tmp_path: Path) -> None:
+    as_idx(tmp_path, 1500)
+    assert fashion_mnist.load(tmp_path / "idx").class_names[9] == "Ankle boot"
+    write_idx(tmp_path / "idx", train_labels=LABELS[:1500] % 7, t10k_labels=LABELS[1500:] % 7)
+    with pytest.raises(DataError, match=r"Expected 10 classes\. Received: 7"):
+        fashion_mnist.load(tmp_path / "idx")
+
+
+# --- image folder --------------------------------------------------------------------------------
+
+RED = Image.new("RGB", (6, 4), (255, 0, 0))
+
+
+def saved(path: Path, picture: Image.Image = RED, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, **options)  # type: ignore[arg-type]
+    return path
+
+
+def pixels(path: Path) -> np.ndarray:
+    return read_image(str(path.parent), path.name)
+
+
+def code(path: Path) -> str:
+    with pytest.raises(Reject) as reject:
+        pixels(path)
+    return reject.value.code
+
+
+def test_sub_folders_are_classes_and_the_order_is_fixed(tmp_path: Path) -> None:
+    for name in ("zebra/b.png", "ant/deep/er/c.jpg", "ant/A.PNG", "loose.webp", ".hidden.png"):
+        saved(tmp_path / name)
+    saved(tmp_path / ".thumbnails/a.png")
+    (tmp_path / "notes.txt").write_text("not an image")
+    source = image_folder.load(tmp_path)
+    assert source.class_names == ("ant", "zebra")
+    assert [(item.name, item.label) for item in source.items] == [
+        ("ant/A.PNG", 0),
+        ("ant/deep/er/c.jpg", 0),
+        ("loose.webp", None),
+        ("notes.txt", None),
+        ("zebra/b.png", 1),
+    ]
+    assert source.num_items == 5
+
+
+def test_a_name_that_is_not_utf8_is_still_printable(tmp_path: Path) -> None:
+    raw_name = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / raw_name).write_bytes(saved(tmp_path / "plain.png").read_bytes())
+    items = {item.name: item for item in image_folder.load(tmp_path).items}
+    assert items["caf\\xe9.png"].read().shape == (4, 6, 3)
+
+
+GREY_16 = (np.arange(24, dtype=np.uint16) * 2800).reshape(4, 6)
+
+
+@pytest.mark.parametrize(
+    ("picture", "options", "pixel"),
+    [
+        (Image.new("1", (6, 4), 1), {}, [255]),
+        (Image.new("L", (6, 4), 77), {}, [77]),
+        (Image.new("L", (6, 4), 77), {"transparency": 77}, [77, 0]),
+        (Image.new("LA", (6, 4), (77, 9)), {}, [77, 9]),
+        (Image.new("RGB", (6, 4), (1, 2, 3)), {"transparency": (1, 2, 3)}, [1, 2, 3, 0]),
+        (Image.new("RGBA", (6, 4), (1, 2, 3, 4)), {}, [1, 2, 3, 4]),
+        (RED.convert("P"), {}, [255, 0, 0]),
+        (RED.convert("P", palette=Image.Palette.ADAPTIVE), {"transparency": 0}, [255, 0, 0, 0]),
+        (Image.fromarray(GREY_16 * 0 + 40000), {}, [40000]),
+    ],
+)
+def test_every_mode_of_png(
+    picture: Image.Image, options: dict[str, object], pixel: list[int], tmp_path: Path
+) -> None:
+    image = pixels(saved(tmp_path / "a.png", picture, **options))
+    assert image.shape == (4, 6, len(pixel))
+    assert image[0, 0].tolist() == pixel
+
+
+def test_16_bit_png_keeps_its_values(tmp_path: Path) -> None:
+    image = pixels(saved(tmp_path / "a.png", Image.fromarray(GREY_16)))
+    np.testing.assert_array_equal(image[..., 0], GREY_16)
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.jpg", RED.convert("CMYK"), quality=100)
+    assert np.abs(pixels(path)[0, 0].astype(int) - [255, 0, 0]).max() <= 5  # JPEG is lossy
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp"])
+def test_exif_rotation_is_applied(extension: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    assert pixels(saved(tmp_path / f"a.{extension}", RED, exif=exif)).shape == (6, 4, 3)
+
+
+def test_a_photograph_with_a_preview_is_not_animated(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    RED.save(path, format="MPO", save_all=True, append_images=[RED.resize((3, 2))])
+    assert pixels(path).shape == (4, 6, 3)
+
+
+@pytest.mark.parametrize("extension", ["png", "webp"])
+def test_animated(extension: str, tmp_path: Path) -> None:
+    blue = Image.new("RGB", RED.size, (0, 0, 255))
+    path = saved(tmp_path / f"a.{extension}", RED, save_all=True, append_images=[blue])
+    assert code(path) == "animated"
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_truncated(extension: str, kept: float, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = saved(tmp_path / f"a.{extension}", Image.fromarray(noise))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+    assert code(path) == "truncated"
+
+
+def test_unreadable(tmp_path: Path) -> None:
+    garbage = tmp_path / "garbage.png"
+    garbage.write_bytes(b"\x89PNG\r\n\x1a\n and then nothing that makes sense")
+    gif = tmp_path / "gif.png"
+    RED.save(gif, format="GIF")
+    broken_link = tmp_path / "link.png"
+    broken_link.symlink_to(tmp_path / "nowhere.png")
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    for path in (garbage, gif, broken_link, pipe):
+        assert code(path) == "unreadable"
+
+
+def test_empty_and_unsupported(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    assert code(tmp_path / "empty.png") == "empty"
+    assert code(saved(tmp_path / "a.bmp")) == "unsupported_format"
+
+
+def test_links_that_leave_the_folder(tmp_path: Path) -> None:
+    outside = saved(tmp_path / "outside/a.png")
+    inside = saved(tmp_path / "images/a.png")
+    (tmp_path / "images/out.png").symlink_to(outside)
+    (tmp_path / "images/in.png").symlink_to(inside)
+    (tmp_path / "images/folder").symlink_to(outside.parent)
+    assert code(tmp_path / "images/out.png") == "link_outside"
+    assert code(tmp_path / "images/folder") == "link_outside"
+    assert pixels(tmp_path / "images/in.png").shape == (4, 6, 3)
+    names = [item.name for item in image_folder.load(tmp_path / "images").items]
+    assert names == ["a.png", "folder", "in.png", "out.png"]
+
+
+def png_header(width: int, height: int) -> bytes:
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    checksum = struct.pack(">I", zlib.crc32(chunk))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + checksum
+
+
+@pytest.mark.parametrize("side", [7100, 10_000, 50_000])  # below, at and above Pillow's own limits
+def test_too_large_is_told_by_the_header(side: int, tmp_path: Path) -> None:
+    picture = tmp_path / "bomb.png"
+    image_data = struct.pack(">I", 9) + b"IDAT" + bytes(9) + struct.pack(">I", 0)
+    picture.write_bytes(png_header(side, side) + image_data)
+    assert code(picture) == "too_large"
+
+
+def test_pillows_warnings_do_not_leak(tmp_path: Path) -> None:
+    picture = Image.new("P", (6, 4))
+    path = saved(tmp_path / "a.png", picture, transparency=bytes([0, 128, 255]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pixels(path).shape == (4, 6, 4)
+
+
+# --- decoding on all cores -----------------------------------------------------------------------
+
+
+def test_workers_keep_the_order_and_never_run_far_ahead() -> None:
+    num_cores = len(os.sched_getaffinity(0))
+    taken = 0
+
+    def items() -> Iterator[Item]:
+        nonlocal taken
+        for number in range(250):
+            taken += 1
+            yield Item(str(number), np.full((2, 3, 1), number * 257, dtype=np.uint16).copy)
+
+    source = Source(items(), 250, decodes=True)
+    for number, (item, result) in enumerate(decoded(source, to_uint8)):
+        assert item.name == str(number)
+        assert result.image is not None
+        assert np.unique(result.image).tolist() == [number]
+        assert (result.height, result.width) == (2, 3)
+        assert taken - number <= CHUNK_ITEMS * (CHUNKS_PER_WORKER * num_cores + 1)
+    assert taken == 250
+
+
+def test_a_worker_that_is_killed_is_the_users_to_know() -> None:
+    source = Source([Item("a.png", partial(os._exit, 9))], 1, decodes=True)
+    with pytest.raises(DataError, match=r"was killed, at a\.png"):
+        list(decoded(source, to_uint8))
+
+
+WAITING_SOURCE = """
+import os
+from latentworks.datasets.decoding import decoded
+from latentworks.datasets.source import Item, Source
+from latentworks.preprocess import to_uint8
+
+def wait():
+    pipe = open("at_work", "w")
+    print("at work", file=pipe, flush=True)
+    open("nobody_writes").read()
+
+if __name__ == "__main__":
+    list(decoded(Source([Item("a", wait)], 1, decodes=True), to_uint8))
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "at_work")
+    os.mkfifo(tmp_path / "nobody_writes")
+    (tmp_path / "waiting.py").write_text(WAITING_SOURCE)
+    parent = subprocess.Popen(
+        [sys.executable, "waiting.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        start_new_session=True,
+    )
+    try:
+        with (tmp_path / "at_work").open() as pipe:  # which waits for the worker
+            assert pipe.readline() == "at work\n"
+            parent.kill()
+            assert select.select([pipe], [], [], 30)[0], "the worker outlived its parent"
+            assert pipe.read() == ""  # its end was closed
+    finally:
+        os.killpg(parent.pid, signal.SIGKILL)  # whatever is left, where the test failed
+        parent.wait()

@@ -1,0 +1,335 @@
+"""The stage `fetch`, against a real web server that behaves as badly as real ones do."""
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latentworks.artifacts import file_digest
+from latentworks.datasets import fashion_mnist
+from latentworks.datasets.fetching import DebianMirror, HTTPMirror, PinnedFile, fetch
+from latentworks.errors import DataError
+from latentworks.stages.fetch import main
+
+CONTENT = np.random.default_rng(0).integers(0, 200, 300_000, dtype=np.uint8).tobytes()
+FILE = PinnedFile("noise", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+GZIPPED = gzip.compress(CONTENT, mtime=0)
+HALF = len(GZIPPED) // 2
+
+DOWNLOADS, FOLDER = Path("downloads"), Path("folder")
+
+
+@dataclass
+class Request:
+    """What the client asked for."""
+
+    path: str
+    offset: int  # of its Range; 0 without
+    if_range: str | None
+
+
+@dataclass
+class Answer:
+    """How the server behaves, once."""
+
+    status: int = 200
+    body: bytes = GZIPPED  # of the whole file
+    etag: str | None = '"1"'
+    ranges: bool = True  # whether Range is heeded
+    skew: int = 0  # how far beside the range that was asked for
+    length: int = 0  # how much Content-Length is off
+    stop_after: int | None = None  # bytes, then the connection is closed
+    silent: bool = False
+
+
+@dataclass
+class Server:
+    """A web server on this machine; each request takes the next answer, the last one stays."""
+
+    url: str = ""
+    answers: list[Answer] = field(default_factory=lambda: [Answer()])
+    requests: list[Request] = field(default_factory=list)
+    silence: threading.Event = field(default_factory=threading.Event)  # has begun
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def mirror(self) -> HTTPMirror:
+        return HTTPMirror(self.url, connect_timeout=5, read_timeout=0.3, backoff=0)
+
+    def handle(self, handler: BaseHTTPRequestHandler) -> None:
+        offset = re.match(r"bytes=(\d+)-$", handler.headers.get("Range", ""))
+        if_range = handler.headers.get("If-Range")
+        request = Request(handler.path, int(offset[1]) if offset else 0, if_range)
+        self.requests.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if answer.silent:
+            self.silence.set()
+            self.closing.wait()
+            return
+        start = request.offset if answer.ranges and if_range in (None, answer.etag) else 0
+        status = answer.status
+        if status == 200 and start >= len(answer.body):
+            status, start = 416, len(answer.body)
+        elif status == 200 and start:
+            status, start = 206, start + answer.skew
+        body = answer.body[start:]
+        handler.send_response(status)
+        if status == 206:
+            end = f"{len(answer.body) - 1}/{len(answer.body)}"
+            handler.send_header("Content-Range", f"bytes {start}-{end}")
+        if answer.etag:
+            handler.send_header("ETag", answer.etag)
+        handler.send_header("Content-Length", str(len(body) + answer.length))
+        handler.end_headers()
+        handler.wfile.write(body[: answer.stop_after])
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            server.handle(self)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        server.url = f"http://127.0.0.1:{http.server_address[1]}/data/"
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.closing.set()
+        http.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def fetch_from(*mirrors: HTTPMirror) -> list[str]:
+    return fetch([FILE], mirrors, DOWNLOADS, FOLDER)
+
+
+def assert_fetched() -> None:
+    assert (FOLDER / "noise").read_bytes() == CONTENT
+    assert not DOWNLOADS.exists()
+
+
+# --- one server ----------------------------------------------------------------------------------
+
+
+def test_a_good_server(server: Server) -> None:
+    assert fetch_from(server.mirror()) == [f"{server.url} served"]
+    assert_fetched()
+    assert server.requests == [Request("/data/noise.gz", 0, None)]
+
+
+def test_a_broken_connection_is_resumed(server: Server) -> None:
+    server.answers = [Answer(stop_after=HALF), Answer()]
+    fetch_from(server.mirror())
+    assert_fetched()
+    assert server.requests[1:] == [Request("/data/noise.gz", HALF, '"1"')]
+
+
+def test_a_later_process_resumes(server: Server) -> None:
+    server.answers = [Answer(stop_after=HALF), *[Answer(status=503, body=b"")] * 3, Answer()]
+    with pytest.raises(DataError, match="503 Server Error"):
+        fetch_from(server.mirror())
+    fetch_from(server.mirror())
+    assert_fetched()
+    assert server.requests[-1].offset == HALF
+
+
+KILLED_FETCH = """
+import sys
+from pathlib import Path
+from latentworks.datasets.fetching import HTTPMirror, PinnedFile, fetch
+
+url, name, size, sha256 = sys.argv[1:]
+fetch([PinnedFile(name, int(size), sha256)], [HTTPMirror(url)], Path("downloads"), Path("folder"))
+"""
+
+
+def test_a_fetch_that_is_killed_is_resumed(server: Server) -> None:
+    server.answers = [Answer(stop_after=HALF), Answer(silent=True), Answer()]
+    fetching = subprocess.Popen(
+        [sys.executable, "-c", KILLED_FETCH, server.url, FILE.name, str(FILE.size), FILE.sha256],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert server.silence.wait(60)
+    fetching.kill()
+    fetching.wait()
+    fetch_from(server.mirror())
+    assert_fetched()
+    assert [request.offset for request in server.requests] == [0, HALF, HALF]
+
+
+def test_a_server_that_ignores_range(server: Server) -> None:
+    server.answers = [Answer(stop_after=HALF), Answer(ranges=False)]
+    fetch_from(server.mirror())
+    assert_fetched()
+
+
+def test_a_file_that_changed_between_two_attempts(server: Server) -> None:
+    old = gzip.compress(CONTENT[::-1])
+    server.answers = [Answer(body=old, etag='"0"', stop_after=HALF), Answer()]
+    fetch_from(server.mirror())
+    assert_fetched()
+
+
+@pytest.mark.parametrize(
+    "old",
+    [gzip.compress(CONTENT[::-1], compresslevel=1), gzip.compress(CONTENT, compresslevel=0)],
+    ids=["shorter than the new one", "longer"],
+)
+def test_a_changed_file_of_a_server_without_versions(old: bytes, server: Server) -> None:
+    stop_after = HALF if len(old) <= len(GZIPPED) else len(old) - 100
+    cut = Answer(body=old, etag=None, stop_after=stop_after)
+    server.answers = [cut, Answer(etag=None)]
+    fetch_from(server.mirror())
+    assert_fetched()
+    assert [request.offset for request in server.requests] == [0, stop_after, 0]
+
+
+def test_another_range_than_was_asked_for(server: Server) -> None:
+    server.answers = [Answer(stop_after=HALF), Answer(skew=-7), Answer()]
+    fetch_from(server.mirror())
+    assert_fetched()
+    assert server.requests[-1].offset == 0
+
+
+@pytest.mark.parametrize("answers", [[Answer(length=-1000), Answer()], [Answer(length=1000)]])
+def test_a_wrong_content_length(answers: list[Answer], server: Server) -> None:
+    server.answers = answers
+    fetch_from(server.mirror())
+    assert_fetched()
+
+
+def test_a_silent_server_is_given_up(server: Server) -> None:
+    server.answers = [Answer(silent=True)]
+    with pytest.raises(DataError, match="Read timed out"):
+        fetch_from(server.mirror())
+    assert len(server.requests) == server.mirror().attempts
+
+
+def test_a_missing_file_is_not_asked_for_again(server: Server) -> None:
+    server.answers = [Answer(status=404, body=b"no such file")]
+    with pytest.raises(DataError, match="HTTP status 404"):
+        fetch_from(server.mirror())
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"<html>Sign in to this network, please</html>", "not valid gzip"),
+        (gzip.compress(CONTENT[:-1]), "noise has SHA-256 .* expected"),
+        (gzip.compress(bytes(30 << 20)), f"noise is larger than {len(CONTENT)} bytes"),
+        (GZIPPED[:-6] + b"x" + GZIPPED[-5:], "not valid gzip: CRC check failed"),
+        (os.urandom(3 << 20), "not valid gzip"),
+    ],
+)
+def test_other_content_is_refused_at_once(body: bytes, message: str, server: Server) -> None:
+    server.answers = [Answer(body=body)]
+    with pytest.raises(DataError, match=message):
+        fetch_from(server.mirror())
+    assert len(server.requests) == 1
+
+
+# --- several mirrors -----------------------------------------------------------------------------
+
+
+def test_the_next_mirror_serves_what_the_first_cannot(server: Server) -> None:
+    nobody = HTTPMirror("http://127.0.0.1:1/", backoff=0)
+    unknown = HTTPMirror("http://mirror.invalid/", backoff=0)
+    first, second, third = fetch_from(nobody, unknown, server.mirror())
+    assert re.fullmatch(r"http://127.0.0.1:1/ failed \(.*Connection refused\)", first)
+    assert re.fullmatch(r"http://mirror.invalid/ failed \(Failed to resolve .*\)", second)
+    assert third == f"{server.url} served"
+    assert_fetched()
+
+
+def test_when_no_mirror_serves_the_message_names_all(server: Server) -> None:
+    server.answers = [Answer(status=403)]
+    nobody = HTTPMirror("http://127.0.0.1:1/", backoff=0)
+    with pytest.raises(
+        DataError, match=r"refused\); http:.*/data/ failed \(HTTP status 403\)"
+    ) as e:
+        fetch_from(nobody, server.mirror())
+    assert "\n" not in str(e.value)
+
+
+# --- the stage -----------------------------------------------------------------------------------
+
+
+def write_params(kind: str, path: str) -> None:
+    Path("params.yaml").write_text(json.dumps({"dataset": {"kind": kind, "path": path}}))
+
+
+def test_images_of_the_users_own_stay_where_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine").mkdir()
+    write_params("image_folder", "mine")
+    main(Path("data/raw"))
+    source = json.loads(Path("data/raw/source.json").read_text())
+    assert source == {"kind": "image_folder", "files": {}}
+    assert capsys.readouterr().out == (
+        "fetched 0 files of image_folder: mine is a source of your own.\n"
+    )
+
+
+def test_a_missing_path_is_one_line_and_exit_code_3() -> None:
+    write_params("image_folder", "mine")
+    finished = subprocess.run(
+        [sys.executable, "-m", "latentworks.stages.fetch", "data/raw"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 3
+    assert finished.stderr.count("\n") == 1
+    assert "mine: no such file or folder" in finished.stderr
+    assert not Path("data").exists()
+
+
+def test_images_of_the_users_own_may_not_lie_where_fetch_writes() -> None:
+    Path("data/raw/mine").mkdir(parents=True)
+    write_params("image_folder", "data/raw/mine")
+    with pytest.raises(DataError, match="data/raw is emptied by this stage"):
+        main(Path("data/raw"))
+    assert Path("data/raw/mine").is_dir()
+
+
+def test_a_failed_fetch_leaves_no_half_folder(server: Server) -> None:
+    server.answers = [Answer(status=404)]
+    write_params("fashion_mnist", "data/raw/fashion-mnist")
+    with pytest.raises(DataError, match="HTTP status 404"):
+        main(Path("data/raw"), [server.mirror()])
+    assert list(Path("data").iterdir()) == []
+
+
+@pytest.mark.system
+def test_fashion_mnist_from_debian(capsys: pytest.CaptureFixture[str]) -> None:
+    write_params("fashion_mnist", "data/raw/fashion-mnist")
+    nobody = HTTPMirror("http://127.0.0.1:1/", backoff=0)
+    debian = DebianMirror("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist")
+    main(Path("data/raw"), [nobody, debian])
+    source = json.loads(Path("data/raw/source.json").read_text())
+    assert source["files"] == {file.name: file.sha256 for file in fashion_mnist.FILES}
+    for name, digest in source["files"].items():
+        assert file_digest(Path("data/raw/fashion-mnist") / name) == digest
+    assert "refused); Debian's package dataset-fashion-mnist served" in capsys.readouterr().out

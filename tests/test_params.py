@@ -1,0 +1,192 @@
+"""params.yaml: what is refused, and what the user is told."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, environment
+from latentworks import params, recipes
+from latentworks.cli import Params
+from latentworks.errors import ParamsError
+
+COMMITTED = (ROOT / "params.yaml").read_text()
+
+
+def faults(tmp_path: Path, text: str) -> list[str]:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError) as caught:
+        params.load(Params, path, whole=True)
+    return str(caught.value).splitlines()
+
+
+def changed(old: str, new: str) -> str:
+    assert old in COMMITTED
+    return COMMITTED.replace(old, new)
+
+
+def test_committed_params_are_valid_and_short() -> None:
+    params.load(Params, ROOT / "params.yaml", whole=True)
+    assert len(COMMITTED.splitlines()) <= 60
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        (
+            "latent_dim:",
+            "latent_dmi:",
+            "model.latent_dmi is not a known key. Did you mean latent_d",
+        ),
+        ("train:", "trian:", "trian is not a known key. Did you mean train?"),
+        ("fashion_mnist  #", "fashion_mnits  #", "dataset.kind should be one of: fashion_mnist, "),
+        ("kind: gaussian_mix", "kind: gausian_mix", "Did you mean gaussian_mixture?"),
+        ("epochs: 9", "epochs: nine", "train.epochs should be a valid integer. Received: 'nine'."),
+        ("epochs: 9", "epochs: '9'", "train.epochs should be a valid integer. Received: '9'."),
+        ("epochs: 9", "epochs: true", "train.epochs should be a valid integer. Received: True."),
+        (
+            "epochs: 9",
+            "epochs: 0",
+            "train.epochs should be greater than or equal to 1. Received: 0",
+        ),
+        ("learning_rate: 0.002", "learning_rate: .nan", "train.learning_rate should be a finite"),
+        ("learning_rate: 0.002", "learning_rate: .inf", "train.learning_rate should be a finite"),
+        ("learning_rate: 0.002", "learning_rate: -1", "train.learning_rate should be greater than"),
+        ("[32, 64, 128]", "[32, 6.5, 128]", "model.filters.1 should be a valid integer. Received"),
+        ("[32, 64, 128]", "[]", "model.filters should have at least 1 item"),
+        ("channels: 1", "channels: 2", "prepare.channels should be one of: 1, 3. Received: 2."),
+        ("num_components: 50", "num_comps: 50", "sample.sampler.num_comps is not a known key."),
+        ("seed: 0", "seed: -1", "seed should be greater than or equal to 0. Received: -1."),
+    ],
+)
+def test_a_fault_is_named_with_its_path(tmp_path: Path, old: str, new: str, fault: str) -> None:
+    lines = faults(tmp_path, changed(old, new))
+    assert any(fault in line for line in lines), lines
+    assert all(line.startswith("params.yaml: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("seed: 0\nseed: 1\n", 'line 2: found duplicate key "seed"'),
+        ("seed: &s 0\ntrain: *s\n", "line 2: alias *s"),
+        ("a: [1, 2", "line 1: expected ',' or ']'"),
+        ("- 1\n- 2\n", "expected sections such as `model:`"),
+        ("", "expected sections such as `model:`"),
+        ("just text", "expected sections such as `model:`"),
+        ("seed: \x00", "unacceptable character"),
+        ("[" * 50_000, "nested deeper than 20 levels"),
+        ("a: " + "x" * 200_000, "too large"),
+        ("? [1, 2]\n: 3\n", "is not a known key"),
+        ("model: {? {a: 1} : 3}", "line 1: found unhashable key"),
+        ("seed: !!python/object:os.system 1", "could not determine a constructor"),
+    ],
+)
+def test_what_is_not_a_set_of_sections(tmp_path: Path, text: str, fault: str) -> None:
+    assert any(fault in line for line in faults(tmp_path, text))
+
+
+def test_every_fault_is_listed(tmp_path: Path) -> None:
+    text = changed("epochs: 9", "epochs: 0").replace("channels: 1", "channels: 2")
+    assert len(faults(tmp_path, text.replace("seed: 0", "sed: 0"))) == 4  # seed is missing, too
+
+
+def test_alias_bomb_costs_nothing(tmp_path: Path) -> None:
+    bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    for name, inner in zip("bcdefghi", "abcdefgh", strict=True):
+        bomb += f"{name}: &{name} [{', '.join([f'*{inner}'] * 9)}]\n"
+    started = time.perf_counter()
+    assert "alias *a" in faults(tmp_path, bomb)[0]
+    assert time.perf_counter() - started < 2  # unfolded it would be 9**9 items
+
+
+def test_a_stage_reads_only_its_sections(tmp_path: Path) -> None:
+    class Seed(params.Config):
+        seed: params.Seed
+
+    path = tmp_path / "params.yaml"
+    path.write_text("seed: 3\nmodel: {nonsense: 1}\n")
+    assert params.load(Seed, path).seed == 3
+
+
+def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(changed("learning_rate: 0.002", "learning_rate: 1e-3"))
+    assert params.load(Params, path, whole=True).train.learning_rate == 0.001
+
+
+@pytest.mark.parametrize("name", recipes.names(ROOT))
+def test_recipe_is_valid(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(recipes.merge(COMMITTED, recipes.sections(ROOT, name)))
+    merged = params.load(Params, path, whole=True).model_dump(mode="json")
+    for section, value in recipes.sections(ROOT, name).items():
+        assert merged[section] == value
+
+
+def test_merge_keeps_comments_and_whatever_it_does_not_replace() -> None:
+    assert recipes.merge(COMMITTED, {}) == COMMITTED
+    merged = recipes.merge(COMMITTED, recipes.sections(ROOT, "seed"))
+    assert "falls to 0 with the last step" in merged
+    assert len(merged.splitlines()) == len(COMMITTED.splitlines()) - 1  # no num_components
+
+
+def call(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["latentworks", *arguments],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_validate_exits_with_2_and_lines_alone(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "params.yaml").write_text(changed("epochs: 9", "epochs: 0"))
+    done = call("validate", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "params.yaml: train.epochs should be greater than or equal to 1. Received: 0."
+    ]
+    (tmp_path / "params.yaml").write_text(COMMITTED)
+    assert call("validate", folder=tmp_path).stdout == "params.yaml is valid\n"
+
+
+def test_command_line_is_light() -> None:
+    program = (
+        "import sys, latentworks.cli\n"
+        "heavy = {'tensorflow', 'keras', 'mlflow', 'prefect', 'pandas', 'sklearn', 'matplotlib'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+class TestRecipe:
+    """`make repro RECIPE=…` writes params.yaml, but never over a user's edits."""
+
+    def test_recipes_follow_one_another(self, untouched, tmp_path: Path) -> None:
+        checkout = untouched.copy(tmp_path / "checkout")
+        before = (checkout.path / "params.yaml").read_text()
+        checkout.run("latentworks", "recipe", "seed")
+        assert "kind: uniform_box" in (checkout.path / "params.yaml").read_text()
+        checkout.run("latentworks", "recipe", "seed")
+        checkout.run("git", "checkout", "--quiet", "params.yaml")
+        assert (checkout.path / "params.yaml").read_text() == before
+
+    def test_edits_are_refused_and_kept(self, untouched, tmp_path: Path) -> None:
+        checkout = untouched.copy(tmp_path / "checkout")
+        checkout.edit("params.yaml", "epochs: 4", "epochs: 5")
+        done = checkout.run("latentworks", "recipe", "seed", expected=2)
+        assert "params.yaml has uncommitted edits" in done.stderr
+        assert "epochs: 5" in (checkout.path / "params.yaml").read_text()
+
+    def test_unknown_name(self, untouched) -> None:
+        done = untouched.run("latentworks", "recipe", "sed", expected=2)
+        assert "Did you mean seed?" in done.stderr

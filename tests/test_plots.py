@@ -1,0 +1,435 @@
+"""Pictures show what they say: pixels, points, names and numbers are looked up in each figure."""
+
+import re
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from latentworks import plots
+
+NAMES = [f"class {label}" for label in range(10)]
+
+
+def canvas(figure: Figure) -> np.ndarray:
+    """The figure as it will be saved: uint8 [h, w, 3]."""
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.texts]
+
+
+def count(figure: Figure, colour: tuple[int, int, int]) -> int:
+    """How many pixels of the figure have exactly this colour."""
+    return int((canvas(figure) == colour).all(axis=-1).sum())
+
+
+def shows(figure: Figure, image: np.ndarray, zoom: int) -> bool:
+    """Whether a picture in the figure contains the image, uint8 [H, W, C], enlarged by `zoom`."""
+    large = np.broadcast_to(image, (*image.shape[:2], 3)).repeat(zoom, 0).repeat(zoom, 1)
+    height, width = large.shape[:2]
+    drawn = canvas(figure)
+    corners = np.argwhere((drawn == large[0, 0]).all(axis=-1))
+    return any(
+        np.array_equal(drawn[top : top + height, left : left + width], large)
+        for top, left in corners
+    )
+
+
+def photos(num: int, side: int = 16, channels: int = 1) -> np.ndarray:
+    """Random pixels, so that no image is found by accident. The first pixel is seldom met."""
+    rng = np.random.default_rng(num)
+    images = rng.integers(60, 200, (num, side, side, channels), dtype=np.uint8)
+    images[:, 0, 0] = np.arange(num)[:, None] % 50
+    return images
+
+
+def decode(z: np.ndarray) -> np.ndarray:
+    """A decoder whose grey is the first latent, in fiftieths."""
+    return np.broadcast_to((z[:, :1] / 50).clip(0, 1), (len(z), 64)).reshape(-1, 8, 8, 1)
+
+
+def grey(value: int) -> tuple[int, int, int]:
+    return value, value, value
+
+
+both_kinds = pytest.mark.parametrize("channels", [1, 3])
+
+
+# --- tile ----------------------------------------------------------------------------------------
+
+
+@both_kinds
+def test_tile_sets_images_row_by_row(channels: int) -> None:
+    images = photos(5, channels=channels)
+    picture = plots.tile(images, num_columns=3)
+    step = 16 + plots.GAP
+    assert picture.shape == (2 * step - plots.GAP, 3 * step - plots.GAP, 3)
+    assert picture.dtype == np.uint8
+    for i, image in enumerate(images):
+        top, left = i // 3 * step, i % 3 * step
+        assert (picture[top : top + 16, left : left + 16] == image).all()
+    assert (picture[:16, 16:step] == 255).all()
+    assert (picture[step:, 2 * step :] == 255).all()  # the place that nothing fills
+
+
+def test_tile_takes_reconstructions_and_few_images() -> None:
+    picture = plots.tile(np.full((2, 4, 6, 1), 0.5, np.float32), num_columns=10)
+    assert picture.shape == (4, 2 * 6 + plots.GAP, 3)
+    assert (picture[:, :6] == 128).all()
+
+
+# --- images --------------------------------------------------------------------------------------
+
+
+@both_kinds
+def test_samples_stand_in_their_order_with_crisp_pixels(channels: int) -> None:
+    images = photos(300, side=32, channels=channels)
+    figure = plots.samples(images, "300 samples")
+    assert texts(figure)[:2] == ["300 samples", "170 of 300, not hand-picked."]
+    picture = figure.axes[0].get_images()[0].get_array()
+    assert np.array_equal(picture[:64:2, :64:2], np.broadcast_to(images[0], (32, 32, 3)))
+    assert shows(figure, images[0], zoom=2)
+    assert shows(figure, images[169], zoom=2)
+    assert canvas(figure).shape[1] == plots.WIDTH
+
+
+@pytest.mark.parametrize(("num", "zoom"), [(1, 16), (2, 16), (18, 11), (60, 6)])
+def test_few_samples_are_drawn_larger(num: int, zoom: int) -> None:
+    images = photos(num)
+    figure = plots.samples(images, "few")
+    assert texts(figure)[1] == f"{num} of {num}, not hand-picked."
+    assert shows(figure, images[-1], zoom)
+
+
+def test_large_images_are_shrunk_to_means() -> None:
+    images = photos(40)
+    large = images.repeat(10, axis=1).repeat(10, axis=2)  # 160 pixels a side, of which 132 fit
+    assert shows(plots.samples(large, "large"), images[7], zoom=5)
+
+
+@both_kinds
+@pytest.mark.parametrize("num", [1, 7, 200])
+def test_reconstructions_stand_under_their_originals(channels: int, num: int) -> None:
+    originals = np.full((num, 32, 32, channels), 40, np.uint8)
+    figure = plots.reconstructions(originals, np.full(originals.shape, 0.5, np.float32))
+    assert texts(figure)[0] == f"Reconstructions: mean squared error {(0.5 - 40 / 255) ** 2:.4f}"
+    drawn = canvas(figure)
+    above, below = (np.argwhere((drawn == value).all(axis=-1)) for value in (40, 128))
+    side = {1: 256, 7: 160, 200: 64}[num]
+    assert len(above) == len(below) == min(num, 85) * side**2
+    assert (below[0] - above[0]).tolist() == [side + plots.GAP // 2, 0]
+
+
+def test_interpolations_go_from_one_original_to_the_other() -> None:
+    starts, ends = (
+        np.array([[10.0, 0], [20, 0]], np.float32),
+        np.array([[30, 0], [40, 0]], np.float32),
+    )
+    start_images, end_images = photos(2, side=8), photos(4, side=8)[2:]
+    figure = plots.interpolations(decode, starts, ends, start_images, end_images, num_steps=5)
+    assert "2-dimensional" in texts(figure)[0]
+    assert texts(figure)[2:] == ["original", "0%", "25%", "50%", "75%", "100%", "original"]
+    for z in (10, 15, 20, 25, 30, 35, 40):  # the points on both lines
+        shown = 2 if 20 <= z <= 30 else 1
+        assert count(figure, grey(round(z / 50 * 255))) >= shown * 128**2
+    for image in (*start_images, *end_images):
+        assert shows(figure, image, zoom=16)
+
+
+def test_one_interpolation_in_rgb() -> None:
+    def decode_rgb(z: np.ndarray) -> np.ndarray:
+        return np.concatenate([decode(z), 0 * decode(z), 1 - decode(z)], axis=-1)
+
+    images = photos(2, channels=3)
+    start, end = np.zeros((1, 3), np.float32), np.full((1, 3), 50, np.float32)
+    figure = plots.interpolations(decode_rgb, start, end, images[:1], images[1:], num_steps=2)
+    assert count(figure, (0, 0, 255)) == count(figure, (255, 0, 0)) == 128**2
+
+
+# --- latent space --------------------------------------------------------------------------------
+
+
+def latents(num: int, latent_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((num, latent_dim)) * np.linspace(10, 1, latent_dim) + 25
+    return z.astype(np.float32), rng.integers(0, 10, num)
+
+
+def points(figure: Figure) -> np.ndarray:
+    (scatter,) = figure.axes[0].collections
+    return np.asarray(scatter.get_offsets())
+
+
+def test_two_latents_are_drawn_as_they_are() -> None:
+    z, labels = latents(500, 2)
+    figure = plots.latent_scatter(z, labels, NAMES)
+    axes = figure.axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("z0", "z1")
+    assert texts(figure)[0] == "500 latents of 2 dimensions"
+    assert np.allclose(np.sort(points(figure), axis=0), np.sort(z, axis=0))
+
+
+def test_points_have_the_colour_of_their_class() -> None:
+    z, labels = latents(500, 2)
+    figure = plots.latent_scatter(z, labels, NAMES)
+    (scatter,) = figure.axes[0].collections
+    legend = dict(zip(texts(figure)[3::3], figure.texts[2::3], strict=True))
+    assert list(legend) == NAMES
+    colour_of = {tuple(point): label for point, label in zip(z.tolist(), labels, strict=True)}
+    for point, colour in zip(points(figure).tolist(), scatter.get_facecolors(), strict=True):
+        name = NAMES[colour_of[tuple(point)]]
+        assert mpl.colors.to_rgb(legend[name].get_color()) == pytest.approx(tuple(colour[:3]))
+    assert texts(figure)[4::3] == [str(number) for number in np.bincount(labels)]
+
+
+def test_more_latents_are_drawn_in_their_principal_plane() -> None:
+    z, labels = latents(2000, 16)
+    figure = plots.latent_scatter(z, labels, NAMES)
+    axes = figure.axes[0]
+    variances = np.linalg.eigvalsh(np.cov(z.T))[::-1]
+    for k, label in enumerate((axes.get_xlabel(), axes.get_ylabel())):
+        share = variances[k] / variances.sum()
+        assert label == f"principal component {k + 1} ({share:.0%} of the variance)"
+    assert "16 dimensions" in texts(figure)[0]
+    # The variance in the plane is that of the two largest eigenvalues, and nothing correlates.
+    assert np.allclose(np.cov(points(figure).T), np.diag(variances[:2]), atol=1e-3)
+
+
+@pytest.mark.parametrize("latent_dim", [2, 3, 16])
+def test_a_plane_gives_back_what_lies_in_it(latent_dim: int) -> None:
+    plane = plots.Plane.of(latents(300, latent_dim)[0])
+    places = np.random.default_rng(0).standard_normal((20, 2))
+    # float32 around 25 has steps of 2e-6.
+    assert np.allclose(plane.project(plane.lift(places)), places, atol=1e-4)
+    assert plane.lift(places).dtype == np.float32
+
+
+def test_one_latent_is_drawn_at_random_heights() -> None:
+    z, labels = latents(300, 1)
+    figure = plots.latent_scatter(z, labels, NAMES)
+    assert "random heights" in figure.axes[0].get_ylabel()
+    assert np.allclose(np.sort(points(figure)[:, 0]), np.sort(z[:, 0]))
+    assert len(np.unique(points(figure)[:, 1])) == 300
+
+
+def test_without_labels_there_is_no_legend() -> None:
+    z, _ = latents(300, 2)
+    figure = plots.latent_scatter(z, None, [])
+    assert texts(figure) == ["300 latents of 2 dimensions", "A point is an image."]
+    assert len(points(figure)) == 300
+
+
+def test_points_without_a_label_are_named_so() -> None:
+    z, labels = latents(300, 2)
+    figure = plots.latent_scatter(z, np.where(labels == 3, -1, labels), NAMES)
+    assert texts(figure)[-2:] == ["no label", str((labels == 3).sum())]
+
+
+def test_many_classes_have_colours_of_their_own_and_a_short_legend() -> None:
+    z, _ = latents(300, 2)
+    names = [f"_$name\n{label} that is far too long to fit" for label in range(100)]
+    figure = plots.latent_scatter(z, np.arange(300) % 100, names)
+    (scatter,) = figure.axes[0].collections
+    assert len(np.unique(scatter.get_facecolors(), axis=0)) == 100
+    assert texts(figure)[3] == "_$name 0 that i…"
+    assert texts(figure)[-1] == "and 76 more classes"
+    canvas(figure)
+
+
+@pytest.mark.parametrize("num", [1, 2, 70_000])
+def test_any_number_of_points_is_drawn(num: int) -> None:
+    z, labels = latents(num, 3)
+    figure = plots.latent_scatter(z, labels, NAMES)
+    assert len(points(figure)) == num
+    assert count(figure, (255, 255, 255)) > 0.4 * canvas(figure)[..., 0].size  # not a black blot
+
+
+def test_the_grid_shows_what_is_decoded_where() -> None:
+    z, labels = latents(2000, 2)
+    figure = plots.latent_grid(decode, z, labels, NAMES, num_side=10)
+    low, high = np.percentile(z, [1, 99], axis=0)
+    assert figure.axes[0].get_xlim() == pytest.approx((low[0], high[0]))
+    assert figure.axes[0].get_ylim() == pytest.approx((low[1], high[1]))
+    assert "100 places" in texts(figure)[0]
+    overlay = np.asarray(figure.axes[1].get_images()[0].get_array())
+    cells = overlay.reshape(10, 90, 10, 90, 4)[:, 45, :, 45]  # their middles
+    centres = low[0] + (np.arange(10) + 0.5) / 10 * (high[0] - low[0])
+    # 1: the decoder's grey is rounded.
+    assert np.allclose(cells[..., 0], (centres / 50).clip(0, 1) * 255, atol=1)
+    assert (cells[..., 3] == 255).all()
+    assert (overlay[0] == 0).all()  # between the images the points are seen
+
+
+def test_the_grid_has_its_second_axis_upwards() -> None:
+    z, _ = latents(2000, 2)
+    figure = plots.latent_grid(lambda z: decode(z[:, 1:]), z, None, [], num_side=10)
+    overlay = np.asarray(figure.axes[1].get_images()[0].get_array())
+    column = overlay.reshape(10, 90, 10, 90, 4)[:, 45, 0, 45, 0].astype(int)
+    assert (np.diff(column) < 0).all()
+
+
+@pytest.mark.parametrize(("latent_dim", "num_images"), [(1, 20), (2, 400), (16, 400)])
+@pytest.mark.parametrize("num", [1, 3, 300])
+def test_the_grid_takes_any_latents(latent_dim: int, num_images: int, num: int) -> None:
+    z, _ = latents(num, latent_dim)
+    seen = []
+
+    def decode_rgb(z: np.ndarray) -> np.ndarray:
+        assert z.dtype == np.float32
+        assert z.shape[1] == latent_dim
+        seen.append(z)
+        return np.repeat(decode(z), 3, axis=-1).repeat(8, axis=1).repeat(8, axis=2)  # 64 x 64
+
+    figure = plots.latent_grid(decode_rgb, z, None, [])
+    assert len(np.unique(np.concatenate(seen), axis=0)) == num_images
+    assert f"{num_images} places" in texts(figure)[0]
+    canvas(figure)
+
+
+# --- training and data ---------------------------------------------------------------------------
+
+
+def epochs(num: int, *, val: bool) -> list[dict[str, float]]:
+    rows = [
+        {
+            "epoch": e,
+            "loss": 1 / e,
+            "learning_rate": 0.002 / e,
+            "val_loss": 0.3 + (e - 4) ** 2 / 100,
+        }
+        for e in range(1, num + 1)
+    ]
+    return rows if val else [{k: v for k, v in row.items() if k != "val_loss"} for row in rows]
+
+
+def test_curves_name_the_best_epoch() -> None:
+    figure = plots.curves(epochs(9, val=True))
+    assert texts(figure)[:2] == [
+        "Best validation loss 0.3000, in epoch 4",
+        "Training loss at the end, epoch 9: 0.1111.",
+    ]
+    losses, rates = figure.axes
+    lines = {str(line.get_label()): line for line in losses.get_lines()}
+    assert list(lines) == ["training", "validation", "best"]
+    assert np.allclose(lines["training"].get_ydata(), 1 / np.arange(1, 10))
+    assert np.allclose(lines["best"].get_xydata(), [[4, 0.3]])
+    assert np.allclose(rates.get_lines()[0].get_ydata(), 0.002 / np.arange(1, 10))
+    assert [label.get_text() for label in losses.get_legend().get_texts()] == list(lines)
+
+
+@pytest.mark.parametrize("num", [1, 2, 500])
+def test_curves_without_validation_watch_the_training_loss(num: int) -> None:
+    figure = plots.curves(epochs(num, val=False))
+    assert texts(figure)[0] == f"Best training loss {1 / num:.4f}, in epoch {num}"
+    canvas(figure)
+    ticks = figure.axes[1].get_xticks()
+    assert (ticks == ticks.astype(int)).all()
+
+
+def profile(num: int, class_names: list[str], channels: int = 1) -> dict[str, Any]:
+    shares = {"train": num - num // 4, "val": 0, "test": num // 4}
+    splits: dict[str, Any] = {name: {"images": images} for name, images in shares.items()}
+    for split in splits.values():
+        if class_names:
+            split["classes"] = {name: split["images"] // len(class_names) for name in class_names}
+    return {
+        "num_images": num,
+        "image_shape": [16, 16, channels],
+        "class_names": class_names,
+        "splits": splits,
+        "sizes": [{"height": 20 + i, "width": 30, "images": num // 10} for i in range(10)],
+        "brightness": {"mean": 100.4, "std": 50.0, "histogram": [0, *range(15)]},
+        "duplicates": 7,
+        "rejects": {},
+    }
+
+
+def index(labels: list[int | None]) -> pd.DataFrame:
+    return pd.DataFrame({"label": pd.array(labels, dtype="Int64")})
+
+
+@both_kinds
+def test_the_profile_shows_each_class(channels: int) -> None:
+    images = photos(40, channels=channels)
+    for label in range(4):
+        images[label * 10 : (label + 1) * 10] = 60 + 40 * label
+    labels: list[int | None] = [label for label in range(4) for _ in range(10)]
+    labels[0] = None
+    known = profile(40, ["cat", "dog", "owl", "fox"], channels)
+    figure = plots.data_profile(images, index(labels), known)
+    assert texts(figure)[0] == "40 images in 4 classes"
+    kind = "grey" if channels == 1 else "RGB"
+    assert texts(figure)[1] == (
+        f"30 train, 0 val, 10 test. 16 x 16 pixels, {kind}. Left out: 7 duplicates, 0 rejected."
+    )
+    for line, name in enumerate(("cat", "dog", "owl", "fox")):
+        at = texts(figure).index(name)
+        assert texts(figure)[at + 1 : at + 4] == ["7", "0", "2"]
+        assert count(figure, grey(60 + 40 * line)) >= 7 * 64**2  # seven examples of each
+
+
+def test_the_profile_shows_brightness_and_sizes() -> None:
+    figure = plots.data_profile(photos(40), index([None] * 40), profile(40, []))
+    (axes,) = (axes for axes in figure.axes if axes.patches)
+    heights = [bar.get_height() for bar in axes.patches]  # type: ignore[attr-defined]
+    assert np.allclose(heights, np.array([0, *range(15)]) / sum(range(15)))
+    assert "mean 100, standard deviation 50" in texts(figure)
+    assert "20 x 30" in texts(figure)
+    assert "and other sizes" in texts(figure)
+
+
+def test_the_profile_says_when_nothing_is_rejected() -> None:
+    figure = plots.data_profile(photos(40), index([None] * 40), profile(40, []))
+    assert "Nothing: every image can be used." in texts(figure)
+
+
+def test_the_profile_names_what_is_rejected() -> None:
+    known = profile(40, ["a"])
+    known["rejects"] = {
+        f"reason_{i}": {"images": 10 + i, "examples": [f"$file_{i}.txt", "x" * 100]}
+        for i in range(6)
+    }
+    figure = plots.data_profile(photos(40), index([0] * 40), known)
+    assert "75 rejected" in texts(figure)[1]
+    at = texts(figure).index("reason_1")
+    assert texts(figure)[at + 1] == "11"
+    assert re.fullmatch(r"\$file_1.txt, x+…", texts(figure)[at + 2])
+    assert texts(figure)[-1] == "and for 2 other reasons"
+    canvas(figure)
+
+
+@both_kinds
+@pytest.mark.parametrize("num", [3, 200])
+def test_the_profile_without_labels_is_a_grid(channels: int, num: int) -> None:
+    images = photos(num, channels=channels)
+    figure = plots.data_profile(images, index([None] * num), profile(num, [], channels))
+    assert texts(figure)[0] == f"{num} images without labels"
+    examples = figure.axes[0].get_images()[0].get_array()
+    rows, columns = (-(-min(num, 110) // 11), min(num, 11))
+    assert examples.shape == (68 * rows - 4, 68 * columns - 4, 3)
+
+
+@pytest.mark.parametrize("num_classes", [1, 30])
+def test_the_profile_takes_empty_and_many_classes(num_classes: int) -> None:
+    names = [f"class {i}" for i in range(num_classes)]
+    figure = plots.data_profile(photos(10), index([0] * 10), profile(10, names))
+    assert "class 0" in texts(figure)
+    assert ("and 6 more" in texts(figure)) == (num_classes == 30)
+    canvas(figure)
+
+
+# --- all of them ---------------------------------------------------------------------------------
+
+
+def test_equal_data_gives_equal_pictures_and_nothing_global_changes() -> None:
+    before = dict(mpl.rcParams)
+    z, labels = latents(300, 3)
+    figures = [plots.latent_grid(decode, z, labels, NAMES, num_side=5) for _ in range(2)]
+    assert np.array_equal(canvas(figures[0]), canvas(figures[1]))
+    assert dict(mpl.rcParams) == before

@@ -1,0 +1,291 @@
+"""The stage `prepare`, run as a user would run it, on real digits and real files."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from latentworks.artifacts import Prepared, file_digest, read_prepared
+from latentworks.errors import DataError
+from latentworks.preprocess import content_id
+from latentworks.stages.prepare import main
+
+DIGITS = load_digits()
+IMAGES = np.round(DIGITS.images * 255 / 16).astype(np.uint8)  # [1797, 8, 8]
+LABELS = DIGITS.target
+RAW, PREPARED = Path("raw"), Path("prepared")
+
+
+@pytest.fixture(autouse=True)
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_params(kind: str, path: Path | str, **changes: Any) -> None:
+    """params.yaml and the output of `fetch`, for images of the user's own."""
+    prepare = {
+        "image_size": 16,
+        "channels": 1,
+        "fit": "pad",
+        "background": 0,
+        "val_fraction": 0.1,
+        "test_fraction": 0.2,
+        "min_images": 2,
+    }
+    sections = {"dataset": {"kind": kind, "path": str(path)}, "prepare": prepare | changes}
+    Path("params.yaml").write_text(json.dumps(sections))  # JSON is YAML
+    RAW.mkdir(exist_ok=True)
+    (RAW / "source.json").write_text(json.dumps({"kind": kind, "files": {}}))
+
+
+def prepare_npz(arrays: dict[str, np.ndarray], **changes: Any) -> Prepared:
+    np.savez("images.npz", **arrays)  # type: ignore[arg-type]
+    write_params("npz", "images.npz", **changes)
+    main(RAW, PREPARED)
+    return read_prepared(PREPARED)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {file.name: file_digest(file) for file in sorted(folder.iterdir())}
+
+
+# --- what is written -----------------------------------------------------------------------------
+
+
+def test_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    prepared = prepare_npz({"x": IMAGES, "y": LABELS}, val_fraction=0.1, test_fraction=0.2)
+    index, profile = prepared.index, prepared.profile
+
+    assert prepared.images.dtype == np.uint8
+    assert prepared.images.shape == (1797, 16, 16, 1)
+    np.testing.assert_array_equal(prepared.images[5, 4:12, 4:12, 0], IMAGES[5])
+    assert list(index) == ["id", "split", "label", "name", "height", "width"]
+    assert index["id"].tolist() == [content_id(image) for image in prepared.images]
+    assert index["label"].tolist() == LABELS.tolist()
+    assert index["label"].dtype == "Int64"
+    assert index["name"][5] == "x[5]"
+
+    assert profile["num_images"] == 1797
+    assert profile["image_shape"] == [16, 16, 1]
+    assert profile["sizes"] == [{"height": 8, "width": 8, "images": 1797}]
+    assert profile["duplicates"] == 0
+    assert profile["rejects"] == {}
+    for split, part in profile["splits"].items():
+        rows = prepared.rows(split)
+        assert part["images"] == len(rows) == sum(part["classes"].values())
+        assert part["classes"]["3"] == np.count_nonzero(prepared.labels(rows) == 3)
+    # Binomial with a standard deviation below 17 of 1797: four of them are 0.04.
+    assert profile["splits"]["test"]["images"] / 1797 == pytest.approx(0.2, abs=0.04)
+    assert profile["splits"]["val"]["images"] / 1797 == pytest.approx(0.08, abs=0.04)
+
+    said = capsys.readouterr()
+    assert said.out.count("\n") == 1
+    assert said.out.startswith("prepared 1797 images (")
+    assert said.err == ""
+
+
+def test_brightness_is_exact() -> None:
+    prepared = prepare_npz({"x": IMAGES})
+    brightness = prepared.profile["brightness"]
+    assert brightness["mean"] == pytest.approx(prepared.images.mean(), rel=1e-12)
+    assert brightness["std"] == pytest.approx(prepared.images.std(), rel=1e-9)
+    assert brightness["histogram"] == np.histogram(prepared.images, 16, (0, 256))[0].tolist()
+
+
+def test_without_labels() -> None:
+    prepared = prepare_npz({"x": IMAGES})
+    assert prepared.class_names == []
+    assert prepared.labels(prepared.rows("train")) is None
+    assert set(prepared.profile["splits"]["train"]) == {"images"}
+
+
+def test_the_sources_own_test_images_stay_test_and_val_is_taken_from_train() -> None:
+    prepared = prepare_npz({"x_train": IMAGES[:1500], "x_test": IMAGES[1500:]}, val_fraction=0.2)
+    assert prepared.rows("test").tolist() == list(range(1500, 1797))
+    # Binomial with a standard deviation of 16 of 1500: four of them are 0.04.
+    assert len(prepared.rows("val")) / 1500 == pytest.approx(0.2, abs=0.04)
+
+
+def test_no_val_images_with_val_fraction_0() -> None:
+    prepared = prepare_npz({"x": IMAGES}, val_fraction=0)
+    assert len(prepared.rows("val")) == 0
+
+
+# --- stability -----------------------------------------------------------------------------------
+
+
+def test_equal_inputs_give_equal_bytes() -> None:
+    prepare_npz({"x": IMAGES, "y": LABELS})
+    first = digests(PREPARED)
+    main(RAW, PREPARED)
+    assert digests(PREPARED) == first
+    assert sorted(first) == ["images.npy", "index.parquet", "profile.json"]
+
+
+def test_an_image_never_changes_sides_when_data_grows() -> None:
+    def splits(images: np.ndarray) -> dict[str, str]:
+        index = prepare_npz({"x": images}).index
+        return dict(zip(index["id"], index["split"], strict=True))
+
+    few = splits(IMAGES[:500])
+    many = splits(IMAGES[::-1])
+    assert few.items() <= many.items()
+
+
+def test_duplicates_are_dropped_and_those_in_test_stay_test() -> None:
+    train = np.concatenate([IMAGES[:100], IMAGES[:30]])
+    test = np.concatenate([IMAGES[90:200], IMAGES[150:160]])  # 10 of train, 10 of its own
+    labels = {"y_train": LABELS[:130] * 0, "y_test": LABELS[:120] * 0 + 1}
+    prepared = prepare_npz({"x_train": train, "x_test": test, **labels})
+
+    assert prepared.profile["duplicates"] == 30 + 10 + 10
+    assert prepared.index["id"].is_unique
+    assert len(prepared.images) == 200
+    assert prepared.rows("test").tolist() == list(range(90, 200))
+    assert prepared.index["label"][[89, 90]].tolist() == [0, 1]
+    assert prepared.index["name"][90] == "x_test[0]"
+
+
+def test_the_fingerprint_tells_splits_and_labels_apart() -> None:
+    arrays = {"x": IMAGES[:300], "y": LABELS[:300]}
+    same = [prepare_npz(arrays).profile["fingerprint"] for _ in range(2)]
+    other_split = prepare_npz(arrays, test_fraction=0.3).profile["fingerprint"]
+    other_label = prepare_npz({**arrays, "y": LABELS[:300] * 0}).profile["fingerprint"]
+    assert len({*same, other_split, other_label}) == 3
+
+
+# --- a folder of files ---------------------------------------------------------------------------
+
+
+def write_digits(folder: Path, number: int) -> None:
+    for row in range(number):
+        path = folder / f"class {LABELS[row]}" / f"{row:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(IMAGES[row]).save(path)
+
+
+def test_a_folder_with_good_and_bad_files_on_all_cores() -> None:
+    folder = Path("mine")
+    write_digits(folder, 200)
+    (folder / "class 0" / "empty.png").touch()
+    (folder / "class 0" / "notes.txt").write_text("not an image")
+    whole = (folder / "class 0" / "0000.png").read_bytes()
+    (folder / "class 0" / "copy.png").write_bytes(whole)
+    for number in range(25):
+        (folder / f"cut{number:02d}.png").write_bytes(whole[: len(whole) - 40])
+    write_params("image_folder", folder, background=255)
+    main(RAW, PREPARED)
+
+    prepared = read_prepared(PREPARED)
+    assert len(prepared.images) == 200
+    assert prepared.class_names == [f"class {digit}" for digit in range(10)]
+    assert prepared.index["name"].is_monotonic_increasing
+    row = prepared.index["name"].tolist().index(f"class {LABELS[7]}/0007.png")
+    np.testing.assert_array_equal(prepared.images[row, 4:12, 4:12, 0], IMAGES[7])
+    assert np.unique(prepared.images[row, :4]).tolist() == [255]
+    rejects = prepared.profile["rejects"]
+    assert rejects["empty"] == {"images": 1, "examples": ["class 0/empty.png"]}
+    assert rejects["unsupported_format"] == {"images": 1, "examples": ["class 0/notes.txt"]}
+    assert rejects["truncated"]["images"] == 25
+    assert rejects["truncated"]["examples"] == [f"cut{number:02d}.png" for number in range(20)]
+    assert prepared.profile["duplicates"] == 1
+
+
+# --- what can go wrong ---------------------------------------------------------------------------
+
+
+def test_too_few_images() -> None:
+    write_digits(Path("mine"), 5)
+    Path("mine/empty.png").touch()
+    write_params("image_folder", "mine", min_images=100)
+    with pytest.raises(DataError, match=r"at least 100 \(prepare.min_images\)") as error:
+        main(RAW, PREPARED)
+    assert "Received: 5 (" in str(error.value)
+    assert "1 empty, 0 duplicate." in str(error.value)
+    assert not PREPARED.exists()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_no_images_to_train_or_to_test_on(split: str) -> None:
+    images = {"x_train": IMAGES[:50], "x_test": IMAGES[50:60]}
+    if split == "train":
+        images["x_test"] = IMAGES[:60]  # all of train are duplicates of test
+        expected = "0 train"
+    else:
+        images = {"x": np.unique(IMAGES[:2], axis=0)}  # neither of the two is test by its hash
+        expected = "0 test"
+    with pytest.raises(DataError, match="some in train and some in test") as error:
+        prepare_npz(images, test_fraction=0.01)
+    assert expected in str(error.value)
+
+
+def test_a_failure_leaves_the_earlier_output_alone() -> None:
+    prepare_npz({"x": IMAGES})
+    before = digests(PREPARED)
+    content = bytearray(Path("images.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    Path("images.npz").write_bytes(content)
+    with pytest.raises(DataError, match="Bad CRC-32"):
+        main(RAW, PREPARED)
+    assert digests(PREPARED) == before
+    assert sorted(path.name for path in Path().iterdir()) == [
+        "images.npz",
+        "params.yaml",
+        "prepared",
+        "raw",
+    ]
+
+
+def test_raw_of_another_kind() -> None:
+    write_params("idx", "mine")
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("idx", "npz"))
+    with pytest.raises(DataError, match=r"raw: not fetched for dataset.kind npz\. Run `dvc repro"):
+        main(RAW, PREPARED)
+
+
+def run_stage(report: str = "") -> subprocess.CompletedProcess[str]:
+    code = f"""
+import sys
+from latentworks.stages import prepare, run
+run(prepare.main)
+{report}
+"""
+    return subprocess.run(
+        [sys.executable, "-c", code, str(RAW), str(PREPARED)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_users_mistake_is_one_line_and_exit_code_3() -> None:
+    write_params("npz", "missing.npz")
+    finished = run_stage()
+    assert finished.returncode == 3
+    assert finished.stderr.count("\n") == 1
+    assert "missing.npz: no such file" in finished.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from Linux")
+def test_memory_does_not_grow_with_the_data() -> None:
+    def peak_megabytes(num_images: int) -> float:
+        x = np.random.default_rng(0).integers(0, 256, (num_images, 64, 64, 3), dtype=np.uint8)
+        np.savez("images.npz", x=x)
+        write_params("npz", "images.npz", image_size=64, channels=3)
+        finished = run_stage("print(open('/proc/self/status').read())")
+        peak = re.search(r"VmHWM:\s+(\d+) kB", finished.stdout)
+        assert peak is not None, finished.stderr
+        return int(peak[1]) / 1024
+
+    # 197 MB of images; what may grow is the index, and pages of the file that were just written.
+    assert peak_megabytes(16_000) - peak_megabytes(100) < 50

@@ -1,0 +1,150 @@
+"""Pixels: every kind of raw image becomes one shape, and its split depends on nothing else."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentworks.preprocess import (
+    Fit,
+    content_id,
+    over_background,
+    prepare_image,
+    scaled,
+    split_of,
+    to_uint8,
+    with_channels,
+)
+
+
+def constant(height: int, width: int, *pixel: int) -> np.ndarray:
+    return np.full((height, width, len(pixel)), pixel, dtype=np.uint8)
+
+
+def test_16_bits_are_rounded_not_clipped_or_cut() -> None:
+    every_value = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
+    expected = np.round(every_value / 257).astype(np.uint8)
+    np.testing.assert_array_equal(to_uint8(every_value), expected)
+
+
+def test_the_hidden_colour_of_a_transparent_pixel_does_not_show() -> None:
+    image = np.array([[[255, 0, 0, 0], [255, 0, 0, 255], [255, 0, 0, 51]]], dtype=np.uint8)
+    over = over_background(image, background=100)
+    assert over.tolist() == [[[100, 100, 100], [255, 0, 0], [131, 80, 80]]]
+
+
+def test_grey_with_alpha() -> None:
+    image = np.array([[[200, 0], [200, 255]]], dtype=np.uint8)
+    assert over_background(image, background=7).tolist() == [[[7], [200]]]
+
+
+@pytest.mark.parametrize(
+    ("pixel", "luma"),
+    [((255, 0, 0), 76), ((0, 255, 0), 150), ((0, 0, 255), 29), ((255, 255, 255), 255)],
+)
+def test_rgb_to_grey_is_itu_r_601(pixel: tuple[int, int, int], luma: int) -> None:
+    grey = with_channels(constant(2, 3, *pixel), channels=1)
+    assert grey.shape == (2, 3, 1)
+    assert np.unique(grey).tolist() == [luma]
+
+
+def test_grey_to_rgb_repeats() -> None:
+    assert with_channels(constant(1, 1, 9), channels=3).tolist() == [[[9, 9, 9]]]
+
+
+@pytest.mark.parametrize("side", [27, 28])
+def test_pad_centres_a_small_image_and_leaves_its_pixels_alone(side: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 1), dtype=np.uint8)
+    prepared = prepare_image(image, size=32, channels=1, fit="pad", background=3)
+    np.testing.assert_array_equal(prepared[2 : 2 + side, 2 : 2 + side], image)
+    assert np.count_nonzero(prepared != 3) == np.count_nonzero(image != 3)
+
+
+@pytest.mark.parametrize("fit", ["pad", "resize"])
+def test_a_large_image_is_shrunk_with_its_aspect_ratio_kept(fit: Fit) -> None:
+    prepared = prepare_image(constant(40, 80, 200), size=20, channels=1, fit=fit, background=10)[
+        ..., 0
+    ]
+    assert np.unique(prepared[5:15]).tolist() == [200]
+    assert np.unique(np.delete(prepared, np.s_[5:15], axis=0)).tolist() == [10]
+
+
+def test_resize_scales_a_small_image_up_and_pad_does_not() -> None:
+    image = constant(4, 8, 200)
+    up = prepare_image(image, size=16, channels=1, fit="resize", background=0)
+    same = prepare_image(image, size=16, channels=1, fit="pad", background=0)
+    assert np.count_nonzero(up) == 8 * 16
+    assert np.count_nonzero(same) == 4 * 8
+
+
+def test_shrinking_does_not_alias() -> None:
+    stripes = np.zeros((64, 64, 1), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    small = scaled(stripes, 16, "resize")
+    assert np.abs(small[2:-2, 2:-2].astype(int) - 128).max() <= 2  # the mean; aliased: 0 or 255
+
+
+def test_background_stands_around_and_behind_alike() -> None:
+    clear = np.zeros((8, 8, 4), dtype=np.uint8)
+    prepared = prepare_image(clear, size=16, channels=3, fit="pad", background=128)
+    assert np.unique(prepared).tolist() == [128]
+
+
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    raw_channels=st.integers(1, 4),
+    deep=st.booleans(),
+    size=st.sampled_from([8, 31, 32]),
+    channels=st.sampled_from([1, 3]),
+    fit=st.sampled_from(["pad", "resize"]),
+)
+def test_every_raw_image_gets_the_same_shape(
+    height: int, width: int, raw_channels: int, deep: bool, size: int, channels: int, fit: Fit
+) -> None:
+    rng = np.random.default_rng(height * width)
+    dtype = np.uint16 if deep else np.uint8
+    shape = (height, width, raw_channels)
+    image = rng.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+    prepared = prepare_image(image, size=size, channels=channels, fit=fit, background=0)
+    assert prepared.shape == (size, size, channels)
+    assert prepared.dtype == np.uint8
+
+
+def test_an_extreme_aspect_ratio_leaves_one_row() -> None:
+    prepared = prepare_image(constant(1, 5000, 255), size=16, channels=1, fit="pad", background=0)
+    assert np.count_nonzero(prepared) == 16
+
+
+def test_content_id_tells_shapes_and_bytes_apart() -> None:
+    flat, tall = constant(2, 8, 1), constant(8, 2, 1)
+    assert content_id(flat) == content_id(flat.copy())
+    assert len({content_id(flat), content_id(tall), content_id(flat + 1)}) == 3
+    assert len(content_id(flat)) == 32
+    assert int(content_id(flat), 16) >= 0
+
+
+def test_content_id_does_not_depend_on_memory_layout() -> None:
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
+    assert content_id(image[::-1]) == content_id(np.ascontiguousarray(image[::-1]))
+
+
+IDS = [hashlib.sha256(str(number).encode()).hexdigest()[:32] for number in range(20_000)]
+
+
+def test_splits_have_their_fractions() -> None:
+    splits = [split_of(image_id, val_fraction=0.25, test_fraction=0.2) for image_id in IDS]
+    # Each count is binomial with a standard deviation below 60 of 20 000: five of them are 0.015.
+    assert splits.count("test") / len(IDS) == pytest.approx(0.2, abs=0.015)
+    assert splits.count("val") / len(IDS) == pytest.approx(0.8 * 0.25, abs=0.015)
+
+
+def test_no_val_without_val_fraction() -> None:
+    assert {split_of(image_id, 0, 0.1) for image_id in IDS} == {"train", "test"}
+
+
+def test_val_fraction_does_not_change_test() -> None:
+    test = {image_id for image_id in IDS if split_of(image_id, 0, 0.1) == "test"}
+    assert test == {image_id for image_id in IDS if split_of(image_id, 0.5, 0.1) == "test"}

@@ -1,0 +1,295 @@
+"""Samplers: what all of them promise, then what each one is."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+from scipy import stats
+
+from latentworks.artifacts import Sampler, read_sampler, write_sampler
+from latentworks.errors import DataError, ParamsError
+from latentworks.params import Config, parse
+from latentworks.samplers.config import (
+    GaussianConfig,
+    GaussianMixtureConfig,
+    SampleConfig,
+    SamplerConfig,
+    UniformBoxConfig,
+)
+
+KNOBS = {"num_components": 3}  # the values, small, of the knobs that members of the union have
+
+MEMBERS = get_args(get_args(SamplerConfig)[0])
+CONFIGS = [
+    member(
+        kind=get_args(member.model_fields["kind"].annotation)[0],
+        **{name: KNOBS[name] for name in member.model_fields if name != "kind"},
+    )
+    for member in MEMBERS
+]
+every_sampler = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
+
+
+@pytest.fixture(scope="module")
+def latents() -> np.ndarray:
+    """Three blobs of unlike shapes, so that no sampler fits by accident."""
+    rng = np.random.default_rng(0)
+    means = np.array([[0, 0, 5], [8, 0, 5], [0, -6, 5]])
+    spreads = np.array([[1, 0.5, 1], [0.3, 2, 1], [1, 1, 0.1]])
+    blobs = rng.standard_normal((3, 400, 3)) * spreads[:, None] + means[:, None]
+    return blobs.reshape(-1, 3).astype(np.float32)
+
+
+# --- every member of the union -------------------------------------------------------------------
+
+
+@every_sampler
+@pytest.mark.parametrize("num", [0, 1, 257])
+def test_samples_are_finite_latents(config: Any, latents: np.ndarray, num: int) -> None:
+    sampled = config.fit(latents, None, seed=0).sample(num, np.random.default_rng(0))
+    assert sampled.shape == (num, 3)
+    assert sampled.dtype == np.float32
+    assert np.isfinite(sampled).all()
+
+
+@every_sampler
+def test_equal_seeds_draw_equal_latents(config: Any, latents: np.ndarray) -> None:
+    draws = [
+        config.fit(latents, None, seed=1).sample(100, np.random.default_rng(seed))
+        for seed in (2, 2, 3)
+    ]
+    assert np.array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0], draws[2])
+
+
+@every_sampler
+def test_a_sampler_from_disk_draws_the_same(
+    config: Any, latents: np.ndarray, tmp_path: Path
+) -> None:
+    sampler: Sampler = config.fit(latents, None, seed=0)
+    write_sampler(tmp_path, sampler, config)
+    again = read_sampler(tmp_path, SamplerConfig)
+    draws = [each.sample(500, np.random.default_rng(7)) for each in (sampler, again)]
+    assert np.array_equal(*draws)
+    assert type(again) is type(sampler)
+
+
+@every_sampler
+def test_equal_fits_give_equal_bytes(config: Any, latents: np.ndarray, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        write_sampler(tmp_path / name, config.fit(latents, None, seed=5), config)
+    first, second = ((tmp_path / name / "sampler.npz").read_bytes() for name in ("first", "second"))
+    assert first == second
+
+
+@every_sampler
+def test_samples_stand_where_the_latents_stand(config: Any, latents: np.ndarray) -> None:
+    sampled = config.fit(latents, None, seed=0).sample(5000, np.random.default_rng(0))
+    # Even the box is centred within half its width of the mean; 4 spreads is far outside of it.
+    assert (np.abs(sampled.mean(axis=0) - latents.mean(axis=0)) < 4 * latents.std(axis=0)).all()
+    # The third latent is 5 on average and never below 0, in the data as in the samples.
+    assert sampled[:, 2].mean() == pytest.approx(5, abs=0.5)
+
+
+@every_sampler
+def test_labels_may_be_given(config: Any, latents: np.ndarray) -> None:
+    labels = np.repeat([0, 1, -1], 400)
+    sampled = config.fit(latents, labels, seed=0).sample(10, np.random.default_rng(0))
+    assert sampled.shape == (10, 3)
+
+
+@every_sampler
+def test_the_density_integrates_to_one(config: Any, latents: np.ndarray) -> None:
+    plane = latents[:, :2]
+    sampler = config.fit(plane, None, seed=0)
+    low, high = plane.min(axis=0) - 8, plane.max(axis=0) + 8
+    sides = [np.linspace(*ends, 801)[:-1] for ends in zip(low, high, strict=True)]
+    points = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2)
+    area = np.prod((high - low) / 800)
+    # 1%: the edges of a box fall between the points of the grid, which is 1/250 of it apart.
+    assert np.exp(sampler.log_density(points)).sum() * area == pytest.approx(1, abs=0.01)
+
+
+@every_sampler
+def test_latents_are_likelier_than_far_places(config: Any, latents: np.ndarray) -> None:
+    sampler = config.fit(latents, None, seed=0)
+    assert (sampler.log_density(latents) > sampler.log_density(latents + 100)).all()
+
+
+@every_sampler
+def test_a_constant_latent_stays_constant(config: Any, latents: np.ndarray) -> None:
+    flat = latents.copy()
+    flat[:, 1] = 2.5
+    sampler = config.fit(flat, None, seed=0)
+    sampled = sampler.sample(1000, np.random.default_rng(0))
+    # The regularisation leaves a spread of 1/1000; 6 of these are never met in 1000 draws.
+    assert np.abs(sampled[:, 1] - 2.5).max() < 0.006
+    assert np.isfinite(sampler.log_density(flat)).all()
+
+
+@every_sampler
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_the_scale_of_the_latents_does_not_matter(
+    config: Any, latents: np.ndarray, factor: float
+) -> None:
+    draws = [
+        config.fit(z, None, seed=0).sample(1000, np.random.default_rng(0))
+        for z in (latents, latents * np.float32(factor))
+    ]
+    # 1e-3: float32 latents rounded otherwise move a fitted mixture by no more.
+    assert np.allclose(draws[0], draws[1] / factor, rtol=1e-3, atol=1e-3)
+
+
+@every_sampler
+def test_as_few_latents_as_components_are_enough(config: Any, latents: np.ndarray) -> None:
+    sampled = config.fit(latents[:3], None, seed=0).sample(10, np.random.default_rng(0))
+    assert np.isfinite(sampled).all()
+
+
+@every_sampler
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_latents_that_are_not_finite_are_refused(
+    config: Any, latents: np.ndarray, bad: float
+) -> None:
+    broken = latents.copy()
+    broken[[3, 5], 0] = bad
+    with pytest.raises(DataError, match=r"Received: 2 of 1200 latents with NaN or infinity"):
+        config.fit(broken, None, seed=0)
+
+
+@every_sampler
+def test_no_latents_are_refused(config: Any) -> None:
+    with pytest.raises(DataError, match="at least 1"):
+        config.fit(np.zeros((0, 2), np.float32), None, seed=0)
+
+
+@every_sampler
+def test_a_config_survives_json(config: Any) -> None:
+    assert TypeAdapter(SamplerConfig).validate_json(config.model_dump_json()) == config
+
+
+# --- each one ------------------------------------------------------------------------------------
+
+
+def test_the_box_is_the_range_of_the_latents(latents: np.ndarray) -> None:
+    sampler = UniformBoxConfig(kind="uniform_box").fit(latents, None, seed=0)
+    sampled = sampler.sample(20_000, np.random.default_rng(0))
+    low, high = latents.min(axis=0), latents.max(axis=0)
+    assert (sampled >= low).all()
+    assert (sampled <= high).all()
+    # 20 000 uniform draws come within a thousandth of each end (e^-20 not to).
+    assert np.allclose(sampled.min(axis=0), low, atol=1e-3 * (high - low).max())
+    assert np.allclose(sampled.max(axis=0), high, atol=1e-3 * (high - low).max())
+    for k in range(3):
+        test = stats.kstest(sampled[:, k], stats.uniform(low[k], high[k] - low[k]).cdf)
+        assert test.pvalue > 1e-4
+
+
+def test_the_gaussian_has_the_mean_and_covariance(latents: np.ndarray) -> None:
+    sampler = GaussianConfig(kind="gaussian").fit(latents, None, seed=0)
+    covariance = np.cov(latents.T, ddof=0)
+    assert np.allclose(sampler.mean, latents.mean(axis=0), atol=1e-5)
+    # 1e-4 of the variances (up to 15): one hundred times the regularisation.
+    assert np.allclose(sampler.cholesky @ sampler.cholesky.T, covariance, atol=1e-4 * 15)
+    sampled = sampler.sample(200_000, np.random.default_rng(0))
+    # The error of a covariance from 200 000 draws is 15 * sqrt(2 / 200 000) = 0.05; 4 of these.
+    assert np.allclose(np.cov(sampled.T), covariance, atol=0.2)
+
+
+def test_the_gaussian_density_is_scipys(latents: np.ndarray) -> None:
+    sampler = GaussianConfig(kind="gaussian").fit(latents, None, seed=0)
+    expected = stats.multivariate_normal(sampler.mean, sampler.cholesky @ sampler.cholesky.T)
+    assert np.allclose(sampler.log_density(latents), expected.logpdf(latents))
+
+
+def test_the_mixture_finds_the_blobs(latents: np.ndarray) -> None:
+    sampler = GaussianMixtureConfig(kind="gaussian_mixture", num_components=3).fit(latents, None, 0)
+    order = np.argsort(sampler.means[:, 0] - sampler.means[:, 1] / 2)  # the blobs at 0, 3 and 8
+    # A mean of 400 draws with spread 2 is 0.1 off, a weight of 1/3 nothing: the blobs are apart.
+    expected = [[0, 0, 5], [0, -6, 5], [8, 0, 5]]
+    assert np.allclose(sampler.means[order], expected, atol=0.4)
+    assert np.allclose(sampler.weights, 1 / 3, atol=0.01)
+    assert sampler.weights.sum() == pytest.approx(1)
+
+
+def test_the_mixture_samples_its_components_by_weight(latents: np.ndarray) -> None:
+    uneven = np.concatenate([latents[:400], latents[400:500], latents[800:]])
+    config = GaussianMixtureConfig(kind="gaussian_mixture", num_components=3)
+    sampled = config.fit(uneven, None, seed=0).sample(20_000, np.random.default_rng(0))
+    # Only the second blob lies right of 5. A share of 1/9 in 20 000 has an error of 0.002.
+    assert (sampled[:, 0] > 5).mean() == pytest.approx(1 / 9, abs=0.01)
+
+
+def test_the_mixture_density_is_that_of_scipys_gaussians(latents: np.ndarray) -> None:
+    sampler = GaussianMixtureConfig(kind="gaussian_mixture", num_components=3).fit(latents, None, 0)
+    parts = zip(sampler.weights, sampler.means, sampler.choleskys, strict=True)
+    densities = [w * stats.multivariate_normal(m, c @ c.T).pdf(latents) for w, m, c in parts]
+    assert np.allclose(np.exp(sampler.log_density(latents)), np.sum(densities, axis=0))
+
+
+def test_more_components_follow_the_latents_more_closely(latents: np.ndarray) -> None:
+    likelihoods = [
+        GaussianMixtureConfig(kind="gaussian_mixture", num_components=num)
+        .fit(latents, None, seed=0)
+        .log_density(latents)
+        .mean()
+        for num in (1, 3)
+    ]
+    gaussian = GaussianConfig(kind="gaussian").fit(latents, None, seed=0)
+    assert likelihoods[0] == pytest.approx(gaussian.log_density(latents).mean(), abs=1e-6)
+    assert likelihoods[1] > likelihoods[0] + 1  # nats a latent: the blobs are far apart
+
+
+@pytest.mark.parametrize("copies", [1, 100])
+def test_too_few_latents_for_the_mixture_are_refused(latents: np.ndarray, copies: int) -> None:
+    config = GaussianMixtureConfig(kind="gaussian_mixture", num_components=10)
+    with pytest.raises(DataError) as caught:
+        config.fit(np.tile(latents[:4], (copies, 1)), None, seed=0)
+    assert str(caught.value) == (
+        "gaussian_mixture needs at least num_components latents. Expected >= 10. "
+        "Received: 4 distinct latents. Lower sample.sampler.num_components."
+    )
+
+
+# --- the section ---------------------------------------------------------------------------------
+
+
+class Sections(Config):
+    sample: SampleConfig
+
+
+def test_the_section_parses() -> None:
+    sampler = {"kind": "gaussian_mixture", "num_components": 50}
+    section = {"sample": {"num_images": 10_000, "sampler": sampler}}
+    assert parse(Sections, section, "params.yaml").sample.sampler == GaussianMixtureConfig(
+        kind="gaussian_mixture", num_components=50
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"num_images": 0, "sampler": {"kind": "gaussian"}}, "num_images"),
+        ({"num_images": 1_000_001, "sampler": {"kind": "gaussian"}}, "num_images"),
+        ({"num_images": 10, "sampler": {"kind": "gausian"}}, "Did you mean gaussian?"),
+        ({"num_images": 10, "sampler": {"kind": "gaussian_mixture"}}, "num_components is missing"),
+        ({"num_images": 10, "sampler": {"kind": "gaussian", "num_components": 3}}, "not a known"),
+    ],
+)
+def test_a_wrong_section_is_refused(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        parse(Sections, {"sample": section}, "params.yaml")
+    assert message in str(caught.value)
+
+
+def test_the_config_imports_no_implementation() -> None:
+    code = "import sys, latentworks.samplers.config; print('numpy' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "False\n"

@@ -1,0 +1,183 @@
+"""Training: repeatable, interruptible, and honest about when it went wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from latentworks import training
+from latentworks.errors import ParamsError, TrainingError
+from latentworks.models.config import AutoencoderConfig, TrainConfig
+
+SMALL = AutoencoderConfig(
+    kind="autoencoder", latent_dim=2, filters=(4,), loss="binary_crossentropy"
+)
+CONFIG = TrainConfig(
+    epochs=4,
+    batch_size=16,
+    learning_rate=0.01,
+    warmup_steps=3,
+    schedule="cosine",
+    patience=2,
+    num_threads=1,
+)
+
+
+class Killed(Exception):
+    pass
+
+
+def blobs(num: int, seed: int) -> np.ndarray:
+    """Smooth 8x8 images, something that can be learned: uint8 [num, 8, 8, 1]."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:8, :8]
+    centre = rng.uniform(1, 7, (num, 2, 1, 1))
+    distance = (x - centre[:, 0]) ** 2 + (y - centre[:, 1]) ** 2
+    return (255 * np.exp(-distance / 4)).astype(np.uint8)[..., None]
+
+
+def train(
+    path: Path,
+    config: TrainConfig = CONFIG,
+    validation: bool = True,
+    report: Callable[[training.Epoch], None] = lambda epoch: None,
+    initial_seed: int = 0,
+) -> tuple[keras.Model, training.Progress]:
+    keras.utils.set_random_seed(initial_seed)
+    model = SMALL.build((8, 8, 1))
+    images = blobs(120, seed=1)
+    batches = training.Batches(images, np.arange(100), config.batch_size, seed=5)
+    held_out = training.Batches(images, np.arange(100, 120), 8) if validation else None
+    checkpoint = training.Checkpoint(path, "fingerprint")
+    return model, training.fit(model, batches, held_out, config, checkpoint, report)
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_interrupted_training_ends_with_the_same_weights(tmp_path: Path, validation: bool) -> None:
+    whole, expected = train(tmp_path / "whole.npz", validation=validation)
+
+    def kill(epoch: training.Epoch) -> None:
+        if epoch["epoch"] == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(tmp_path / "cut.npz", validation=validation, report=kill)
+    # Other initial weights and another random state: all that matters is in the file.
+    resumed, progress = train(tmp_path / "cut.npz", validation=validation, initial_seed=99)
+    assert progress.epochs == expected.epochs
+    assert len(progress.epochs) == 4
+    for ours, theirs in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_finished_training_is_not_done_again(tmp_path: Path) -> None:
+    model, progress = train(tmp_path / "c.npz")
+
+    def fail(epoch: training.Epoch) -> None:
+        pytest.fail("trained again")
+
+    again, same = train(tmp_path / "c.npz", report=fail, initial_seed=7)
+    assert same.epochs == progress.epochs
+    for ours, theirs in zip(again.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_finished_training_is_forgotten_once_its_model_is_on_record(tmp_path: Path) -> None:
+    train(tmp_path / "c.npz")
+    checkpoint = training.Checkpoint(tmp_path / "c.npz", "fingerprint")
+    lock = tmp_path / "dvc.lock"
+    checkpoint.forget_finished(recorded=lock)  # DVC was killed before it wrote any
+    assert checkpoint.path.exists()
+    lock.touch()
+    checkpoint.forget_finished(recorded=lock)
+    assert not checkpoint.path.exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text", "other"])
+def test_damaged_checkpoint_counts_for_nothing(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "c.npz"
+    expected, _ = train(path)
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        del content[len(content) // 2 :]
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 0xFF
+    elif damage == "empty":
+        content.clear()
+    elif damage == "text":
+        content[:] = b"not a zip file"
+    path.write_bytes(content)
+    fingerprint = "another training" if damage == "other" else "fingerprint"
+    assert training.Checkpoint(path, fingerprint).restore(SMALL.build((8, 8, 1))).epochs == []
+    if damage != "other":
+        again, progress = train(path)
+        assert len(progress.epochs) == 4
+        for ours, theirs in zip(again.get_weights(), expected.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_stops_early_and_keeps_the_best_weights(tmp_path: Path) -> None:
+    # A rate so high that the validation loss soon stops falling.
+    config = CONFIG.model_copy(
+        update={"epochs": 60, "learning_rate": 0.3, "schedule": "constant", "warmup_steps": 0}
+    )
+    model, progress = train(tmp_path / "c.npz", config)
+    losses = [epoch["val_loss"] for epoch in progress.epochs]
+    best = int(np.argmin(losses))
+    assert progress.best_epoch == best
+    assert len(losses) == best + 1 + config.patience < config.epochs
+    images = blobs(120, seed=1)[100:]
+    loss = float(model.compute_loss(x=images, y_pred=model(images)))
+    # The same weights; only the order of the float32 sums differs.
+    assert loss == pytest.approx(losses[best], rel=1e-4)
+
+
+def test_without_validation_nothing_stops_and_the_last_weights_stay(tmp_path: Path) -> None:
+    _, progress = train(tmp_path / "c.npz", validation=False)
+    assert [set(epoch) for epoch in progress.epochs] == [{"epoch", "loss", "learning_rate"}] * 4
+    assert progress.best_epoch == 3
+    assert progress.best_weights is None
+
+
+def test_learning_rate_warms_up_and_falls_to_zero(tmp_path: Path) -> None:
+    rate = training.learning_rate(CONFIG, steps_per_epoch=7)
+    rates = [float(rate(step)) for step in range(29)]
+    np.testing.assert_allclose(rates[:4], [0, 0.01 / 3, 0.02 / 3, 0.01], rtol=1e-5)
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    assert rates[28] == pytest.approx(0, abs=1e-9)
+    plain = CONFIG.model_copy(update={"schedule": "constant", "warmup_steps": 0})
+    assert training.learning_rate(plain, 7) == 0.01
+    constant = training.learning_rate(CONFIG.model_copy(update={"schedule": "constant"}), 7)
+    assert float(constant(20)) == pytest.approx(0.01)
+    with pytest.raises(ParamsError, match=r"less than the 28 steps of 4 epochs. Received: 28"):
+        training.learning_rate(CONFIG.model_copy(update={"warmup_steps": 28}), 7)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_cure(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
+    model = SMALL.build((8, 8, 1))
+    weights = model.get_weights()
+    weights[-1][:] = np.nan  # the bias of the pixels
+    model.set_weights(weights)
+    batches = training.Batches(blobs(20, 1), np.arange(20), 16, seed=0)
+    checkpoint = training.Checkpoint(tmp_path / "c.npz", "x")
+    with pytest.raises(TrainingError, match=r"diverged: the loss is nan in epoch 1, step 1\."):
+        training.fit(model, batches, None, CONFIG, checkpoint, lambda epoch: None)
+
+
+def test_batches_hold_each_image_once_in_an_order_of_seed_and_epoch() -> None:
+    images = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
+    rows = np.arange(5, 45)
+    batches = training.Batches(images, rows, batch_size=16, seed=3)
+
+    def seen(epoch: int) -> list[int]:
+        batches.shuffle(epoch)
+        assert [len(batches[number][0]) for number in range(len(batches))] == [16, 16, 8]
+        return [int(v) for n in range(len(batches)) for v in batches[n][0].ravel()]
+
+    first, second = seen(0), seen(1)
+    assert sorted(first) == sorted(second) == list(range(5, 45))
+    assert first != second
+    assert first == seen(0)
