@@ -9,7 +9,7 @@ export PATH := $(BIN):$(PATH)
 export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.dvc/site_cache
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-system check ui parity timings lock clean
+.PHONY: help setup repro test test-system check flow ui parity timings lock clean
 
 help:  ## list these commands
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ check: setup  ## ruff and mypy
 	@ruff check
 	@ruff format --check
 	@mypy
+
+flow: setup  ## the same stages as a Prefect flow, a task for each
+	@python -m pipeline.reproduce
 
 ui: setup  ## open MLflow's pages on the store of this project, at http://127.0.0.1:5000
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port 5000 --workers 1 \

@@ -18,7 +18,10 @@ import pytest
 
 from latentworks.artifacts import file_digest
 from latentworks.datasets import fashion_mnist
-from latentworks.datasets.fetching import DebianMirror, HTTPMirror, PinnedFile, fetch
+from latentworks.datasets.debian_mirror import DebianMirror
+from latentworks.datasets.fetching import fetch
+from latentworks.datasets.http_mirror import HTTPMirror
+from latentworks.datasets.pinned import PinnedFile
 from latentworks.errors import DataError
 from latentworks.stages.fetch import main
 
@@ -157,7 +160,9 @@ def test_a_later_process_resumes(server: Server) -> None:
 KILLED_FETCH = """
 import sys
 from pathlib import Path
-from latentworks.datasets.fetching import HTTPMirror, PinnedFile, fetch
+from latentworks.datasets.fetching import fetch
+from latentworks.datasets.http_mirror import HTTPMirror
+from latentworks.datasets.pinned import PinnedFile
 
 url, name, size, sha256 = sys.argv[1:]
 fetch([PinnedFile(name, int(size), sha256)], [HTTPMirror(url)], Path("downloads"), Path("folder"))
@@ -287,7 +292,7 @@ def test_images_of_the_users_own_stay_where_they_are(capsys: pytest.CaptureFixtu
     source = json.loads(Path("data/raw/source.json").read_text())
     assert source == {"kind": "image_folder", "files": {}}
     assert capsys.readouterr().out == (
-        "fetched 0 files of image_folder: mine is a source of your own.\n"
+        "fetch: 0 files of image_folder fetched; mine is a source of your own\n"
     )
 
 
@@ -311,6 +316,14 @@ def test_images_of_the_users_own_may_not_lie_where_fetch_writes() -> None:
     write_params("image_folder", "data/raw/mine")
     with pytest.raises(DataError, match="data/raw is emptied by this stage"):
         main(Path("data/raw"))
+    assert Path("data/raw/mine").is_dir()
+
+
+def test_what_somebody_keeps_in_raw_is_not_replaced() -> None:
+    Path("data/raw/mine").mkdir(parents=True)
+    write_params("fashion_mnist", "data/raw/fashion-mnist")
+    with pytest.raises(DataError, match="Move what is yours somewhere else"):
+        main(Path("data/raw"), [])
     assert Path("data/raw/mine").is_dir()
 
 

@@ -89,7 +89,7 @@ def test_digits(capsys: pytest.CaptureFixture[str]) -> None:
 
     said = capsys.readouterr()
     assert said.out.count("\n") == 1
-    assert said.out.startswith("prepared 1797 images (")
+    assert said.out.startswith("prepare: 1797 images (")
     assert said.err == ""
 
 
@@ -238,6 +238,7 @@ def test_a_failure_leaves_the_earlier_output_alone() -> None:
         main(RAW, PREPARED)
     assert digests(PREPARED) == before
     assert sorted(path.name for path in Path().iterdir()) == [
+        ".latentworks",  # how long it took
         "images.npz",
         "params.yaml",
         "prepared",

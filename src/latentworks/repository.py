@@ -1,8 +1,12 @@
 """The checkout: where it is, what git says of it, what DVC is to run."""
 
+import os
+import re
 import subprocess
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +102,67 @@ def _git(folder: Path, *arguments: str) -> str:
     except FileNotFoundError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+# --- DVC, run as a command -----------------------------------------------------------------------
+
+OUTCOMES = {  # what DVC prints for a stage, and what that means
+    "didn't change, skipping": "unchanged",
+    "is cached - skipping run, checking out outputs": "restored",
+    "Running stage": "ran",
+}
+
+
+def order(folder: Path) -> list[str]:
+    """The stages, each after those whose outs it needs, as DVC sees them."""
+    edges = re.findall(r'"([^"]+)" -> "([^"]+)"', _dvc(folder, "dag", "--dot"))
+    graph: dict[str, set[str]] = {name: set() for name in stages(folder)}
+    for before, after in edges:
+        graph[after].add(before)
+    return list(TopologicalSorter(graph).static_order())
+
+
+def reproduce(folder: Path, stage: str, report: Callable[[str], None]) -> str:
+    """Run one stage if it is out of date, telling every line; return one of OUTCOMES' meanings.
+
+    The stages before it are the caller's duty. Raises StageError with DVC's exit code.
+    """
+    call = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    outcome = "unchanged"
+    with subprocess.Popen(
+        call,
+        cwd=folder,
+        env=_environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            outcome = next((OUTCOMES[sign] for sign in OUTCOMES if sign in line), outcome)
+            report(line.rstrip())
+    if process.returncode != 0:
+        raise StageError(f"stage {stage} failed: dvc exited with {process.returncode}.")
+    return outcome
+
+
+class StageError(LatentworksError):
+    """DVC could not reproduce a stage; its lines say why."""
+
+
+def _dvc(folder: Path, *arguments: str) -> str:
+    call = ["dvc", *arguments]
+    done = subprocess.run(
+        call, cwd=folder, env=_environment(folder), capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise LatentworksError(f"dvc {' '.join(arguments)} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """A stage's `python` is the one that runs us, and DVC keeps its notes inside the project."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    notes = os.environ.get("DVC_SITE_CACHE_DIR", str(folder / ".dvc/site_cache"))
+    return {**os.environ, "PATH": path, "DVC_SITE_CACHE_DIR": notes, "PYTHONUNBUFFERED": "1"}

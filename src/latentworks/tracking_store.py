@@ -16,6 +16,7 @@ from latentworks import artifacts, params, records, repository
 from latentworks.tracking import Outputs
 
 EXPERIMENT = "latentworks"
+SQLITE = "sqlite:///"
 TRAINING = "training"  # tags: whose run it is, before the model exists
 MODEL = "model.sha256"  # and after
 SAMPLER = "sampler.sha256"
@@ -32,6 +33,8 @@ class Store:
             logging.getLogger(name).setLevel(logging.ERROR)
         self.uri = uri
         self.root = root
+        if uri.startswith(SQLITE):
+            _make_database(Path(uri.removeprefix(SQLITE)))
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment_id = self._experiment()
         self.training_run: str | None = None
@@ -42,7 +45,7 @@ class Store:
         if known is not None:
             return str(known.experiment_id)
         # Beside the database; a server has a place of its own.
-        local = (self.root / "mlartifacts").as_uri() if self.uri.startswith("sqlite") else None
+        local = (self.root / "mlartifacts").as_uri() if self.uri.startswith(SQLITE) else None
         return str(self.client.create_experiment(EXPERIMENT, artifact_location=local))
 
     # --- a training under way --------------------------------------------------------------------
@@ -241,6 +244,13 @@ class Store:
 
     def close(self) -> None:
         self._stop_monitor()
+
+
+def _make_database(path: Path) -> None:
+    """A kill while MLflow makes its tables, step by step, would spoil the file for good."""
+    if not path.exists():
+        with artifacts.replacing(path) as temporary:
+            MlflowClient(f"{SQLITE}{temporary}").get_experiment_by_name(EXPERIMENT)
 
 
 def _code_tags(root: Path, code: dict[str, Any] | None = None) -> dict[str, str]:

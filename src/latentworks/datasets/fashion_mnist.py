@@ -5,13 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from latentworks.datasets import idx
-from latentworks.datasets.fetching import (
-    DebianMirror,
-    HTTPMirror,
-    Mirror,
-    PinnedFile,
-    fetch,
-)
+from latentworks.datasets.debian_mirror import DebianMirror
+from latentworks.datasets.fetching import fetch
+from latentworks.datasets.http_mirror import HTTPMirror
+from latentworks.datasets.pinned import Mirror, PinnedFile
 from latentworks.datasets.source import Source
 from latentworks.errors import DataError
 

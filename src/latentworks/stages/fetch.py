@@ -10,7 +10,7 @@ from latentworks import records
 from latentworks.artifacts import file_digest, replacing, write_json
 from latentworks.datasets import fashion_mnist
 from latentworks.datasets.config import DatasetConfig
-from latentworks.datasets.fetching import Mirror
+from latentworks.datasets.pinned import Mirror
 from latentworks.errors import DataError
 from latentworks.params import Config, load
 from latentworks.stages import run
@@ -32,6 +32,11 @@ def main(raw: Path, mirrors: Sequence[Mirror] = fashion_mnist.MIRRORS) -> None:
             f"{raw} is emptied by this stage. Expected images of your own somewhere else. "
             f"Received: dataset.path {path}."
         )
+    if raw.exists() and any(raw.iterdir()) and not (raw / "source.json").is_file():
+        raise DataError(
+            f"{raw} is replaced by this stage, but not everything in it is from it. "
+            "Move what is yours somewhere else."
+        )
     if not inside and not path.exists():
         raise DataError(f"{path}: no such file or folder. Correct dataset.path in params.yaml.")
 
@@ -45,10 +50,7 @@ def main(raw: Path, mirrors: Sequence[Mirror] = fashion_mnist.MIRRORS) -> None:
             digests = {file.name: file_digest(file) for file in sorted(files.iterdir())}
         write_json(folder / "source.json", {"kind": dataset.kind, "files": digests})
 
-    if inside:
-        print(f"fetch: {len(digests)} files of {dataset.kind}; {'; '.join(outcomes)}")
-    else:
-        print(f"fetch: nothing to do, {path} is a source of your own")
+    print(f"fetch: {len(digests)} files of {dataset.kind} fetched; {'; '.join(outcomes)}")
     records.write("fetch", file_digest(raw / "source.json"))
 
 

@@ -1,0 +1,86 @@
+"""Pinned files from a Debian package."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentworks.datasets.pinned import (
+    IncompleteError,
+    MirrorError,
+    MismatchError,
+    PinnedFile,
+    decompress,
+)
+
+
+@dataclass(frozen=True)
+class DebianMirror:
+    """A package of the Debian or Ubuntu that this machine runs; needs no rights on it."""
+
+    package: str
+    folder: str  # where the package has the files
+    timeout: float = 300  # seconds for each command
+
+    def __str__(self) -> str:
+        return f"Debian's package {self.package}"
+
+    def fetch(self, files: Sequence[PinnedFile], downloads: Path, folder: Path) -> None:
+        if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+            raise MirrorError("there is no apt-get on this machine")
+        with tempfile.TemporaryDirectory(dir=downloads) as temporary:
+            unpacked = self._unpack(Path(temporary).resolve())
+            for file in files:
+                gzipped = unpacked / self.folder / f"{file.name}.gz"
+                try:
+                    decompress(gzipped, folder / file.name, file)
+                except (IncompleteError, MismatchError) as error:
+                    raise MirrorError(str(error)) from None
+                except FileNotFoundError:
+                    raise MirrorError(f"it has no {self.folder}/{gzipped.name}") from None
+
+    def _unpack(self, folder: Path) -> Path:
+        """apt checks the archive's signature and the package's hash, in a state of its own."""
+        (folder / "lists" / "partial").mkdir(parents=True)
+        (folder / "cache" / "archives" / "partial").mkdir(parents=True)
+        apt = ["apt-get", "--quiet=2", *_options(folder)]
+        self._run([*apt, "update"], folder, check=False)  # some other archive may be out of order
+        self._run([*apt, "download", self.package], folder)
+        package = next(folder.glob("*.deb"))
+        self._run(["dpkg-deb", "-x", package.name, "unpacked"], folder)
+        return folder / "unpacked"
+
+    def _run(self, command: list[str], folder: Path, check: bool = True) -> None:
+        try:
+            subprocess.run(
+                command,
+                cwd=folder,
+                env={**os.environ, "LC_ALL": "C"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=self.timeout,
+                check=check,
+            )
+        except subprocess.TimeoutExpired:
+            raise MirrorError(f"{command[0]} took over {self.timeout:.0f} seconds") from None
+        except subprocess.CalledProcessError as error:
+            lines = error.stderr.strip().splitlines()
+            raise MirrorError(lines[-1] if lines else f"{command[0]} failed") from None
+
+
+def _options(folder: Path) -> Iterator[str]:
+    for option in (
+        f"Dir::State={folder}",
+        f"Dir::Cache={folder / 'cache'}",
+        "Debug::NoLocking=true",
+        "APT::Sandbox::User=root",  # the folder belongs to whoever runs this
+        "Acquire::Languages=none",
+        "Acquire::Retries=1",
+        "Acquire::http::Timeout=15",
+        "Acquire::https::Timeout=15",
+    ):
+        yield from ("-o", option)

@@ -1,0 +1,95 @@
+"""Pages of images: samples, reconstructions, interpolations."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from latentworks.plots.page import FAINT, HEADER, MARGIN, WIDTH, blank_page, place, write
+from latentworks.plots.tiles import (
+    GAP,
+    PICTURE_HEIGHT,
+    SIDE,
+    Decode,
+    columns_for,
+    fitted,
+    side_to_fill_page,
+    tile,
+)
+
+MIN_WIDTH = 720  # of a page with few images, for its title
+SPACE = 20  # between groups of images
+
+
+def samples(images: np.ndarray, title: str) -> Figure:
+    """The first images, as many as fit: [N, H, W, C], uint8 or float in [0, 1]."""
+    shown = fitted(images[:200], side_to_fill_page(len(images)))
+    num_columns = columns_for(shown.shape[2])
+    shown = shown[: max(1, PICTURE_HEIGHT // (shown.shape[1] + GAP)) * num_columns]
+    subtitle = f"{len(shown)} of {len(images):,}, not hand-picked."
+    return _picture_page(tile(shown, num_columns), title, subtitle)
+
+
+def reconstructions(originals: np.ndarray, reconstructed: np.ndarray) -> Figure:
+    """Pairs, the original above: uint8 and float32 in [0, 1], both [N, H, W, C].
+
+    The mean squared error in the title is that of the pairs drawn, at most five rows of them.
+    """
+    side = side_to_fill_page(len(originals), images_per_cell=2)
+    num_columns = columns_for(fitted(originals[:1], side).shape[2])
+    originals, reconstructed = originals[: 5 * num_columns], reconstructed[: 5 * num_columns]
+    above, below = fitted(originals, side), fitted(reconstructed, side)
+    white = np.full_like(above[:, : 4 * GAP], 255)
+    pairs = np.concatenate([above, white[:, : GAP // 2], below, white], axis=1)
+    picture = tile(pairs, num_columns)[: -4 * GAP]
+    error = np.mean((originals / 255.0 - reconstructed) ** 2)
+    return _picture_page(
+        picture,
+        f"Reconstructions: mean squared error {error:.4f}",
+        f"Originals above, reconstructions below. Images shown: {len(originals)}.",
+    )
+
+
+def _picture_page(picture: np.ndarray, title: str, subtitle: str) -> Figure:
+    """A page that a picture fills."""
+    width = max(picture.shape[1] + 2 * MARGIN, MIN_WIDTH)
+    figure = blank_page(width, HEADER + len(picture) + MARGIN, title, subtitle)
+    place(figure, picture, MARGIN, HEADER)
+    return figure
+
+
+def interpolations(
+    decode: Decode,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    start_images: np.ndarray,
+    end_images: np.ndarray,
+    num_steps: int,
+) -> Figure:
+    """Straight lines in latent space, one a row: the original, `num_steps` decoded, the original.
+
+    `starts` and `ends` are latents, float32 [R, D], of the images: [R, H, W, C].
+    """
+    shares = np.linspace(0, 1, num_steps, dtype=np.float32)
+    points = starts[:, None] + shares[:, None] * (ends - starts)[:, None]  # [R, S, D]
+    decoded = decode(points.reshape(-1, starts.shape[1]))
+    side = min(2 * SIDE, (WIDTH - 2 * MARGIN) // (num_steps + 3) - GAP)
+    pictures = [
+        tile(fitted(images, side), num_columns)
+        for images, num_columns in ((start_images, 1), (decoded, num_steps), (end_images, 1))
+    ]
+    headings = ["original"], [f"{share:.0%}" for share in shares], ["original"]
+    width = 2 * MARGIN + 2 * SPACE + sum(picture.shape[1] for picture in pictures)
+    figure = blank_page(
+        max(width, MIN_WIDTH),
+        HEADER + 24 + len(pictures[0]) + MARGIN,
+        f"Straight lines through {starts.shape[1]}-dimensional latent space",
+        "From the image on the left to the one on the right, decoded at equal distances.",
+    )
+    left = MARGIN
+    for picture, names in zip(pictures, headings, strict=True):
+        place(figure, picture, left, HEADER + 24)
+        pitch = (picture.shape[1] + GAP) / len(names)
+        for column, name in enumerate(names):
+            centre = left + column * pitch + (pitch - GAP) / 2
+            write(figure, centre, HEADER + 14, name, ha="center", color=FAINT)
+        left += picture.shape[1] + SPACE
+    return figure

@@ -1,0 +1,49 @@
+"""The plane in which latents are drawn."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The plane in which latents are drawn: the latents themselves where there are two.
+
+    With more, the plane through their mean along the first two principal components; with one, the
+    second axis means nothing.
+    """
+
+    origin: np.ndarray  # float64 [D]
+    directions: np.ndarray  # float64 [2, D]
+    names: tuple[str, str]  # of the axes
+
+    @classmethod
+    def of(cls, z: np.ndarray) -> "Plane":
+        """The plane for latents: float32 [N, D]."""
+        latent_dim = z.shape[1]
+        if latent_dim <= 2:
+            second = "z1" if latent_dim == 2 else "random heights, to tell the points apart"
+            return cls(np.zeros(latent_dim), np.eye(2, latent_dim), ("z0", second))
+        mean = z.mean(axis=0, dtype=np.float64)
+        centred = z - mean
+        variances, vectors = np.linalg.eigh(centred.T @ centred)  # ascending
+        directions = vectors[:, :-3:-1].T
+        # An eigenvector's sign is arbitrary; this choice is the same on every machine.
+        directions *= np.sign(directions[[0, 1], np.abs(directions).argmax(axis=1)])[:, None]
+        shares = variances[:-3:-1] / max(variances.sum(), np.finfo(float).tiny)
+        first, second = (
+            f"principal component {i + 1} ({share:.0%} of the variance)"
+            for i, share in enumerate(shares)
+        )
+        return cls(mean, directions, (first, second))
+
+    def project(self, z: np.ndarray) -> np.ndarray:
+        """Latents [N, D] as points of the plane: float64 [N, 2]."""
+        points = (z - self.origin) @ self.directions.T
+        if len(self.origin) == 1:
+            points[:, 1] = np.random.default_rng(0).random(len(z))
+        return np.asarray(points)
+
+    def lift(self, points: np.ndarray) -> np.ndarray:
+        """Points of the plane [M, 2] as latents: float32 [M, D]."""
+        return np.asarray(self.origin + points @ self.directions, dtype=np.float32)

@@ -1,0 +1,65 @@
+"""Many images in one picture. All lengths are pixels."""
+
+from collections.abc import Callable
+
+import numpy as np
+from skimage.measure import block_reduce
+
+from latentworks.plots.page import MARGIN, WIDTH
+
+Decode = Callable[[np.ndarray], np.ndarray]  # float32 [M, D] -> float32 [M, H, W, C] in [0, 1]
+
+GAP = 4  # between images
+SIDE = 64  # of an image in a grid; larger where there are few
+MAX_SIDE = 256
+PICTURE_HEIGHT = 10 * (SIDE + GAP)  # of a grid that fills a page
+
+
+def tile(images: np.ndarray, num_columns: int) -> np.ndarray:
+    """One picture of many, row by row with white between them: uint8 [h, w, 3].
+
+    `images` is [N, H, W, C] with N >= 1, grey or RGB, uint8 or float in [0, 1]. Fewer than
+    `num_columns` make a narrower picture.
+    """
+    images = fitted(images, max(images.shape[1:3]))
+    num_columns = min(num_columns, len(images))
+    num_rows = -(-len(images) // num_columns)
+    missing = num_rows * num_columns - len(images)
+    cells = np.pad(images, ((0, missing), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
+    height, width = cells.shape[1:3]
+    rows = cells.reshape(num_rows, num_columns, height, width, 3).swapaxes(1, 2)
+    return rows.reshape(num_rows * height, num_columns * width, 3)[:-GAP, :-GAP]
+
+
+def fitted(images: np.ndarray, side: int) -> np.ndarray:
+    """Images whose larger side is at most `side`: uint8 [N, h, w, 3].
+
+    `images` is [N, H, W, C], grey or RGB, uint8 or float in [0, 1]. A pixel becomes a square of
+    pixels, or a square of pixels becomes their mean.
+    """
+    if images.dtype == np.uint8:
+        images = images / np.float32(255)
+    larger = max(images.shape[1:3])
+    if larger > side:
+        block = -(-larger // side)
+        height, width = (length // block * block for length in images.shape[1:3])
+        images = block_reduce(images[:, :height, :width], (1, block, block, 1), np.mean)
+    images = np.round(images.clip(0, 1) * 255).astype(np.uint8)
+    images = np.broadcast_to(images, (*images.shape[:3], 3))
+    zoom = max(1, side // larger)
+    return images.repeat(zoom, axis=1).repeat(zoom, axis=2)
+
+
+def side_to_fill_page(num_cells: int, images_per_cell: int = 1) -> int:
+    """How large the images may be when cells of one or two, one above the other, fill the page."""
+    fitting = [
+        side
+        for side in range(SIDE, MAX_SIDE + 1)
+        if -(-num_cells // columns_for(side)) * images_per_cell * (side + GAP) <= PICTURE_HEIGHT
+    ]
+    return max(fitting, default=SIDE)
+
+
+def columns_for(width: int, room: int = WIDTH - 2 * MARGIN) -> int:
+    """How many images of this width stand side by side."""
+    return max(1, (room + GAP) // (width + GAP))

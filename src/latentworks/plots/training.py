@@ -1,0 +1,63 @@
+"""How training went, epoch by epoch."""
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from latentworks.plots.page import (
+    FAINT,
+    HEADER,
+    INK,
+    MARGIN,
+    NUMBERS,
+    PALETTE,
+    RULE,
+    WIDTH,
+    add_axes,
+    blank_page,
+    name_y_axis,
+)
+
+
+def curves(epochs: list[dict[str, float]]) -> Figure:
+    """Losses and the learning rate: a row for each epoch: epoch, loss, learning_rate, val_loss.
+
+    Without validation images there is no val_loss.
+    """
+    numbers = [epoch["epoch"] for epoch in epochs]
+    names = {"loss": "training", "val_loss": "validation"}
+    names = {key: name for key, name in names.items() if key in epochs[0]}
+    watched = list(names)[-1]
+    best = min(epochs, key=lambda epoch: epoch[watched])
+    figure = blank_page(
+        WIDTH,
+        640,
+        f"Best {names[watched]} loss {best[watched]:.4f}, in epoch {best['epoch']:.0f}",
+        f"Training loss at the end, epoch {numbers[-1]:.0f}: {epochs[-1]['loss']:.4f}.",
+    )
+    line: dict[str, Any] = {"lw": 2, "ms": 4, "marker": "o" if len(epochs) <= 40 else ""}
+    left = MARGIN + NUMBERS
+    losses = add_axes(figure, left, HEADER + 28, WIDTH - left - MARGIN, 310)
+    rates = add_axes(figure, left, HEADER + 404, WIDTH - left - MARGIN, 104)
+    for key, colour in zip(names, (PALETTE[0], PALETTE[2]), strict=False):
+        values = [epoch[key] for epoch in epochs]
+        losses.plot(numbers, values, color=colour, label=names[key], **line)
+    losses.plot(best["epoch"], best[watched], "o", ms=12, mfc="none", mec=INK, label="best")
+    losses.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper right")
+    values = [epoch["learning_rate"] for epoch in epochs]
+    rates.plot(numbers, values, color=FAINT, clip_on=False, **line)
+    rates.set(xlabel="epoch", ylim=(0, 1.15 * max(values) or 1))
+    _finish(losses, "loss", numbers)
+    _finish(rates, "learning rate", numbers)
+    return figure
+
+
+def _finish(axes: Axes, name: str, numbers: list[float]) -> None:
+    """Name the axis and number both, epochs by whole numbers."""
+    name_y_axis(axes, name)
+    axes.grid(axis="y", color=RULE, lw=0.6)
+    beside = max(0.02 * (numbers[-1] - numbers[0]), 0.1)
+    axes.set_xlim(numbers[0] - beside, numbers[-1] + beside)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -1,0 +1,280 @@
+"""The six stages together, run by real DVC on real digits."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from conftest import Checkout
+from latentworks import artifacts
+
+STAGES = ["fetch", "prepare", "train", "encode", "sample", "evaluate"]
+PICTURES = {
+    "curves",
+    "data",
+    "interpolations",
+    "latent_grid",
+    "latent_scatter",
+    "reconstructions",
+    "samples",
+}
+MODEL = "models/autoencoder/model.keras"
+
+
+def stages_run(output: str) -> list[str]:
+    return re.findall(r"^Running stage '(\w+)'", output, flags=re.MULTILINE)
+
+
+def changed_stages(checkout: Checkout) -> set[str]:
+    return set(json.loads(checkout.run("dvc", "status", "--json").stdout))
+
+
+def test_every_stage_leaves_what_the_next_one_reads(finished: Checkout) -> None:
+    data = artifacts.read_prepared(finished.path / "data/prepared")
+    latents = pd.read_parquet(finished.path / "data/latents.parquet")
+    assert list(latents) == ["id", "split", "label", "z0", "z1"]
+    assert latents["id"].tolist() == data.index["id"].tolist()
+    assert latents["split"].tolist() == data.index["split"].tolist()
+    samples = artifacts.read_samples(finished.path / "data/samples")
+    assert samples.images.shape == (300, 8, 8, 1)
+    assert samples.images.dtype == np.uint8
+    assert samples.latents.shape == (300, 2)
+    curves = artifacts.read_curves(finished.path / "reports/curves.csv")
+    assert [epoch["epoch"] for epoch in curves] == [1, 2, 3, 4]
+    assert {file.stem for file in (finished.path / "reports/figures").iterdir()} == PICTURES
+
+
+def test_metrics_are_nested_and_say_something(finished: Checkout) -> None:
+    metrics = artifacts.read_json(finished.path / "reports/metrics.json")
+    assert {name: set(group) for name, group in metrics.items()} == {
+        "test": {"bce", "excess_bce", "mse", "psnr", "ssim"},
+        "latents": {"knn_accuracy", "linear_accuracy", "active_units"},
+        "samples": {"sliced_wasserstein", "sliced_wasserstein_floor", "memorisation"},
+    }
+    curves = artifacts.read_curves(finished.path / "reports/curves.csv")
+    # The loss of the validation images, in float32 and other images: near, not equal.
+    assert metrics["test"]["bce"] == pytest.approx(curves[-1]["val_loss"], rel=0.05)
+    assert metrics["test"]["bce"] < np.log(2)  # what a grey image would score
+    assert metrics["latents"]["knn_accuracy"] > 0.15  # ten classes: 0.1 is chance
+
+
+def test_second_repro_does_nothing(finished: Checkout) -> None:
+    output = finished.run("dvc", "repro").stdout
+    assert stages_run(output) == []
+    assert re.findall(r"Stage '(\w+)' didn't change, skipping", output) == STAGES
+
+
+def test_edits_reach_the_stages_that_they_change(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    for file, stages in {
+        "src/latentworks/samplers/gaussian.py": {"sample"},
+        "src/latentworks/metrics.py": {"evaluate"},
+        "src/latentworks/preprocess.py": {"prepare"},
+        "src/latentworks/training.py": {"train"},
+        "src/latentworks/models/autoencoder.py": {"train", "encode", "sample", "evaluate"},
+        "src/latentworks/tracking.py": set(),
+        "recipes/seed.yaml": set(),
+    }.items():
+        text = (checkout.path / file).read_text()
+        (checkout.path / file).write_text(f"{text}# an edit\n")
+        assert changed_stages(checkout) == stages, file
+        (checkout.path / file).write_text(text)
+
+
+def test_another_sampler_runs_two_stages_and_has_a_run_of_its_own(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    checkout.run("latentworks", "sync", MLFLOW_TRACKING_URI=store)
+    checkout.edit("params.yaml", "gaussian_mixture", "uniform_box")
+    checkout.edit("params.yaml", "    num_components: 5", "#")
+    output = checkout.run("dvc", "repro", MLFLOW_TRACKING_URI=store).stdout
+    assert stages_run(output) == ["sample", "evaluate"]
+    checkout.run("latentworks", "sync", MLFLOW_TRACKING_URI=store)
+    later, earlier = runs(store)
+    assert later.data.tags["model.sha256"] == earlier.data.tags["model.sha256"]
+    assert later.data.tags["sampler.sha256"] != earlier.data.tags["sampler.sha256"]
+    assert later.data.params["sample.sampler.kind"] == "uniform_box"
+    assert earlier.data.params["sample.sampler.kind"] == "gaussian_mixture"
+    assert set(later.data.metrics) == set(earlier.data.metrics)
+
+
+def test_forced_training_gives_the_same_model(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    before = artifacts.file_digest(checkout.path / MODEL)
+    for _ in range(2):
+        (checkout.path / MODEL).unlink()
+        output = checkout.run("dvc", "repro", "--force", "--single-item", "train").stdout
+        assert "Epoch 4/4" in output  # it was trained, not taken from a cache
+        assert artifacts.file_digest(checkout.path / MODEL) == before
+    assert len(runs(f"sqlite:///{checkout.path / 'mlflow.db'}")) == 1
+
+
+def runs(store: str) -> list[mlflow.entities.Run]:
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("latentworks")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def test_killed_training_goes_on_to_the_same_bytes_in_the_same_run(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    """SIGKILL in the middle of a training, twice; then the same command again."""
+    killed = finished.copy(tmp_path / "killed")
+    killed.edit("params.yaml", "epochs: 4", "epochs: 30")
+    killed.edit("params.yaml", "patience: 3", "patience: 30")
+    whole = killed.copy(tmp_path / "whole")
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for epoch in (3, 11):
+        kill_in_epoch(killed, epoch, store)
+        assert not (killed.path / MODEL).exists()
+    (before,) = runs(store)
+    assert "model.sha256" not in before.data.tags
+
+    call = ("dvc", "repro", "--single-item", "train")
+    output = killed.run(*call, MLFLOW_TRACKING_URI=store).stdout
+    # The epoch in which it was killed may have been finished before the signal arrived.
+    assert re.search(r"train: goes on after epoch (10|11|12) of 30", output)
+    assert "Epoch 10/30" not in output
+    whole.run(*call)
+    assert artifacts.file_digest(killed.path / MODEL) == artifacts.file_digest(whole.path / MODEL)
+    assert locked_train(killed) == locked_train(whole)
+
+    (run,) = runs(store)
+    assert run.info.run_id == before.info.run_id
+    assert run.info.status == "FINISHED"
+    history = mlflow.MlflowClient(store).get_metric_history(run.info.run_id, "loss")
+    curves = artifacts.read_curves(killed.path / "models/autoencoder/curves.csv")
+    # What was not sent before a kill is sent at the end, so the points are not in order of time.
+    assert sorted((point.step, point.value) for point in history) == [
+        (int(epoch["epoch"]), epoch["loss"]) for epoch in curves
+    ]
+    assert run.data.metrics["system/cpu_utilization_percentage"] > 0
+
+
+def kill_in_epoch(checkout: Checkout, epoch: int, store: str) -> None:
+    """Kill DVC and the stage at once, when the stage has begun an epoch."""
+    process = subprocess.Popen(
+        ["dvc", "repro", "--single-item", "train"],
+        cwd=checkout.path,
+        env=checkout.environment(
+            PYTHONUNBUFFERED="1",
+            MLFLOW_TRACKING_URI=store,
+            MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL="0.5",
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if line.startswith(f"Epoch {epoch}/30"):
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+    else:
+        pytest.fail(f"epoch {epoch} was never reached:\n{''.join(seen)}")
+    process.stdout.read()
+    process.stdout.close()
+    assert process.wait() == -signal.SIGKILL
+
+
+def locked_train(checkout: Checkout) -> str:
+    lock = (checkout.path / "dvc.lock").read_text()
+    return lock[lock.index("  train:") :]
+
+
+def test_a_fault_in_params_is_one_line_for_dvc_repro_too(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    checkout.edit("params.yaml", "latent_dim:", "latent_dmi:")
+    done = checkout.run("dvc", "repro", expected=255)
+    assert "error: params.yaml: model.latent_dmi is not a known key. Did you mean latent_dim?" in (
+        done.stderr.splitlines()
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_images_among_the_outputs_are_refused_and_kept(untouched: Checkout, tmp_path: Path) -> None:
+    checkout = untouched.copy(tmp_path / "checkout")
+    mine = checkout.path / "data/raw/mine/photo.png"
+    mine.parent.mkdir(parents=True)
+    Image.new("L", (8, 8)).save(mine)
+    checkout.edit("params.yaml", "kind: npz", "kind: image_folder")
+    checkout.edit("params.yaml", "digits.npz", "data/raw/mine")
+    done = checkout.run("latentworks", "validate", expected=2)
+    assert "dataset.path lies in data/raw, which stage fetch writes" in done.stderr
+    done = checkout.run("dvc", "repro", expected=255)
+    assert "error: " in done.stderr
+    assert mine.is_file()
+
+
+def test_colour_images_without_labels(untouched: Checkout, tmp_path: Path) -> None:
+    """Another source, other channels, a size that the strides do not divide, nothing to label."""
+    checkout = untouched.copy(tmp_path / "checkout")
+    folder = checkout.path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(150):
+        pixels = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((20, 14), Image.Resampling.BICUBIC).save(
+            folder / f"{number:03}.png"
+        )
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    checkout.edit("params.yaml", "kind: npz", "kind: image_folder")
+    checkout.edit("params.yaml", "digits.npz", "photos")
+    checkout.edit("params.yaml", "image_size: 8", "image_size: 18")
+    checkout.edit("params.yaml", "channels: 1", "channels: 3")
+    checkout.edit("params.yaml", "latent_dim: 2", "latent_dim: 3")
+    checkout.run("dvc", "repro")
+    metrics = artifacts.read_json(checkout.path / "reports/metrics.json")
+    assert set(metrics["latents"]) == {"active_units"}
+    profile = artifacts.read_json(checkout.path / "data/prepared/profile.json")
+    assert profile["num_images"] == 150
+    assert sum(reject["images"] for reject in profile["rejects"].values()) == 1
+    samples = artifacts.read_samples(checkout.path / "data/samples")
+    assert samples.images.shape == (300, 18, 18, 3)
+    assert list(pd.read_parquet(checkout.path / "data/latents.parquet")) == [
+        "id",
+        "split",
+        "z0",
+        "z1",
+        "z2",
+    ]
+
+    assert changed_stages(checkout) == set()
+    Image.new("RGB", (20, 14), "teal").save(folder / "new.png")
+    assert changed_stages(checkout) == {"prepare"}
+
+
+def test_an_experiment_can_be_compared(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    author = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
+    checkout.run("git", "add", "--all")
+    checkout.run("git", *author, "commit", "--quiet", "--message", "a result")
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    checkout.run("dvc", "exp", "run", "-S", "model.latent_dim=16", MLFLOW_TRACKING_URI=store)
+
+    params = json.loads(checkout.run("dvc", "params", "diff", "--json").stdout)
+    assert params["params.yaml"]["model.latent_dim"] == {"old": 2, "new": 16, "diff": 14}
+    metrics = json.loads(checkout.run("dvc", "metrics", "diff", "--json").stdout)
+    change = metrics["reports/metrics.json"]["test.bce"]
+    assert change["new"] < change["old"]  # 16 latents hold more of an 8x8 digit than 2
+    checkout.run("dvc", "plots", "diff", "--out", "plots")
+    page = (checkout.path / "plots/index.html").read_text()
+    curves = artifacts.read_curves(checkout.path / "reports/curves.csv")
+    assert str(curves[-1]["val_loss"]) in page
+    assert "latent_grid.png" in page

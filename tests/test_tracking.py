@@ -1,0 +1,264 @@
+"""What MLflow shows: complete, the same when written again, and never in the way."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import requests
+from mlflow.entities import Run
+from urllib3.util import Retry
+
+from conftest import Checkout
+from latentworks import artifacts, tracking
+from latentworks.tracking import Outputs
+
+LIVE = ("images/", "system/")  # seen only while it happens: no file holds it
+
+
+def the_run(store: str) -> tuple[mlflow.MlflowClient, Run]:
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("latentworks")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    return client, run
+
+
+def files(client: mlflow.MlflowClient, run: Run, folder: str | None = None) -> set[str]:
+    found = set()
+    for entry in client.list_artifacts(run.info.run_id, folder):
+        found |= files(client, run, entry.path) if entry.is_dir else {entry.path}
+    return found
+
+
+def contents(store: str) -> dict[str, Any]:
+    """All that a run shows, apart from what is seen only while it happens."""
+    client, run = the_run(store)
+    lasting = [name for name in run.data.metrics if not name.startswith(LIVE)]
+    return {
+        "params": run.data.params,
+        "metrics": {name: run.data.metrics[name] for name in lasting},
+        "curves": {
+            name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
+            for name in lasting
+        },
+        "files": {name for name in files(client, run) if not name.startswith(LIVE)},
+        "data": [(i.dataset.name, i.dataset.digest) for i in run.inputs.dataset_inputs],
+        "tags": {n: v for n, v in run.data.tags.items() if not n.startswith(("mlflow.", "train"))},
+        "status": run.info.status,
+    }
+
+
+def test_run_is_complete(finished: Checkout) -> None:
+    store = f"sqlite:///{finished.path / 'mlflow.db'}"
+    client, run = the_run(store)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.latent_dim"] == "2"
+    assert run.data.params["sample.sampler.kind"] == "gaussian_mixture"
+    assert {name.split(".")[0] for name in run.data.params} == {
+        "seed",
+        "dataset",
+        "prepare",
+        "model",
+        "train",
+        "sample",
+    }
+    scores = artifacts.read_json(finished.path / "reports/metrics.json")
+    for group, values in scores.items():
+        for name, value in values.items():
+            assert run.data.metrics[f"{group}.{name}"] == value
+    for stage in ("fetch", "prepare", "train", "encode", "sample", "evaluate"):
+        assert run.data.metrics[f"seconds.{stage}"] > 0
+        assert run.data.metrics[f"peak_memory_mb.{stage}"] > 0
+    curves = artifacts.read_curves(finished.path / "reports/curves.csv")
+    for name in ("loss", "val_loss", "learning_rate"):
+        history = client.get_metric_history(run.info.run_id, name)
+        assert [(m.step, m.value) for m in history] == [(int(e["epoch"]), e[name]) for e in curves]
+
+    assert files(client, run) >= {
+        "dvc.lock",
+        "params.yaml",
+        "model/model.keras",
+        "model/config.json",
+        "sampler/sampler.npz",
+        "latents/latents.parquet",
+        "reports/metrics.json",
+        "pictures/latent_grid.png",
+        "pictures/reconstructions.png",
+    }
+    live = [name for name in files(client, run) if name.startswith("images/reconstructions")]
+    assert len([name for name in live if name.endswith(".png")]) == 4  # one for each epoch
+    lock = client.download_artifacts(run.info.run_id, "dvc.lock")
+    assert Path(lock).read_bytes() == (finished.path / "dvc.lock").read_bytes()
+    commit = finished.run("git", "rev-parse", "HEAD").stdout.strip()
+    assert run.data.tags["git.commit"] == commit
+    assert run.data.tags["git.dirty"] == "false"
+    profile = artifacts.read_json(finished.path / "data/prepared/profile.json")
+    assert run.data.tags["data.fingerprint"] == profile["fingerprint"]
+
+
+def test_deleted_store_is_written_again_from_the_files(finished: Checkout, tmp_path: Path) -> None:
+    expected = contents(f"sqlite:///{finished.path / 'mlflow.db'}")
+    checkout = finished.copy(tmp_path / "checkout")
+    (checkout.path / "mlflow.db").unlink()
+    shutil.rmtree(checkout.path / "mlartifacts")
+    # From a folder inside: the store is still the one at the root of the checkout.
+    store = f"sqlite:///{checkout.path / 'mlflow.db'}"
+    done = Checkout(checkout.path / "src").run("latentworks", "sync")
+    assert done.stdout == f"MLflow has this result: {store}\n"
+    assert contents(store) == expected
+    checkout.run("latentworks", "sync")
+    assert contents(store) == expected
+
+
+def test_sync_without_a_result(untouched: Checkout) -> None:
+    done = untouched.run("latentworks", "sync")
+    assert "no trained model on record" in done.stdout
+    assert not (untouched.path / "mlflow.db").exists()
+
+
+def test_a_result_that_is_only_half_there_is_not_mixed_with_another(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    checkout.edit("params.yaml", "seed: 0", "seed: 1")
+    checkout.run("dvc", "repro", "--single-item", "train", MLFLOW_TRACKING_URI="sqlite:///x.db")
+    outputs = tracking.recorded_outputs(checkout.path)
+    assert outputs is not None
+    # Latents, samples and pictures on disk are still those of the model before.
+    assert outputs == Outputs(
+        prepared=checkout.path / "data/prepared",
+        model=checkout.path / "models/autoencoder",
+        params=outputs.params,
+    )
+    assert outputs.params is not None
+    assert outputs.params["seed"] == 1
+
+
+@pytest.fixture
+def outputs(finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outputs:
+    """The files of a result, in a checkout that is the working directory."""
+    checkout = finished.copy(tmp_path / "checkout")
+    monkeypatch.chdir(checkout.path)
+    found = tracking.recorded_outputs(checkout.path)
+    assert found is not None
+    return replace(found, params=None)
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("kind", ["dead", "silent"])
+def test_a_server_that_does_not_answer_costs_seconds_and_nothing_else(
+    kind: str,
+    outputs: Outputs,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = int(listener.getsockname()[1])
+        if kind == "silent":
+            listener.listen()  # the kernel accepts, and nobody ever answers
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        started = time.monotonic()
+        tracking.log("encode", outputs)
+        blocked = time.monotonic() - started
+    assert blocked <= 10.5  # ten seconds, and half a one for hashing the files
+    said = capfd.readouterr().err
+    assert "was not updated" in said
+    assert "`latentworks sync` writes the run from the files" in said
+
+
+def test_a_training_does_not_wait_for_a_silent_server(
+    outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        assert outputs.model is not None
+        curves = artifacts.read_curves(outputs.model / "curves.csv")
+        started = time.monotonic()
+        with tracking.live_run("a fingerprint", replace(outputs, model=None)) as live:
+            for _ in range(500):
+                live.log_epoch(curves[0], artifacts.np.zeros((8, 8, 3), dtype="uint8"))
+            trained = time.monotonic() - started
+            live.finish(outputs.model)
+        assert trained < 1
+        assert time.monotonic() - started <= 11
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real MLflow server on a port of its own."""
+    port = closed_port()
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                *("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+                *("--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}"),
+                *("--artifacts-destination", str(tmp_path / "served")),
+            ],
+            env=Checkout(tmp_path).environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        session = requests.Session()
+        retry = Retry(total=120, backoff_factor=0.5, backoff_max=0.5)
+        session.mount(url, requests.adapters.HTTPAdapter(max_retries=retry))
+        assert session.get(f"{url}/health", timeout=5).text == "OK"
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_one_variable_moves_everything_to_a_server(
+    server: str, finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = contents(f"sqlite:///{finished.path / 'mlflow.db'}")
+    checkout = finished.copy(tmp_path / "checkout")
+    (checkout.path / "mlflow.db").unlink()
+    done = checkout.run("latentworks", "sync", MLFLOW_TRACKING_URI=server)
+    assert done.stdout == f"MLflow has this result: {server}\n"
+    assert not (checkout.path / "mlflow.db").exists()
+    assert contents(server) == expected
+
+
+def test_an_equal_model_keeps_the_run_it_has(
+    outputs: Outputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = f"sqlite:///{tmp_path / 'runs.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    assert outputs.model is not None
+    ids = []
+    for fingerprint in ("first", "second"):
+        with tracking.live_run(fingerprint, replace(outputs, model=None)) as live:
+            live.finish(outputs.model)
+        ids.append(the_run(store)[1].info.run_id)
+    assert ids[0] == ids[1]
+
+
+def test_a_training_that_fails_leaves_a_failed_run(
+    outputs: Outputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = f"sqlite:///{tmp_path / 'runs.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    with (
+        pytest.raises(ZeroDivisionError),
+        tracking.live_run("a fingerprint", replace(outputs, model=None)),
+    ):
+        raise ZeroDivisionError
+    assert the_run(store)[1].info.status == "FAILED"
