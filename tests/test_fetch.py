@@ -319,12 +319,30 @@ def test_images_of_the_users_own_may_not_lie_where_fetch_writes() -> None:
     assert Path("data/raw/mine").is_dir()
 
 
-def test_what_somebody_keeps_in_raw_is_not_replaced() -> None:
+@pytest.mark.parametrize("fetched_before", [False, True])
+def test_what_somebody_keeps_in_raw_is_not_replaced(server: Server, fetched_before: bool) -> None:
+    if fetched_before:
+        Path("mine").mkdir()
+        write_params("image_folder", "mine")
+        main(Path("data/raw"))
     Path("data/raw/mine").mkdir(parents=True)
+    Path("data/raw/mine/photo.png").write_bytes(b"precious")
     write_params("fashion_mnist", "data/raw/fashion-mnist")
     with pytest.raises(DataError, match="Move what is yours somewhere else"):
-        main(Path("data/raw"), [])
-    assert Path("data/raw/mine").is_dir()
+        main(Path("data/raw"), [server.mirror()])
+    assert Path("data/raw/mine/photo.png").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "broken link"])
+def test_what_would_hang_or_stop_dvc_is_named(kind: str) -> None:
+    Path("mine").mkdir()
+    if kind == "pipe":
+        os.mkfifo("mine/entry.png")
+    else:
+        Path("mine/entry.png").symlink_to("nowhere")
+    write_params("image_folder", "mine")
+    with pytest.raises(DataError, match=r"mine/entry\.png is .*\. Remove it\."):
+        main(Path("data/raw"))
 
 
 def test_a_failed_fetch_leaves_no_half_folder(server: Server) -> None:
@@ -345,4 +363,7 @@ def test_fashion_mnist_from_debian(capsys: pytest.CaptureFixture[str]) -> None:
     assert source["files"] == {file.name: file.sha256 for file in fashion_mnist.FILES}
     for name, digest in source["files"].items():
         assert file_digest(Path("data/raw/fashion-mnist") / name) == digest
+    opened = fashion_mnist.load(Path("data/raw/fashion-mnist"))
+    assert opened.num_items == 70_000
+    assert opened.class_names[9] == "Ankle boot"
     assert "refused); Debian's package dataset-fashion-mnist served" in capsys.readouterr().out

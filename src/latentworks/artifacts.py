@@ -26,6 +26,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from latentworks.errors import DataError
 
+CURVES = ("epoch", "loss", "val_loss", "learning_rate")  # val_loss is empty without validation
 NPY_HEADER_BYTES = 128  # of a version 1.0 header whose shape has up to four axes
 
 
@@ -46,7 +47,13 @@ def replacing(path: Path) -> Iterator[Path]:
         if path.is_dir() and not path.is_symlink():  # a folder cannot be renamed over another
             _remove(former)
             path.rename(former)
-        os.replace(temporary, path)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                former.rename(path)
+                raise
+        else:
+            os.replace(temporary, path)
         flush_to_disk(path.parent)
     finally:
         _remove(temporary)
@@ -242,16 +249,22 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_curves(path: Path, epochs: list[dict[str, float]]) -> None:
-    """A CSV with a row for each epoch; every number as short as it can be and still be exact."""
+    """A CSV with a row for each epoch; every number as short as it can be and still be exact.
+
+    The columns are always the same, so that curves with and without validation can be compared.
+    """
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(epochs[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=CURVES, lineterminator="\n")
         writer.writeheader()
         writer.writerows(epochs)
 
 
 def read_curves(path: Path) -> list[dict[str, float]]:
     with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        return [
+            {name: float(value) for name, value in row.items() if value}
+            for row in csv.DictReader(file)
+        ]
 
 
 def write_latents(path: Path, frames: Iterable[pd.DataFrame]) -> int:
@@ -285,9 +298,12 @@ def read_latents(path: Path, split: str, limit: int | None = None) -> Latents:
     With `limit`, at most so many. Ids are hashes of the images, so that those with the smallest
     ids are a random choice, and the same one whenever the data is the same.
     """
-    frame = pd.read_parquet(path, filters=[("split", "==", split)])
-    if limit is not None and len(frame) > limit:
-        frame = frame[frame["id"].rank(method="first") <= limit]
+    filters = [("split", "==", split)]
+    if limit is not None:
+        ids = pd.read_parquet(path, columns=["id"], filters=filters)["id"]
+        if len(ids) > limit:  # ids are unique, since duplicates were dropped
+            filters.append(("id", "<=", sorted(ids)[limit - 1]))
+    frame = pd.read_parquet(path, filters=filters)
     z = frame.filter(regex=r"^z\d+$").to_numpy(dtype=np.float32)
     labels = None
     if "label" in frame:

@@ -64,7 +64,9 @@ def sync() -> None:
             return
         if tracking.sync(outputs, root) is not None:
             raise typer.Exit(1)
-        typer.echo(f"MLflow has this result: {tracking.tracking_uri(root)}")
+        typer.echo(
+            f"MLflow has this result: {tracking.without_password(tracking.tracking_uri(root))}"
+        )
 
 
 @app.command()
@@ -82,15 +84,18 @@ def timings() -> None:
 
 
 def _refuse_images_among_outputs(root: Path, dataset: Any) -> None:
-    """A stage replaces its outputs, so images that someone keeps there would be lost."""
+    """A stage replaces its outputs, and DVC refuses a source that holds them."""
     path = (root / dataset.path).resolve()
     fetched = dataset.kind == "fashion_mnist"
     for name, stage in repository.stages(root).items():
-        for out in repository.paths(stage.get("outs", ())):
-            if path.is_relative_to((root / out).resolve()) and not (fetched and name == "fetch"):
+        for entry in repository.paths([*stage.get("outs", ()), *stage.get("metrics", ())]):
+            out = (root / entry).resolve()
+            inside = path.is_relative_to(out) and not (fetched and name == "fetch")
+            if inside or (path != out and out.is_relative_to(path)):
                 raise ParamsError(
-                    f"{params.PARAMS}: dataset.path lies in {out}, which stage {name} writes. "
-                    f"Expected a folder of your own. Received: {dataset.path!r}."
+                    f"{params.PARAMS}: dataset.path {'lies in' if inside else 'holds'} {entry}, "
+                    f"which stage {name} writes. Expected a place of your own. "
+                    f"Received: {dataset.path!r}."
                 )
 
 

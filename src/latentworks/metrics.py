@@ -139,10 +139,11 @@ def sample_metrics(
     drawn = subset(sample_rows, MAX_PROJECTED)
     test = project(images, subset(test_rows, MAX_PROJECTED))
     train = project(images, subset(train_rows, len(drawn)))
+    ratio = memorisation(samples, images, train_rows, test_rows)
     return {
         "sliced_wasserstein": sliced_wasserstein(project(samples, drawn), test),
         "sliced_wasserstein_floor": sliced_wasserstein(train, test),
-        "memorisation": memorisation(samples, images, train_rows, test_rows),
+        **({} if ratio is None else {"memorisation": ratio}),
     }
 
 
@@ -177,17 +178,18 @@ def sliced_wasserstein(first: np.ndarray, second: np.ndarray) -> float:
 
 def memorisation(
     samples: np.ndarray, images: np.ndarray, train_rows: np.ndarray, test_rows: np.ndarray
-) -> float:
+) -> float | None:
     """How near the samples are to training images, compared with images never trained on.
 
     The median L2 distance from samples to their nearest training image, divided by the same median
-    for test images: 1 is like fresh data, towards 0 is copying. No test image may be a copy of a
-    training image, which `prepare` sees to.
+    for test images: 1 is like fresh data, towards 0 is copying. None where
+    most test images look like a training image themselves, so that there is nothing to compare.
     """
     drawn = subset(np.arange(len(samples)), MAX_SEARCHED)
     queries = [*thumbnails(samples, drawn), *thumbnails(images, subset(test_rows, MAX_SEARCHED))]
     distances = nearest_distances(np.concatenate(queries), images, train_rows)
-    return float(np.median(distances[: len(drawn)]) / np.median(distances[len(drawn) :]))
+    of_samples, of_test = distances[: len(drawn)], distances[len(drawn) :]
+    return float(np.median(of_samples) / np.median(of_test)) if np.median(of_test) > 0 else None
 
 
 def nearest_distances(queries: np.ndarray, images: np.ndarray, rows: np.ndarray) -> np.ndarray:

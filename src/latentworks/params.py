@@ -59,6 +59,8 @@ def parse(schema: type[Schema], sections: dict[str, Any], source: str) -> Schema
             _fault(schema, dict(fault), sections) for fault in error.errors(include_url=False)
         ]
         raise ParamsError("\n".join(f"{source}: {fault}" for fault in faults)) from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise ParamsError(f"{source}: {error}.") from None
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -76,8 +78,10 @@ def read(path: Path) -> dict[str, Any]:
         sections = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
         raise ParamsError(f"{path.name}: {_yaml_fault(error)}") from None
-    except (ValueError, RecursionError) as error:
-        raise ParamsError(f"{path.name}: not valid YAML: {error}.") from None
+    except ParamsError:
+        raise
+    except Exception as error:  # ruamel passes on what its constructors raise: `!!bool maybe`
+        raise ParamsError(f"{path.name}: not valid YAML: {type(error).__name__} {error}.") from None
     if not isinstance(sections, dict):
         raise ParamsError(
             f"{path.name}: expected sections such as `model:`. Received: {reprlib.repr(sections)}"

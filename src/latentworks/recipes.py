@@ -6,6 +6,8 @@ A recipe holds whole sections, only those that differ from the committed params.
 
 import difflib
 import io
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,16 @@ def write(root: Path, name: str) -> None:
     committed one nor what some recipe made of it.
     """
     path = root / params.PARAMS
-    committed = repository.committed(root, path.name) or path.read_text(encoding="utf-8")
-    wanted = merge(committed, sections(root, name))
+    params.read(path)  # is it YAML at all?
     current = path.read_text(encoding="utf-8")
-    if current != committed and current not in (
-        merge(committed, sections(root, other)) for other in names(root)
-    ):
+    committed = repository.committed(root, path.name)
+    if committed is None:
+        raise ParamsError(
+            f"{path.name} is not in git, so that your edits could not be told from what it was. "
+            f"Commit it, then write recipe {name!r}."
+        )
+    wanted = merge(committed, sections(root, name))
+    if current != committed and current not in _written(root, committed):
         raise ParamsError(
             f"{path.name} has uncommitted edits, which recipe {name!r} would replace. Commit them, "
             f"or discard them with `git checkout {path.name}`."
@@ -52,6 +58,13 @@ def write(root: Path, name: str) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(wanted, encoding="utf-8")
     temporary.replace(path)
+
+
+def _written(root: Path, committed: str) -> Iterator[str]:
+    """What each recipe makes of the committed params.yaml; one that cannot be read made nothing."""
+    for name in names(root):
+        with suppress(ParamsError):
+            yield merge(committed, sections(root, name))
 
 
 def merge(text: str, replacement: dict[str, Any]) -> str:

@@ -17,8 +17,11 @@ STATE = Path(".latentworks")  # of this checkout alone; ignored by git and DVC
 FIGURES = ("seconds", "peak_memory_mb")
 
 
-def write(stage: str, result: str) -> None:
-    """Note what this process, which ran `stage`, took; `result` is a digest of its output."""
+def write(stage: str, result: str, code: repository.Code | None = None) -> None:
+    """Note what this process, which ran `stage`, took; `result` is a digest of its output.
+
+    `code` is what git said when the stage began; by default, what it says now.
+    """
     whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     peak = max(resource.getrusage(who).ru_maxrss for who in whose)  # of the largest process
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes elsewhere
@@ -27,7 +30,7 @@ def write(stage: str, result: str) -> None:
         "result": result,
         "seconds": round(time.time() - psutil.Process().create_time(), 1),
         "peak_memory_mb": round(peak * unit / 1e6),
-        "code": asdict(repository.code(repository.root())),
+        "code": asdict(code or repository.code(repository.root())),
         "machine": machine(),
     }
     artifacts.write_json(_path(stage), record)
@@ -35,9 +38,11 @@ def write(stage: str, result: str) -> None:
 
 def read(stage: str, folder: Path = Path()) -> dict[str, Any] | None:
     """What the last run of `stage` in the checkout `folder` took; None if it never ran there."""
-    path = folder / _path(stage)
-    record: dict[str, Any] | None = artifacts.read_json(path) if path.is_file() else None
-    return record
+    try:
+        record = dict(artifacts.read_json(folder / _path(stage)))
+    except (OSError, ValueError, TypeError):  # it never ran here, or its note was spoiled
+        return None
+    return record if {"stage", "result", "code", "machine", *FIGURES} <= set(record) else None
 
 
 def machine() -> dict[str, Any]:

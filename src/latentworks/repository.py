@@ -35,8 +35,19 @@ def root(start: Path | None = None) -> Path:
 
 def stages(folder: Path) -> dict[str, dict[str, Any]]:
     """The stages of dvc.yaml by name, as written there."""
-    dag = YAML(typ="safe", pure=True).load((folder / DAG).read_text(encoding="utf-8"))
-    return dict(dag["stages"])
+    return {name: dict(stage) for name, stage in _read_stages(folder / DAG).items()}
+
+
+def _read_stages(path: Path) -> dict[str, Any]:
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return dict(content.get("stages", {}))
+    except Exception as error:  # what a damaged file, or one with conflict marks, can raise
+        fault = type(error).__name__
+        raise LatentworksError(
+            f"{path.name} cannot be read ({fault}). Expected stages, as DVC writes them. "
+            f"Look at it, or take the committed one: `git checkout {path.name}`."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -54,14 +65,14 @@ def recorded(folder: Path) -> dict[str, Record]:
     """
     if not (folder / LOCK).is_file():
         return {}
-    lock = YAML(typ="safe", pure=True).load((folder / LOCK).read_text(encoding="utf-8"))
-    locked = dict(lock.get("stages", {}))
+    locked = _read_stages(folder / LOCK)
     made = {out["path"]: out["md5"] for stage in locked.values() for out in stage.get("outs", ())}
     current = {}
     for name, written in stages(folder).items():
         stage = locked.get(name, {"deps": ()})
         outs = [folder / out for out in paths([*written["outs"], *written.get("metrics", ())])]
-        fresh = all(dep["md5"] == made.get(dep["path"], dep["md5"]) for dep in stage["deps"])
+        deps = stage.get("deps", ())
+        fresh = all(dep["md5"] == made.get(dep["path"], dep["md5"]) for dep in deps)
         if name in locked and fresh and all(out.exists() for out in outs):
             current[name] = Record(outs, stage.get("params", {}).get("params.yaml", {}))
     return current
@@ -91,7 +102,10 @@ def code(folder: Path) -> Code:
 def committed(folder: Path, name: str) -> str | None:
     """The text of a file in the last commit; None where it is not in git."""
     call = ["git", "show", f"HEAD:./{name}"]
-    done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git
+        return None
     return done.stdout if done.returncode == 0 else None
 
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from latentworks import artifacts, records, repository
+from latentworks import artifacts, params, records, repository
 
 if TYPE_CHECKING:
     from latentworks.tracking_store import Store
@@ -37,9 +38,10 @@ class Outputs:
     model: Path | None = None
     latents: Path | None = None
     sampler: Path | None = None
+    samples: Path | None = None
     metrics: Path | None = None
     pictures: Path | None = None
-    params: dict[str, Any] | None = None  # the sections it was made with; None: params.yaml's now
+    params: dict[str, Any] = field(default_factory=dict)  # the sections it was made with
 
     def model_digest(self) -> str:
         assert self.model is not None
@@ -47,6 +49,16 @@ class Outputs:
 
     def sampler_digest(self) -> str | None:
         return artifacts.file_digest(self.sampler / "sampler.npz") if self.sampler else None
+
+    def samples_digest(self) -> str | None:
+        """Of the latents drawn: it changes with the sampler, their number and the seed."""
+        return artifacts.file_digest(self.samples / "latents.npy") if self.samples else None
+
+    def digest_of(self, stage: str) -> str:
+        """What `stage` made, or made it from: tells whether its time and memory belong here."""
+        if stage in ("sample", "evaluate"):
+            return f"{self.model_digest()} {self.samples_digest()}"
+        return self.model_digest()
 
 
 def recorded_outputs(root: Path) -> Outputs | None:
@@ -64,9 +76,23 @@ def recorded_outputs(root: Path) -> Outputs | None:
     (prepared,) = outs("prepare", 1)
     (model,) = outs("train", 1)
     (latents,) = outs("encode", 1)
-    sampler, _ = outs("sample", 2)
+    sampler, samples = outs("sample", 2)
     _, pictures, metrics = outs("evaluate", 3)
-    return Outputs(prepared, model, latents, sampler, metrics, pictures, sections)
+    return Outputs(prepared, model, latents, sampler, samples, metrics, pictures, sections)
+
+
+def _sections(root: Path, stage: str) -> dict[str, Any]:
+    """The parameters that made what is there when `stage` ends.
+
+    dvc.lock has them for the stages before it; params.yaml may have been edited since those ran.
+    """
+    sections = params.read(root / params.PARAMS)
+    recorded = repository.recorded(root)
+    names = list(repository.stages(root))
+    for earlier in names[: names.index(stage)]:
+        if earlier in recorded:
+            sections |= recorded[earlier].params
+    return sections
 
 
 def tracking_uri(root: Path) -> str:
@@ -74,11 +100,18 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
 
 
+def without_password(uri: str) -> str:
+    """`uri` as it may be shown."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
 def log(stage: str, outputs: Outputs) -> None:
     """Show what `stage` made in the run of this result. Never fails, and never waits for long."""
-    records.write(stage, outputs.model_digest())
-    outbox = Outbox(repository.root())
-    outbox.send(lambda store: store.write(outputs))
+    records.write(stage, outputs.digest_of(stage))
+    root = repository.root()
+    outbox = Outbox(root)
+    made = replace(outputs, params=_sections(root, stage))
+    outbox.send(lambda store: store.write(made))
     outbox.close()
 
 
@@ -86,16 +119,17 @@ def sync(outputs: Outputs, root: Path) -> str | None:
     """Write the run of the files in `root`, or what it lacks; return what is wrong."""
     outbox = Outbox(root)
     outbox.send(lambda store: store.write(outputs))
+    outbox.send(lambda store: store.write_settings(outputs))
     return outbox.close()
 
 
 class LiveRun:
     """The run of a training that is under way."""
 
-    def __init__(self, outbox: Outbox, fingerprint: str, outputs: Outputs) -> None:
+    def __init__(self, outbox: Outbox, outputs: Outputs) -> None:
         self.outbox = outbox
-        self.fingerprint = fingerprint
         self.outputs = outputs
+        self.code = repository.code(outbox.root)
 
     def log_epoch(self, epoch: dict[str, float], grid: np.ndarray) -> None:
         """Add a point to the curves and the reconstructions as they are now, uint8 [h, w, C]."""
@@ -105,17 +139,19 @@ class LiveRun:
     def finish(self, model: Path) -> None:
         """The training is over and its model is written: the run belongs to this model now."""
         outputs = replace(self.outputs, model=model)
-        records.write("train", outputs.model_digest())
+        records.write("train", outputs.digest_of("train"), self.code)
         self.outbox.send(lambda store: store.finish_training(outputs))
 
 
 @contextmanager
 def live_run(fingerprint: str, outputs: Outputs) -> Iterator[LiveRun]:
     """Open the run of a training, or the one in which the same training was interrupted."""
-    outbox = Outbox(repository.root())
+    root = repository.root()
+    outbox = Outbox(root)
+    outputs = replace(outputs, params=_sections(root, "train"))
     outbox.send(lambda store: store.start_training(fingerprint, outputs))
     try:
-        yield LiveRun(outbox, fingerprint, outputs)
+        yield LiveRun(outbox, outputs)
     except BaseException:
         outbox.send(lambda store: store.fail_training())
         raise
@@ -132,8 +168,7 @@ class Outbox:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.uri = tracking_uri(root)
-        remote = self.uri.startswith(("http://", "https://"))
-        self.patience = REMOTE_PATIENCE if remote else LOCAL_PATIENCE
+        self.patience = LOCAL_PATIENCE if self.uri.startswith("sqlite:") else REMOTE_PATIENCE
         self.fault: str | None = None
         self._calls: queue.SimpleQueue[Callable[[Store], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, daemon=True, name="mlflow")
@@ -154,8 +189,8 @@ class Outbox:
             self.fault = f"no answer in {self.patience:.0f} seconds"
         if self.fault:
             print(
-                f"warning: MLflow at {self.uri} was not updated: {self.fault}. Nothing is lost: "
-                "`latentworks sync` writes the run from the files.",
+                f"warning: MLflow at {without_password(self.uri)} was not updated: {self.fault}. "
+                "Nothing is lost: `latentworks sync` writes the run from the files.",
                 file=sys.stderr,
             )
         return self.fault
@@ -177,6 +212,6 @@ class Outbox:
                 call(store)
                 self.fault = None  # the last call counts: it writes what earlier ones could not
             except Exception as error:  # whatever it is, a training is worth more than its view
-                self.fault = str(error).splitlines()[0][:200] or type(error).__name__
+                self.fault = (str(error).splitlines() or [type(error).__name__])[0][:200]
         if store is not None:
             store.close()

@@ -13,13 +13,15 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from latentworks import artifacts, params, records, repository
-from latentworks.tracking import Outputs
+from latentworks.errors import LatentworksError
+from latentworks.tracking import Outputs, without_password
 
 EXPERIMENT = "latentworks"
 SQLITE = "sqlite:///"
 TRAINING = "training"  # tags: whose run it is, before the model exists
 MODEL = "model.sha256"  # and after
 SAMPLER = "sampler.sha256"
+SAMPLES = "samples.sha256"
 DATA = "data.fingerprint"
 NOTE = records.STATE / "run.json"  # the run of a training under way, so that it can go on
 SYSTEM_METRICS_INTERVAL = 5  # seconds
@@ -33,7 +35,7 @@ class Store:
             logging.getLogger(name).setLevel(logging.ERROR)
         self.uri = uri
         self.root = root
-        if uri.startswith(SQLITE):
+        if uri.startswith(SQLITE) and "?" not in uri and ":memory:" not in uri:
             _make_database(Path(uri.removeprefix(SQLITE)))
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment_id = self._experiment()
@@ -56,7 +58,7 @@ class Store:
         resumed = run_id is not None
         if run_id is None:
             run_id = self._create(outputs, {TRAINING: fingerprint, **_code_tags(self.root)})
-            note = {"fingerprint": fingerprint, "uri": self.uri, "run_id": run_id}
+            note = {"fingerprint": fingerprint, "uri": without_password(self.uri), "run_id": run_id}
             artifacts.write_json(self.root / NOTE, note)
         self.training_run = run_id
         self._log_params(
@@ -73,7 +75,7 @@ class Store:
         if not (self.root / NOTE).is_file():
             return None
         note = artifacts.read_json(self.root / NOTE)
-        if (note["fingerprint"], note["uri"]) != (fingerprint, self.uri):
+        if (note["fingerprint"], note["uri"]) != (fingerprint, without_password(self.uri)):
             return None
         found = self._search({TRAINING: fingerprint})
         return next((run.info.run_id for run in found if run.info.run_id == note["run_id"]), None)
@@ -130,6 +132,7 @@ class Store:
             self._log_files(run_id, "latents", [outputs.latents])
         if outputs.sampler:
             self.client.set_tag(run_id, SAMPLER, outputs.sampler_digest())
+            self.client.set_tag(run_id, SAMPLES, outputs.samples_digest())
             self._log_params(run_id, self._sections(outputs, "sample"))
             self._log_files(run_id, "sampler", sorted(outputs.sampler.iterdir()))
         if outputs.metrics:
@@ -138,19 +141,23 @@ class Store:
         if outputs.pictures:
             self._log_files(run_id, "pictures", sorted(outputs.pictures.iterdir()))
         self._log_records(run_id, outputs)
-        settings = [self.root / repository.LOCK]
-        now = params.read(self.root / params.PARAMS)
-        if outputs.params is None or outputs.params.items() <= now.items():
-            settings.append(self.root / params.PARAMS)  # unless it was edited since
-        self._log_files(run_id, "", [file for file in settings if file.is_file()])
+
+    def write_settings(self, outputs: Outputs) -> None:
+        """Add dvc.lock, complete once the last stage has ended, and params.yaml if unedited."""
+        run_id = self._find(outputs)
+        assert run_id is not None
+        files = [self.root / repository.LOCK]
+        if outputs.params.items() <= params.read(self.root / params.PARAMS).items():
+            files.append(self.root / params.PARAMS)
+        self._log_files(run_id, "", [file for file in files if file.is_file()])
 
     def _find(self, outputs: Outputs) -> str | None:
-        """The run with this model and this sampler; else one whose sampler is yet to come."""
+        """The run with this model and these samples; else one whose samples are yet to come."""
         runs = self._search({MODEL: outputs.model_digest()})
-        sampler = outputs.sampler_digest()
-        if sampler is not None:
-            same = [run for run in runs if run.data.tags.get(SAMPLER) == sampler]
-            runs = same or [run for run in runs if SAMPLER not in run.data.tags]
+        samples = outputs.samples_digest()
+        if samples is not None:
+            same = [run for run in runs if run.data.tags.get(SAMPLES) == samples]
+            runs = same or [run for run in runs if SAMPLES not in run.data.tags]
         return runs[0].info.run_id if runs else None
 
     def _search(self, tags: dict[str, str]) -> list[Run]:
@@ -167,9 +174,8 @@ class Store:
         return str(self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id)
 
     def _sections(self, outputs: Outputs, *names: str) -> dict[str, str]:
-        """Sections of params.yaml as flat text. A view only: no stage's output depends on it."""
-        sections = outputs.params or params.read(self.root / params.PARAMS)
-        chosen = {name: sections[name] for name in names if name in sections}
+        """Sections of params.yaml as flat text."""
+        chosen = {name: outputs.params[name] for name in names if name in outputs.params}
         return {key: str(value) for key, value in _flat(chosen)}
 
     def _log_params(self, run_id: str, values: dict[str, str]) -> None:
@@ -223,8 +229,8 @@ class Store:
 
     def _log_records(self, run_id: str, outputs: Outputs) -> None:
         """What each stage took, as far as it was this result that it made here."""
-        result = outputs.model_digest()
-        results = dict.fromkeys(("train", "encode", "sample", "evaluate"), result)
+        stages = ("train", "encode", "sample", "evaluate")
+        results = {stage: outputs.digest_of(stage) for stage in stages}
         if outputs.prepared is not None:
             profile = artifacts.read_json(outputs.prepared / "profile.json")
             results |= {"fetch": profile["source"], "prepare": profile["fingerprint"]}
@@ -248,6 +254,8 @@ class Store:
 
 def _make_database(path: Path) -> None:
     """A kill while MLflow makes its tables, step by step, would spoil the file for good."""
+    if not path.parent.is_dir():
+        raise LatentworksError(f"{path.parent} is not a folder")
     if not path.exists():
         with artifacts.replacing(path) as temporary:
             MlflowClient(f"{SQLITE}{temporary}").get_experiment_by_name(EXPERIMENT)

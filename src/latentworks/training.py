@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import sys
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,12 +93,8 @@ class Checkpoint:
 
     def restore(self, model: keras.Model) -> Progress:
         """Fill `model` and say how far it is; a file of another training counts for nothing."""
-        try:
-            arrays = artifacts.read_arrays(self.path)
-            note = json.loads(arrays["note"].tobytes())
-        except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return Progress()
-        if note["fingerprint"] != self.fingerprint:
+        note, arrays = self._read()
+        if note.get("fingerprint") != self.fingerprint:
             return Progress()
         for variable, value in zip(_variables(model), _listed("variable", arrays), strict=True):
             variable.assign(value)
@@ -112,14 +107,19 @@ class Checkpoint:
         Until then DVC may have been killed before it took the model over, and the next run
         needs nothing but the file. Afterwards a run is one that the user forced.
         """
-        try:
-            if recorded.stat().st_mtime_ns < self.path.stat().st_mtime_ns:
-                return
-            note = json.loads(artifacts.read_arrays(self.path)["note"].tobytes())
-            if note["finished"]:
-                self.path.unlink()
-        except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        note, _ = self._read()
+        if not (note.get("finished") and recorded.is_file()):
             return
+        if recorded.stat().st_mtime_ns >= self.path.stat().st_mtime_ns:
+            self.path.unlink()
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The note and all arrays; both empty where there is no file, or a damaged one."""
+        try:
+            arrays = artifacts.read_arrays(self.path)
+            return dict(json.loads(arrays["note"].tobytes())), arrays
+        except Exception:  # whatever the byte that is wrong makes of it, training starts anew
+            return {}, {}
 
 
 def _variables(model: keras.Model) -> list[Any]:
@@ -157,15 +157,22 @@ class _EveryEpoch(keras.callbacks.Callback):
         self.batches.shuffle(epoch)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        if logs and not math.isfinite(logs["loss"]):
-            number = len(self.progress.epochs) + 1
+        if logs:
+            self._require_finite("loss", logs["loss"], f"step {batch + 1}")
+
+    def _require_finite(self, name: str, value: float, when: str) -> None:
+        if not math.isfinite(value):
             raise TrainingError(
-                f"training diverged: the loss is {logs['loss']} in epoch {number}, step "
-                f"{batch + 1}. Expected a finite number. Lower train.learning_rate, or raise "
+                f"training diverged: {name} is {value} in epoch {len(self.progress.epochs) + 1}, "
+                f"{when}. Expected a finite number. Lower train.learning_rate, or raise "
                 "train.warmup_steps."
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        # The last step may have spoiled the weights without a loss to show it.
+        weights = sum(float(np.sum(np.abs(value))) for value in self.model.get_weights())
+        for name, value in {**(logs or {}), "the sum of the weights": weights}.items():
+            self._require_finite(name, value, "at its end")
         rate = float(self.model.optimizer.learning_rate)
         numbers = {"epoch": epoch + 1, **(logs or {}), "learning_rate": rate}
         self.progress.epochs.append({name: float(value) for name, value in numbers.items()})

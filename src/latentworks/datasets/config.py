@@ -1,19 +1,25 @@
 """The sections `dataset` and `prepare`: where images come from, and what they are made into."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from latentworks.datasets.source import Source
 from latentworks.params import Config
+
+if TYPE_CHECKING:
+    from latentworks.datasets.source import Source
+
+SourcePath = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
 
 
 class FashionMNISTConfig(Config):
     """Fashion-MNIST (Xiao et al. 2017, MIT licence): 70 000 grey images in 10 classes."""
 
     kind: Literal["fashion_mnist"]
-    path: Annotated[str, Field(min_length=1)]
+    path: SourcePath
 
     def load(self) -> Source:
         from latentworks.datasets.fashion_mnist import load
@@ -25,7 +31,7 @@ class ImageFolderConfig(Config):
     """A folder of PNG, JPEG or WebP files; sub-folders, where there are some, are classes."""
 
     kind: Literal["image_folder"]
-    path: Annotated[str, Field(min_length=1)]
+    path: SourcePath
 
     def load(self) -> Source:
         from latentworks.datasets.image_folder import load
@@ -37,7 +43,7 @@ class IDXConfig(Config):
     """A folder of files in the format of MNIST, gzipped or not."""
 
     kind: Literal["idx"]
-    path: Annotated[str, Field(min_length=1)]
+    path: SourcePath
 
     def load(self) -> Source:
         from latentworks.datasets.idx import load
@@ -49,7 +55,7 @@ class NPZConfig(Config):
     """A NumPy archive: `x_train` and, where there are some, `y_train`, `x_test`, `y_test`."""
 
     kind: Literal["npz"]
-    path: Annotated[str, Field(min_length=1)]
+    path: SourcePath
 
     def load(self) -> Source:
         from latentworks.datasets.npz import load

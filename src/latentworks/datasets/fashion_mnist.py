@@ -1,5 +1,6 @@
 """Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747), published under MIT."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -56,14 +57,19 @@ MIRRORS: tuple[Mirror, ...] = (
 
 
 def load(path: Path) -> Source:
-    """Open the folder that was fetched. Raises DataError."""
-    source = idx.load(path)
-    if len(source.class_names) != len(CLASS_NAMES):
-        raise DataError(
-            f"{path}: not Fashion-MNIST. Expected {len(CLASS_NAMES)} classes. "
-            f"Received: {len(source.class_names)}. Set dataset.kind to idx."
-        )
-    return replace(source, class_names=CLASS_NAMES)
+    """Open a folder with the four files, decompressed. Raises DataError where they are others."""
+    for pinned in FILES:
+        file = path / pinned.name
+        if not file.is_file():
+            raise DataError(f"{file}: no such file. Correct dataset.path in params.yaml.")
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        if digest != pinned.sha256:
+            raise DataError(
+                f"{file}: not the file of Fashion-MNIST. Expected SHA-256 {pinned.sha256}. "
+                f"Received: {digest}. For other data set dataset.kind to idx."
+            )
+    return replace(idx.load(path), class_names=CLASS_NAMES)
 
 
 def download(folder: Path, downloads: Path, mirrors: Sequence[Mirror] = MIRRORS) -> list[str]:

@@ -24,7 +24,8 @@ def load(path: Path) -> Source:
         raise DataError(f"{path}: no such file. Correct dataset.path, or put the archive there.")
     try:
         with zipfile.ZipFile(path) as archive:
-            names = {name.removesuffix(".npy") for name in archive.namelist()}
+            members = [name for name in archive.namelist() if name.endswith(".npy")]
+            names = {name.removesuffix(".npy") for name in members}
     except DAMAGE as error:
         raise DataError(f"{path}: not an .npz archive: {error}.") from None
     suffix = "_train" if "x_train" in names else ""
@@ -49,8 +50,8 @@ def _array_file(path: Path, name: str) -> ArrayFile:
             shape, fortran_order, dtype = _read_header(file)
             offset = file.tell()
             num_bytes = archive.getinfo(f"{name}.npy").file_size - offset
-    except (*DAMAGE, ValueError) as error:
-        fault = str(error).splitlines()[0].rstrip(".")
+    except Exception as error:  # NumPy reads a header as Python, so that any error can come of it
+        fault = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DataError(f"{where}: not a plain NumPy array: {fault}.") from None
     if not shape or min(shape) < 0:
         raise DataError(f"{where}: expected an array [N, …]. Received shape: {shape}.")

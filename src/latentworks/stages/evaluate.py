@@ -67,7 +67,7 @@ def main(
         f"{len(pictures)} pictures in {figures}"
     )
 
-    outputs = tracking.Outputs(prepared, model, latents, sampler, metrics_file, figures)
+    outputs = tracking.Outputs(prepared, model, latents, sampler, samples, metrics_file, figures)
     tracking.log("evaluate", outputs)
 
 

@@ -32,13 +32,16 @@ def main(raw: Path, mirrors: Sequence[Mirror] = fashion_mnist.MIRRORS) -> None:
             f"{raw} is emptied by this stage. Expected images of your own somewhere else. "
             f"Received: dataset.path {path}."
         )
-    if raw.exists() and any(raw.iterdir()) and not (raw / "source.json").is_file():
+    strangers = [] if not raw.exists() else _not_from_here(raw)
+    if strangers:
         raise DataError(
-            f"{raw} is replaced by this stage, but not everything in it is from it. "
+            f"{raw} is replaced by this stage, but {strangers[0]} is not from it. "
             "Move what is yours somewhere else."
         )
     if not inside and not path.exists():
         raise DataError(f"{path}: no such file or folder. Correct dataset.path in params.yaml.")
+    if not inside:
+        _require_readable(path)
 
     digests: dict[str, str] = {}
     outcomes = [f"{path} is a source of your own"]
@@ -52,6 +55,22 @@ def main(raw: Path, mirrors: Sequence[Mirror] = fashion_mnist.MIRRORS) -> None:
 
     print(f"fetch: {len(digests)} files of {dataset.kind} fetched; {'; '.join(outcomes)}")
     records.write("fetch", file_digest(raw / "source.json"))
+
+
+def _not_from_here(raw: Path) -> list[Path]:
+    """The files in `raw` that an earlier fetch did not put there."""
+    names = {"source.json", *(file.name for file in fashion_mnist.FILES)}
+    found = sorted(path for path in raw.rglob("*") if not path.is_dir() or path.is_symlink())
+    return [path for path in found if path.name not in names]
+
+
+def _require_readable(path: Path) -> None:
+    """DVC hashes the whole source; a pipe would hang it and a broken link stop it."""
+    for entry in [path, *path.rglob("*")]:
+        if not entry.exists():
+            raise DataError(f"{entry} is a link to nothing. Remove it.")
+        if not entry.is_file() and not entry.is_dir():
+            raise DataError(f"{entry} is neither a file nor a folder. Remove it.")
 
 
 if __name__ == "__main__":

@@ -81,8 +81,11 @@ def main(raw: Path, prepared: Path) -> None:
 
 def require_fetched(raw: Path, kind: str) -> None:
     """Raises DataError where `raw` was not filled for this kind of dataset."""
-    source = raw / SOURCE
-    if not source.is_file() or read_json(source)["kind"] != kind:
+    try:
+        fetched = read_json(raw / SOURCE)["kind"]
+    except (OSError, ValueError, KeyError, TypeError):
+        fetched = None
+    if fetched != kind:
         raise DataError(f"{raw}: not fetched for dataset.kind {kind}. Run `dvc repro fetch`.")
 
 

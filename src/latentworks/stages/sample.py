@@ -43,7 +43,8 @@ def main(model: Path, latents: Path, sampler: Path, samples: Path) -> None:
                 bar.update(len(images))
     print(f"sample: {config.kind} fitted to {len(train.z)} latents; {num_images} images decoded")
 
-    tracking.log("sample", tracking.Outputs(model=model, latents=latents, sampler=sampler))
+    outputs = tracking.Outputs(model=model, latents=latents, sampler=sampler, samples=samples)
+    tracking.log("sample", outputs)
 
 
 if __name__ == "__main__":

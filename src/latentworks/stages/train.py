@@ -31,8 +31,11 @@ def main(prepared: Path, model: Path) -> None:
     size = params.train.batch_size
     batches = training.Batches(data.images, train, size, params.seed)
     validation = training.Batches(data.images, val, size) if len(val) else None
-    settings = params.model_dump(mode="json")
-    fingerprint = training.fingerprint(settings, data.profile["fingerprint"], data.image_shape)
+    fingerprint = training.fingerprint(
+        params.model_dump(mode="json"),
+        data.profile["fingerprint"],
+        artifacts.file_digest(Path(__file__)),
+    )
     checkpoint = training.Checkpoint(STATE / "checkpoint.npz", fingerprint)
     checkpoint.forget_finished(recorded=Path(LOCK))
 
