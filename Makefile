@@ -49,7 +49,8 @@ flow: setup  ## the same stages as a Prefect flow, a task for each
 	@python -m pipeline.reproduce
 
 ui: setup  ## open MLflow's pages on the store of this project, at http://127.0.0.1:5000
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
+	@case "$$MLFLOW_TRACKING_URI" in http*) echo "your runs are at $$MLFLOW_TRACKING_URI"; exit;; esac; \
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
 		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
 
 parity: setup  ## recipe seed with three seeds against the book's score; 10 minutes on 2 cores

@@ -11,6 +11,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).parents[1]
+LEFT_OUT = pytest.StashKey[list[str]]()
 COPIED = ("src", "recipes", "dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", ".dvc/config")
 
 # The committed parameters, made small: 8x8 digits, a model that trains in a second.
@@ -117,3 +118,17 @@ def finished(untouched: Checkout) -> Checkout:
     checkout.run("dvc", "repro")
     checkout.run("latentworks", "sync")
     return checkout
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "system" in item.keywords:
+            item.config.stash.setdefault(LEFT_OUT, []).append(item.nodeid)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say what `make test` leaves to `make test-system`."""
+    for name in config.stash.get(LEFT_OUT, []):
+        terminalreporter.write_line(f"left to `make test-system`: {name}")

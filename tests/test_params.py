@@ -1,5 +1,6 @@
 """params.yaml: what is refused, and what the user is told."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, environment
+from conftest import ROOT, Checkout, environment
 from latentworks import params, recipes
 from latentworks.cli import Params
 from latentworks.errors import ParamsError
@@ -83,6 +84,8 @@ def test_a_fault_is_named_with_its_path(tmp_path: Path, old: str, new: str, faul
         ("? [1, 2]\n: 3\n", "is not a known key"),
         ("model: {? {a: 1} : 3}", "line 1: found unhashable key"),
         ("seed: !!python/object:os.system 1", "could not determine a constructor"),
+        ("seed: !!bool maybe", "not valid YAML"),
+        (f"seed: 0x{'f' * 5000}", "Exceeds the limit"),
     ],
 )
 def test_what_is_not_a_set_of_sections(tmp_path: Path, text: str, fault: str) -> None:
@@ -168,6 +171,27 @@ def test_command_line_is_light() -> None:
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        (".", "dataset.path holds data/raw, which stage fetch writes"),
+        ("data", "dataset.path holds data/raw"),
+        ("/", "dataset.path holds data/raw"),
+        ("models/autoencoder/x", "dataset.path lies in models/autoencoder"),
+        ("reports/metrics.json", "dataset.path lies in reports/metrics.json"),
+        ('"a\\0b"', "dataset.path should match pattern"),
+    ],
+)
+def test_images_are_not_looked_for_among_the_outputs(
+    untouched: Checkout, tmp_path: Path, path: str, fault: str
+) -> None:
+    checkout = untouched.copy(tmp_path / "checkout")
+    checkout.edit("params.yaml", "path: digits.npz", f"path: {path}")
+    done = checkout.run("latentworks", "validate", expected=2)
+    assert fault in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 class TestRecipe:
     """`make repro RECIPE=…` writes params.yaml, but never over a user's edits."""
 
@@ -186,6 +210,14 @@ class TestRecipe:
         done = checkout.run("latentworks", "recipe", "seed", expected=2)
         assert "params.yaml has uncommitted edits" in done.stderr
         assert "epochs: 5" in (checkout.path / "params.yaml").read_text()
+
+    def test_without_git_edits_cannot_be_told(self, untouched, tmp_path: Path) -> None:
+        checkout = untouched.copy(tmp_path / "checkout")
+        shutil.rmtree(checkout.path / ".git")
+        before = (checkout.path / "params.yaml").read_text()
+        done = checkout.run("latentworks", "recipe", "seed", expected=2)
+        assert "params.yaml is not in git" in done.stderr
+        assert (checkout.path / "params.yaml").read_text() == before
 
     def test_unknown_name(self, untouched) -> None:
         done = untouched.run("latentworks", "recipe", "sed", expected=2)

@@ -5,11 +5,13 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from PIL import Image
 
@@ -189,6 +191,41 @@ def kill_in_epoch(checkout: Checkout, epoch: int, store: str) -> None:
     process.stdout.read()
     process.stdout.close()
     assert process.wait() == -signal.SIGKILL
+
+
+def test_a_stage_ends_with_dvc(finished: Checkout, tmp_path: Path) -> None:
+    """SIGKILL of DVC alone: its stage does not write on beside that of the next run."""
+    if sys.platform != "linux":
+        pytest.skip("only Linux can end a child with its parent")
+    checkout = finished.copy(tmp_path / "checkout")
+    checkout.edit("params.yaml", "epochs: 4", "epochs: 30000")
+    with subprocess.Popen(
+        ["dvc", "repro", "--single-item", "train"],
+        cwd=checkout.path,
+        env=checkout.environment(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as dvc:
+        assert dvc.stdout is not None
+        assert any(line.startswith("Epoch 2/") for line in dvc.stdout)
+        children = psutil.Process(dvc.pid).children(recursive=True)
+        assert children
+        dvc.kill()
+        _, alive = psutil.wait_procs(children, timeout=30)
+        assert not alive
+
+
+def test_another_number_of_samples_is_another_result(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    checkout.run("latentworks", "sync", MLFLOW_TRACKING_URI=store)
+    checkout.edit("params.yaml", "num_images: 300", "num_images: 200")
+    checkout.run("dvc", "repro", "--single-item", "sample", MLFLOW_TRACKING_URI=store)
+    later, earlier = runs(store)
+    assert later.data.tags["model.sha256"] == earlier.data.tags["model.sha256"]
+    assert later.data.tags["sampler.sha256"] == earlier.data.tags["sampler.sha256"]
+    assert later.data.params["sample.num_images"] == "200"
+    assert earlier.data.params["sample.num_images"] == "300"
 
 
 def locked_train(checkout: Checkout) -> str:

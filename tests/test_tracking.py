@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 import requests
 from mlflow.entities import Run
 from urllib3.util import Retry
 
 from conftest import Checkout
-from latentworks import artifacts, tracking
+from latentworks import artifacts, repository, tracking
 from latentworks.tracking import Outputs
 
 LIVE = ("images/", "system/")  # seen only while it happens: no file holds it
@@ -141,6 +142,42 @@ def test_a_result_that_is_only_half_there_is_not_mixed_with_another(
     assert outputs.params["seed"] == 1
 
 
+@pytest.mark.parametrize(
+    "content", ["<<<<<<< HEAD\nstages:\n=======\n", "", "[1]", "stages:\n", "stages: {train: {}}"]
+)
+def test_damaged_lock_is_one_line(finished: Checkout, tmp_path: Path, content: str) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    (checkout.path / "dvc.lock").write_text(content)
+    done = checkout.run("latentworks", "sync", expected=None)
+    assert len((done.stdout + done.stderr).splitlines()) == 1
+
+
+def test_files_of_another_lock_are_not_taken_for_its_result(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    assert list(repository.recorded(checkout.path)) == list(repository.stages(checkout.path))
+    with (checkout.path / "models/autoencoder/model.keras").open("ab") as file:
+        file.write(b"other")
+    assert "train" not in repository.recorded(checkout.path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "3", '{"stage": "train"}'])
+def test_damaged_records_count_for_nothing(
+    finished: Checkout, tmp_path: Path, content: str
+) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    (checkout.path / ".latentworks/records/train.json").write_text(content)
+    listed = checkout.run("latentworks", "timings").stdout
+    assert "encode" in listed
+    assert "train" not in listed
+
+
+def test_a_password_is_not_shown() -> None:
+    assert tracking.without_password("http://me:secret@host/x") == "http://host/x"
+    assert tracking.without_password("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
+
+
 @pytest.fixture
 def outputs(finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outputs:
     """The files of a result, in a checkout that is the working directory."""
@@ -148,7 +185,7 @@ def outputs(finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(checkout.path)
     found = tracking.recorded_outputs(checkout.path)
     assert found is not None
-    return replace(found, params=None)
+    return found
 
 
 def closed_port() -> int:
@@ -191,7 +228,7 @@ def test_a_training_does_not_wait_for_a_silent_server(
         started = time.monotonic()
         with tracking.live_run("a fingerprint", replace(outputs, model=None)) as live:
             for _ in range(500):
-                live.log_epoch(curves[0], artifacts.np.zeros((8, 8, 3), dtype="uint8"))
+                live.log_epoch(curves[0], np.zeros((8, 8, 3), dtype="uint8"))
             trained = time.monotonic() - started
             live.finish(outputs.model)
         assert trained < 1

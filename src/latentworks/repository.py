@@ -1,5 +1,7 @@
 """The checkout: where it is, what git says of it, what DVC is to run."""
 
+import hashlib
+import json
 import os
 import re
 import subprocess
@@ -18,6 +20,7 @@ DAG = "dvc.yaml"
 LOCK = "dvc.lock"
 # Kept with every run, so an edit in them does not make the code another one.
 NOT_CODE = ("params.yaml", LOCK, "reports")
+MAX_HASHED_BYTES = 500_000_000  # a second; larger outs are taken at their word
 
 
 def root(start: Path | None = None) -> Path:
@@ -59,9 +62,10 @@ class Record:
 
 
 def recorded(folder: Path) -> dict[str, Record]:
-    """The stages whose outs are there and were made from the outs that other stages have now.
+    """The stages whose outs are there, as locked, and made from what other stages have now.
 
-    After a repro that was interrupted, later stages still have the outs of an earlier result.
+    After a repro that was interrupted, later stages still have the outs of an earlier result;
+    after `git checkout` without `dvc checkout`, all of them have.
     """
     if not (folder / LOCK).is_file():
         return {}
@@ -73,9 +77,31 @@ def recorded(folder: Path) -> dict[str, Record]:
         outs = [folder / out for out in paths([*written["outs"], *written.get("metrics", ())])]
         deps = stage.get("deps", ())
         fresh = all(dep["md5"] == made.get(dep["path"], dep["md5"]) for dep in deps)
-        if name in locked and fresh and all(out.exists() for out in outs):
+        entries = {folder / out["path"]: out for out in stage.get("outs", ())}
+        if name in locked and fresh and all(_is_as_locked(out, entries[out]) for out in outs):
             current[name] = Record(outs, stage.get("params", {}).get("params.yaml", {}))
     return current
+
+
+def _is_as_locked(path: Path, entry: dict[str, Any]) -> bool:
+    """Whether a file or folder is the one in dvc.lock. Folders are hashed as DVC does."""
+    if not path.exists():
+        return False
+    if entry["size"] > MAX_HASHED_BYTES:
+        return True
+    md5: str = entry["md5"]
+    if not path.is_dir():
+        return _md5(path) == md5
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    entries = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
+    entries.sort(key=lambda entry: entry["relpath"].split("/"))
+    text = json.dumps(entries, sort_keys=True)
+    return f"{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}.dir" == md5
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def paths(entries: Iterable[Any]) -> list[str]:

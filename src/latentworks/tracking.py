@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentworks import artifacts, params, records, repository
+from latentworks.errors import LatentworksError
 
 if TYPE_CHECKING:
     from latentworks.tracking_store import Store
@@ -86,12 +87,14 @@ def _sections(root: Path, stage: str) -> dict[str, Any]:
 
     dvc.lock has them for the stages before it; params.yaml may have been edited since those ran.
     """
-    sections = params.read(root / params.PARAMS)
-    recorded = repository.recorded(root)
-    names = list(repository.stages(root))
-    for earlier in names[: names.index(stage)]:
-        if earlier in recorded:
-            sections |= recorded[earlier].params
+    sections: dict[str, Any] = {}
+    with suppress(LatentworksError):  # edited into something unreadable: the view has less to show
+        sections |= params.read(root / params.PARAMS)
+        recorded = repository.recorded(root)
+        names = list(repository.stages(root))
+        for earlier in names[: names.index(stage)]:
+            if earlier in recorded:
+                sections |= recorded[earlier].params
     return sections
 
 
