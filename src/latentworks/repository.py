@@ -70,15 +70,21 @@ def recorded(folder: Path) -> dict[str, Record]:
     if not (folder / LOCK).is_file():
         return {}
     locked = _read_stages(folder / LOCK)
-    made = {out["path"]: out["md5"] for stage in locked.values() for out in stage.get("outs", ())}
+    made = {
+        out["path"]: out.get("md5") for stage in locked.values() for out in stage.get("outs", ())
+    }
     current = {}
     for name, written in stages(folder).items():
         stage = locked.get(name, {"deps": ()})
         outs = [folder / out for out in paths([*written["outs"], *written.get("metrics", ())])]
         deps = stage.get("deps", ())
-        fresh = all(dep["md5"] == made.get(dep["path"], dep["md5"]) for dep in deps)
+        fresh = all(dep.get("md5") == made.get(dep["path"], dep.get("md5")) for dep in deps)
         entries = {folder / out["path"]: out for out in stage.get("outs", ())}
-        if name in locked and fresh and all(_is_as_locked(out, entries[out]) for out in outs):
+        if (
+            name in locked
+            and fresh
+            and all(_is_as_locked(out, entries.get(out, {})) for out in outs)
+        ):
             current[name] = Record(outs, stage.get("params", {}).get("params.yaml", {}))
     return current
 
@@ -87,9 +93,9 @@ def _is_as_locked(path: Path, entry: dict[str, Any]) -> bool:
     """Whether a file or folder is the one in dvc.lock. Folders are hashed as DVC does."""
     if not path.exists():
         return False
-    if entry["size"] > MAX_HASHED_BYTES:
+    if entry.get("size", 0) > MAX_HASHED_BYTES:
         return True
-    md5: str = entry["md5"]
+    md5 = str(entry.get("md5"))
     if not path.is_dir():
         return _md5(path) == md5
     files = sorted(file for file in path.rglob("*") if file.is_file())

@@ -1,0 +1,55 @@
+"""What the README says is so."""
+
+import re
+
+import pytest
+
+from conftest import ROOT
+from latentworks import artifacts, recipes
+from latentworks.cli import app
+
+TEXT = (ROOT / "README.md").read_text()
+COMMANDS = [line.removeprefix("$ ") for line in TEXT.splitlines() if line.startswith("$ ")]
+
+
+def test_it_starts_with_the_two_commands() -> None:
+    makes = [command for command in COMMANDS if command.startswith("make ")]
+    assert [makes[0], makes[2]] == ["make repro", "make test"]
+
+
+def test_every_make_target_exists_and_is_listed() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):.*  ## ", makefile, flags=re.MULTILINE))
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)
+    assert set(phony.split()) == targets
+    named = set(re.findall(r"(?:`|\$ )make ([a-z-]+)", TEXT))
+    assert named <= targets
+    listed = re.findall(r"^make ([a-z-]+) +\S", TEXT, flags=re.MULTILINE)
+    assert set(listed) == targets
+
+
+def test_every_command_of_ours_exists() -> None:
+    ours = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert set(re.findall(r"latentworks ([a-z]+)[`\n]", TEXT)) <= ours
+    named = set(re.findall(r"RECIPE=([a-z]+)", TEXT))
+    assert named <= set(recipes.names(ROOT))
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)]+)\)", TEXT))
+def test_every_link_and_picture_is_there(target: str) -> None:
+    assert (ROOT / target).exists()
+
+
+def test_scores_are_those_of_the_committed_result() -> None:
+    scores = artifacts.read_json(ROOT / "reports/metrics.json")
+    said = dict(re.findall(r"^\| `([a-z_.]+)` \| ([0-9.]+) \|", TEXT, flags=re.MULTILINE))
+    flat = {f"{group}.{name}": v for group, values in scores.items() for name, v in values.items()}
+    assert set(said) == set(flat)
+    for name, value in said.items():
+        digits = len(value.partition(".")[2])
+        assert f"{flat[name]:.{digits}f}" == value, name
+
+
+def test_printed_runs_are_of_the_committed_result() -> None:
+    scores = artifacts.read_json(ROOT / "reports/metrics.json")
+    assert f"evaluate: test.bce {scores['test']['bce']:.4f} on 10000 images" in TEXT
