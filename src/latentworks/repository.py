@@ -70,21 +70,16 @@ def recorded(folder: Path) -> dict[str, Record]:
     if not (folder / LOCK).is_file():
         return {}
     locked = _read_stages(folder / LOCK)
-    made = {
-        out["path"]: out.get("md5") for stage in locked.values() for out in stage.get("outs", ())
-    }
+    made = {out["path"]: out for stage in locked.values() for out in stage.get("outs", ())}
     current = {}
     for name, written in stages(folder).items():
-        stage = locked.get(name, {"deps": ()})
-        outs = [folder / out for out in paths([*written["outs"], *written.get("metrics", ())])]
-        deps = stage.get("deps", ())
-        fresh = all(dep.get("md5") == made.get(dep["path"], dep.get("md5")) for dep in deps)
-        entries = {folder / out["path"]: out for out in stage.get("outs", ())}
-        if (
-            name in locked
-            and fresh
-            and all(_is_as_locked(out, entries.get(out, {})) for out in outs)
-        ):
+        stage = locked.get(name, {})
+        names = paths([*written["outs"], *written.get("metrics", ())])
+        fresh = all(
+            dep.get("md5") == made.get(dep["path"], dep).get("md5") for dep in stage.get("deps", ())
+        )
+        if stage and fresh and all(_is_as_locked(folder / out, made.get(out, {})) for out in names):
+            outs = [folder / out for out in names]
             current[name] = Record(outs, stage.get("params", {}).get("params.yaml", {}))
     return current
 
