@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ class DebianMirror:
         """apt checks the archive's signature and the package's hash, in a state of its own."""
         (folder / "lists" / "partial").mkdir(parents=True)
         (folder / "cache" / "archives" / "partial").mkdir(parents=True)
-        apt = ["apt-get", "--quiet=2", *_options(folder)]
+        loudness = "--quiet=0" if sys.stdout.isatty() else "--quiet=2"  # its own progress bar
+        apt = ["apt-get", loudness, *_options(folder)]
         self._run([*apt, "update"], folder, check=False)  # some other archive may be out of order
         self._run([*apt, "download", self.package], folder)
         package = next(folder.glob("*.deb"))
@@ -60,7 +62,8 @@ class DebianMirror:
                 cwd=folder,
                 env={**os.environ, "LC_ALL": "C"},
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
+                stdout=None if sys.stdout.isatty() else subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 text=True,
                 timeout=self.timeout,
                 check=check,
