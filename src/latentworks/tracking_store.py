@@ -48,7 +48,10 @@ class Store:
             return str(known.experiment_id)
         # Beside the database; a server has a place of its own.
         local = (self.root / "mlartifacts").as_uri() if self.uri.startswith(SQLITE) else None
-        return str(self.client.create_experiment(EXPERIMENT, artifact_location=local))
+        kind = {
+            "mlflow.experimentKind": "custom_model_development"
+        }  # which pages MLflow opens with
+        return str(self.client.create_experiment(EXPERIMENT, artifact_location=local, tags=kind))
 
     # --- a training under way --------------------------------------------------------------------
 
