@@ -113,7 +113,7 @@ def test_command_runs_the_stage_of_this_checkout_on_its_own_paths(stage: str) ->
     assert set(words[4:]) <= around
 
 
-def test_every_stage_file_is_a_stage_and_short() -> None:
+def test_every_stage_file_is_a_stage() -> None:
     files = sorted((SRC / "latentworks/stages").glob("[!_]*.py"))
     assert {file.stem for file in files} == set(STAGES)
 

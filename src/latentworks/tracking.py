@@ -121,8 +121,7 @@ def log(stage: str, outputs: Outputs) -> None:
 def sync(outputs: Outputs, root: Path) -> str | None:
     """Write the run of the files in `root`, or what it lacks; return what is wrong."""
     outbox = Outbox(root)
-    outbox.send(lambda store: store.write(outputs))
-    outbox.send(lambda store: store.write_settings(outputs))
+    outbox.send(lambda store: store.write_all(outputs))  # one call, so that any fault is told
     return outbox.close()
 
 

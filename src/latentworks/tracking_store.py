@@ -145,7 +145,12 @@ class Store:
             self._log_files(run_id, "pictures", sorted(outputs.pictures.iterdir()))
         self._log_records(run_id, outputs)
 
-    def write_settings(self, outputs: Outputs) -> None:
+    def write_all(self, outputs: Outputs) -> None:
+        """A result that is finished, with the settings it was made with."""
+        self.write(outputs)
+        self._write_settings(outputs)
+
+    def _write_settings(self, outputs: Outputs) -> None:
         """Add dvc.lock, complete once the last stage has ended, and params.yaml if unedited."""
         run_id = self._find(outputs)
         assert run_id is not None
