@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, Checkout, environment
-from latentworks import params, recipes
+from latentworks import config, params, recipes
 from latentworks.cli import Params
 from latentworks.errors import ParamsError
 
@@ -107,12 +107,12 @@ def test_alias_bomb_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_a_stage_reads_only_its_sections(tmp_path: Path) -> None:
-    class Seed(params.Config):
-        seed: params.Seed
+    class Seeded(config.Config):
+        seed: config.Seed
 
     path = tmp_path / "params.yaml"
     path.write_text("seed: 3\nmodel: {nonsense: 1}\n")
-    assert params.load(Seed, path).seed == 3
+    assert params.load(Seeded, path).seed == 3
 
 
 def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:

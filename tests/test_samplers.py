@@ -11,8 +11,9 @@ from pydantic import TypeAdapter
 from scipy import stats
 
 from latentworks.artifacts import Sampler, read_sampler, write_sampler
+from latentworks.config import Config
 from latentworks.errors import DataError, ParamsError
-from latentworks.params import Config, parse
+from latentworks.params import parse
 from latentworks.samplers.config import (
     GaussianConfig,
     GaussianMixtureConfig,

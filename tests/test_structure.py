@@ -169,7 +169,7 @@ def test_mlflow_is_behind_one_door() -> None:
 
 @pytest.mark.parametrize("noun", NOUNS)
 def test_nouns_do_not_know_one_another_nor_stages_nor_doors(noun: str) -> None:
-    allowed = {f"latentworks.{noun}", "latentworks.errors", "latentworks.params", "latentworks"}
+    allowed = {f"latentworks.{noun}", "latentworks.errors", "latentworks.config", "latentworks"}
     if noun == "datasets":
         allowed |= {"latentworks.preprocess"}
     for module in modules(f"{noun}/*.py"):

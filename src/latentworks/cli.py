@@ -8,16 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from latentworks import params, recipes, repository
+from latentworks.config import Config, Seed
 from latentworks.datasets.config import DatasetConfig, PrepareConfig
 from latentworks.errors import LatentworksError, ParamsError
 from latentworks.models.config import ModelConfig, TrainConfig
 from latentworks.samplers.config import SampleConfig
 
 
-class Params(params.Config):
+class Params(Config):
     """The whole of params.yaml."""
 
-    seed: params.Seed
+    seed: Seed
     dataset: DatasetConfig
     prepare: PrepareConfig
     model: ModelConfig

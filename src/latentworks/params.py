@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionStartEvent
@@ -23,16 +23,6 @@ PARAMS = Path("params.yaml")
 MAX_BYTES = 100_000
 MAX_DEPTH = 20
 
-
-class Config(BaseModel):
-    """A frozen set of knobs. It has no defaults: params.yaml is the only place where they stand."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
-
-
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 Schema = TypeVar("Schema", bound=BaseModel)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from latentworks.params import Config
+from latentworks.config import Config
 
 if TYPE_CHECKING:
     import numpy as np

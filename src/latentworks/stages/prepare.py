@@ -18,11 +18,12 @@ from latentworks.artifacts import (
     write_index,
     write_json,
 )
+from latentworks.config import Config
 from latentworks.datasets.catalog import Catalog, Row
 from latentworks.datasets.config import DatasetConfig, PrepareConfig
 from latentworks.datasets.decoding import decoded
 from latentworks.errors import DataError
-from latentworks.params import Config, load
+from latentworks.params import load
 from latentworks.preprocess import choose_split, content_id, prepare_image
 from latentworks.stages import run
 

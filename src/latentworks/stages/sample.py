@@ -6,8 +6,9 @@ import numpy as np
 from tqdm import tqdm
 
 from latentworks import artifacts, inference, tracking
+from latentworks.config import Config, Seed
 from latentworks.models.config import ModelConfig
-from latentworks.params import Config, Seed, load
+from latentworks.params import load
 from latentworks.samplers.config import SampleConfig
 from latentworks.stages import run
 

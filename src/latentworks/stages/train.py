@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from latentworks import artifacts, plots, tracking, training
+from latentworks.config import Config, Seed
 from latentworks.models.config import ModelConfig, TrainConfig
-from latentworks.params import Config, Seed, load
+from latentworks.params import load
 from latentworks.records import STATE
 from latentworks.repository import LOCK
 from latentworks.stages import run
