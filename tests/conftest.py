@@ -2,13 +2,19 @@
 
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 from sklearn.datasets import load_digits
+from urllib3.util import Retry
 
 ROOT = Path(__file__).parents[1]
 LEFT_OUT = pytest.StashKey[list[str]]()
@@ -118,6 +124,47 @@ def finished(untouched: Checkout) -> Checkout:
     checkout.run("dvc", "repro")
     checkout.run("latentworks", "sync")
     return checkout
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(call: list[str], port: int, path: str, folder: Path, **changes: str) -> Iterator[str]:
+    """The address of a server that `call` starts; it answers at `path`, and ends with the block."""
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            call,
+            cwd=folder,
+            env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", **changes),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        session = requests.Session()
+        retry = Retry(total=240, backoff_factor=0.5, backoff_max=0.5)
+        session.mount(url, requests.adapters.HTTPAdapter(max_retries=retry))
+        assert session.get(f"{url}{path}", timeout=5).ok, (folder / "server.log").read_text()
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)  # its workers, too
+        process.wait()
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """A real MLflow server on a port of its own."""
+    port = closed_port()
+    call = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    call += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
+    call += ["--artifacts-destination", str(folder / "served")]
+    with serving(call, port, "/health", folder) as url:
+        yield url
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

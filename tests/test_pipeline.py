@@ -76,12 +76,14 @@ def test_second_repro_does_nothing(finished: Checkout) -> None:
 
 def test_edits_reach_the_stages_that_they_change(finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "checkout")
+    after_prepare = {"train", "encode", "sample", "evaluate", "export"}
     for file, stages in {
-        "src/latentworks/samplers/gaussian.py": {"sample"},
+        "src/latentworks/samplers/gaussian.py": {"sample", "export"},
         "src/latentworks/metrics.py": {"evaluate"},
-        "src/latentworks/preprocess.py": {"prepare"},
+        "src/latentworks/preprocess.py": {"prepare", "sample", "export"},
+        "src/latentworks/serving/servable.py": {"export"},
         "src/latentworks/training.py": {"train"},
-        "src/latentworks/models/autoencoder.py": {"train", "encode", "sample", "evaluate"},
+        "src/latentworks/models/autoencoder.py": after_prepare,
         "src/latentworks/tracking.py": set(),
         "recipes/seed.yaml": set(),
     }.items():

@@ -14,8 +14,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from latentworks.artifacts import Prepared, file_digest, read_prepared
+from latentworks.datasets.split import content_id
 from latentworks.errors import DataError
-from latentworks.preprocess import content_id
 from latentworks.stages.prepare import main
 
 DIGITS = load_digits()

@@ -7,13 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from latentworks.datasets.split import content_id, split_of
 from latentworks.preprocess import (
     Fit,
-    content_id,
     over_background,
     prepare_image,
     scaled,
-    split_of,
     to_uint8,
     with_channels,
 )

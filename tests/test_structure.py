@@ -162,16 +162,30 @@ def test_libraries_stay_in_their_rooms(folder: str, forbidden: set[str]) -> None
         assert not packages(module) & forbidden, module
 
 
-def test_mlflow_is_behind_one_door() -> None:
-    every = modules("*.py", "*/*.py")
-    assert [name for name in every if "mlflow" in packages(name)] == ["latentworks.tracking_store"]
+MLFLOW = {  # the doors to it
+    "latentworks.registry_store",
+    "latentworks.serving.packaging",
+    "latentworks.serving.preflight",
+    "latentworks.serving.pyfunc",
+    "latentworks.tracking_store",
+}
+
+
+def test_mlflow_is_behind_its_doors() -> None:
+    assert {name for name in modules("*.py", "*/*.py") if "mlflow" in packages(name)} == MLFLOW
+
+
+def test_a_servable_runs_on_little() -> None:
+    """What travels with a version needs neither training nor tracking libraries."""
+    shipped = closure("latentworks.serving.servable", set())
+    needed = set().union(*(packages(name) for name in shipped))
+    fitted = {"sklearn"}  # imported by `fit` alone
+    assert needed - fitted == {"numpy", "onnxruntime", "PIL", "pydantic", "scipy"}
 
 
 @pytest.mark.parametrize("noun", NOUNS)
 def test_nouns_do_not_know_one_another_nor_stages_nor_doors(noun: str) -> None:
     allowed = {f"latentworks.{noun}", "latentworks.errors", "latentworks.config", "latentworks"}
-    if noun == "datasets":
-        allowed |= {"latentworks.preprocess"}
     for module in modules(f"{noun}/*.py"):
         strangers = {
             n

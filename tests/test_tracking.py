@@ -2,7 +2,6 @@
 
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,11 +11,9 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-import requests
 from mlflow.entities import Run
-from urllib3.util import Retry
 
-from conftest import Checkout
+from conftest import Checkout, mlflow_server
 from latentworks import artifacts, repository, tracking
 from latentworks.tracking import Outputs
 
@@ -188,12 +185,6 @@ def outputs(finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return found
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.mark.parametrize("kind", ["dead", "silent"])
 def test_a_server_that_does_not_answer_costs_seconds_and_nothing_else(
     kind: str,
@@ -237,29 +228,8 @@ def test_a_training_does_not_wait_for_a_silent_server(
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    """A real MLflow server on a port of its own."""
-    port = closed_port()
-    with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            [
-                *("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-                *("--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}"),
-                *("--artifacts-destination", str(tmp_path / "served")),
-            ],
-            env=Checkout(tmp_path).environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        session = requests.Session()
-        retry = Retry(total=120, backoff_factor=0.5, backoff_max=0.5)
-        session.mount(url, requests.adapters.HTTPAdapter(max_retries=retry))
-        assert session.get(f"{url}/health", timeout=5).text == "OK"
+    with mlflow_server(tmp_path) as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def test_one_variable_moves_everything_to_a_server(

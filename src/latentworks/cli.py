@@ -10,8 +10,9 @@ import typer
 from latentworks import params, recipes, repository
 from latentworks.config import Config, Seed
 from latentworks.datasets.config import DatasetConfig, PrepareConfig
-from latentworks.errors import LatentworksError, ParamsError
+from latentworks.errors import LatentworksError, ParamsError, Refused
 from latentworks.models.config import ModelConfig, TrainConfig
+from latentworks.promotion import PromotionConfig
 from latentworks.samplers.config import SampleConfig
 
 
@@ -24,6 +25,7 @@ class Params(Config):
     model: ModelConfig
     train: TrainConfig
     sample: SampleConfig
+    promotion: PromotionConfig
 
 
 app = typer.Typer(
@@ -32,6 +34,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+VERSION = typer.Argument(help="the number of a version")
 
 
 @app.command()
@@ -82,6 +87,71 @@ def timings() -> None:
         for row in filter(None, rows):
             memory = f"{row['peak_memory_mb']:,} MB"
             typer.echo(f"{row['stage']:<10}{row['seconds']:>9.1f}{memory:>15}")
+
+
+@app.command()
+def register() -> None:
+    """Make the result of this checkout a version of the registered model, its challenger."""
+    from latentworks.registry import Registry
+
+    with _one_line_errors():
+        registry = Registry(repository.root())
+        version = registry.register()
+        typer.echo(f"{version} is registered; decide on it with `latentworks promote`")
+
+
+@app.command()
+def promote(number: Annotated[int | None, VERSION] = None) -> None:
+    """Compare a version, by default the challenger, with the champion; exit 7 if it is refused."""
+    from latentworks import registry
+
+    with _one_line_errors():
+        entry = registry.Registry(repository.root()).promote(number)
+        typer.echo(entry.text.replace("**", ""))
+        if entry.decision == registry.REFUSED:
+            raise typer.Exit(Refused.exit_code)
+        typer.echo(f"\n{entry.name} version {entry.version} is champion")
+
+
+@app.command()
+def rollback(
+    number: Annotated[int | None, VERSION] = None,
+    reason: Annotated[str, typer.Option(help="why; kept with the decision")] = "",
+) -> None:
+    """Make the previous champion, or a version that was champion once, champion again."""
+    from latentworks.registry import Registry
+
+    with _one_line_errors():
+        entry = Registry(repository.root()).rollback(number, reason)
+        typer.echo(
+            f"{entry.name} version {entry.version} is champion again, instead of version "
+            f"{entry.champion_before}"
+        )
+
+
+@app.command()
+def history() -> None:
+    """Who was champion, when, and why: every decision about the registered model."""
+    from latentworks.registry import Registry
+
+    with _one_line_errors():
+        typer.echo(Registry(repository.root()).history_table())
+
+
+@app.command()
+def compare(
+    first: Annotated[int, typer.Argument(help="a version")],
+    second: Annotated[int, typer.Argument(help="another one")],
+    picture: Annotated[Path, typer.Option(help="where to draw the same images through both")] = (
+        Path("comparison.png")
+    ),
+) -> None:
+    """Two versions side by side: the numbers, and the same test images through both."""
+    from latentworks.registry import Registry
+
+    with _one_line_errors():
+        typer.echo(Registry(repository.root()).compare(first, second, picture))
+        typer.echo(f"\nthe same images through both: {picture}")
 
 
 def _refuse_images_among_outputs(root: Path, dataset: Any) -> None:

@@ -26,3 +26,21 @@ class TrainingError(LatentworksError):
     """The training went wrong: it diverged, for instance."""
 
     exit_code = 4
+
+
+class InputError(LatentworksError):
+    """What was sent to a model is not what it works on."""
+
+    exit_code = 5
+
+
+class RegistryError(LatentworksError):
+    """A model cannot be registered, or the registry does not answer."""
+
+    exit_code = 6
+
+
+class Refused(LatentworksError):
+    """A version does not deserve the alias; the reason is on record."""
+
+    exit_code = 7

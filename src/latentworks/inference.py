@@ -31,8 +31,3 @@ def decode(model: Any, latents: np.ndarray) -> Iterator[np.ndarray]:
 def batch_size(image_shape: tuple[int, ...]) -> int:
     """How many images of [H, W, C] are worked on at once."""
     return max(1, min(MAX_BATCH_SIZE, MAX_BATCH_BYTES // (4 * math.prod(image_shape))))
-
-
-def to_pixels(images: np.ndarray) -> np.ndarray:
-    """Images float32 in [0, 1] to uint8, 0 to 255, rounded."""
-    return np.asarray(np.rint(np.clip(images, 0.0, 1.0) * 255.0), dtype=np.uint8)

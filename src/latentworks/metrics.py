@@ -168,12 +168,19 @@ def sliced_wasserstein(first: np.ndarray, second: np.ndarray) -> float:
     The root of the mean over projections of the squared W2 (Bonneel et al. 2015).
     """
     x, y = np.sort(first.astype(np.float64), axis=0), np.sort(second.astype(np.float64), axis=0)
-    # On a line the best plan joins equal quantiles, which change only at multiples of 1/N and 1/M.
-    # Counted in 1/(NM), these edges are whole numbers, and so exact.
-    n, m = len(x), len(y)
+    i, j, share = quantile_pairs(len(x), len(y))
+    return float(np.sqrt((share @ (x[i] - y[j]) ** 2).mean()))
+
+
+def quantile_pairs(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best plan on a line: which of n and of m sorted points are joined, int64 [K] each, and
+    the share of the mass that goes between them, float64 [K].
+    """
+    # It joins equal quantiles, which change only at multiples of 1/n and 1/m. Counted in 1/(nm),
+    # these edges are whole numbers, and so exact.
     edges = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)
-    left, share = edges[:-1], np.diff(edges) / (n * m)
-    return float(np.sqrt((share @ (x[left // m] - y[left // n]) ** 2).mean()))
+    left = edges[:-1]
+    return left // m, left // n, np.diff(edges) / (n * m)
 
 
 def memorisation(
@@ -188,8 +195,13 @@ def memorisation(
     drawn = subset(np.arange(len(samples)), MAX_SEARCHED)
     queries = [*thumbnails(samples, drawn), *thumbnails(images, subset(test_rows, MAX_SEARCHED))]
     distances = nearest_distances(np.concatenate(queries), images, train_rows)
-    of_samples, of_test = distances[: len(drawn)], distances[len(drawn) :]
-    return float(np.median(of_samples) / np.median(of_test)) if np.median(of_test) > 0 else None
+    return distance_ratio(distances[: len(drawn)], distances[len(drawn) :])
+
+
+def distance_ratio(of_samples: np.ndarray, of_test: np.ndarray) -> float | None:
+    """The ratio of two medians, None where that of the test images is 0. Distances are [N], [M]."""
+    lower = np.median(of_test)
+    return float(np.median(of_samples) / lower) if lower > 0 else None
 
 
 def nearest_distances(queries: np.ndarray, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -222,10 +234,16 @@ def thumbnails(images: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
     Images larger than MAX_SIDE are averaged over squares of pixels, so that comparing all with all
     takes seconds; smaller ones are as they are.
     """
-    step = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // images[0].size))
     block = -(-max(images.shape[1:3]) // MAX_SIDE)
-    for start in range(0, len(rows), step):
-        chunk = images[rows[start : start + step]]
+    for part in chunks(rows, images[0].size):
+        chunk = images[part]
         if block > 1:
             chunk = block_reduce(chunk, (1, block, block, 1), np.mean)
         yield chunk.reshape(len(chunk), -1).astype(np.float32) / np.float32(255)
+
+
+def chunks(rows: np.ndarray, size: int, num_bytes: int = CHUNK_BYTES) -> Iterator[np.ndarray]:
+    """Parts of `rows`, whose images are of `size` bytes each."""
+    step = max(1, min(CHUNK_IMAGES, num_bytes // size))
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]

@@ -1,16 +1,13 @@
-"""Any picture, brought to the one shape that a model is trained on, and the split that it is in.
+"""Any picture, brought to the one shape that a model is trained on, and back to pixels.
 
 Every function is pure. A raw image is uint8 or uint16 [h, w, c] with c from 1 to 4, where an even
 c means that the last channel is alpha; a prepared image is uint8 [S, S, C] with C 1 or 3.
 """
 
-import hashlib
 from typing import Literal
 
 import numpy as np
 from PIL import Image
-
-from latentworks.datasets.source import Split
 
 Fit = Literal["pad", "resize"]
 
@@ -75,30 +72,6 @@ def scaled(image: np.ndarray, size: int, fit: Fit) -> np.ndarray:
     return resized.reshape(target[1], target[0], channels)
 
 
-def content_id(image: np.ndarray) -> str:
-    """32 hexadecimal digits of the SHA-256 of a prepared image's shape and bytes."""
-    digest = hashlib.sha256(str(image.shape).encode())
-    digest.update(np.ascontiguousarray(image).data)
-    return digest.hexdigest()[:32]
-
-
-def split_of(content_id: str, val_fraction: float, test_fraction: float) -> Split:
-    """The split of an image, by its id alone, so that it never changes when other images come.
-
-    Of all images `test_fraction` are test; of those that are left, `val_fraction` are val.
-    """
-    position = int(content_id[:13], 16) / 16**13  # uniform in [0, 1); 52 bits, exact as a float
-    if position < test_fraction:
-        return "test"
-    if position < test_fraction + (1 - test_fraction) * val_fraction:
-        return "val"
-    return "train"
-
-
-def choose_split(
-    own: Split | None, content_id: str, val_fraction: float, test_fraction: float
-) -> Split:
-    """Where the source itself separates train from test, only val is left to the id."""
-    if own is None:
-        return split_of(content_id, val_fraction, test_fraction)
-    return split_of(content_id, val_fraction, test_fraction=0) if own == "train" else own
+def to_pixels(images: np.ndarray) -> np.ndarray:
+    """Images float32 in [0, 1] to uint8, 0 to 255, rounded."""
+    return np.asarray(np.rint(np.clip(images, 0.0, 1.0) * 255.0), dtype=np.uint8)

@@ -122,8 +122,15 @@ def code(folder: Path) -> Code:
     commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
     if not commit:
         return Code("", True)
+    return Code(commit, bool(differences(folder)))
+
+
+def differences(folder: Path) -> list[str]:
+    """Tracked files that are not as committed, but for those in NOT_CODE, and new ones in src."""
     others = [f":(exclude){name}" for name in NOT_CODE]
-    return Code(commit, bool(_git(folder, "status", "--porcelain", "-uno", "--", ".", *others)))
+    tracked = _git(folder, "status", "--porcelain", "-uno", "--", ".", *others)
+    new = _git(folder, "ls-files", "--others", "--exclude-standard", "--", "src")
+    return [line[2:].strip() for line in tracked.splitlines()] + new.splitlines()
 
 
 def committed(folder: Path, name: str) -> str | None:
@@ -186,6 +193,24 @@ def reproduce(folder: Path, stage: str, report: Callable[[str], None]) -> str:
     if process.returncode != 0:
         raise StageError(f"stage {stage} failed: dvc exited with {process.returncode}.")
     return outcome
+
+
+def stale(folder: Path) -> list[str]:
+    """What differs from dvc.lock, a sentence for each stage; none where all is up to date."""
+    status = json.loads(_dvc(folder, "status", "--json") or "{}")
+    return [f"stage {stage}: {_changes(changes)}" for stage, changes in status.items()]
+
+
+def _changes(changes: list[Any]) -> str:
+    """What DVC found: `models/autoencoder modified; changed command`."""
+    said: list[str] = []
+    for change in changes:
+        kinds = change.values() if isinstance(change, dict) else [{change: ""}]
+        for kind in kinds:
+            for name, how in kind.items():
+                keys = how if isinstance(how, dict) else {"": how}  # of a params file
+                said += [" ".join(filter(None, (name, key, state))) for key, state in keys.items()]
+    return "; ".join(said)
 
 
 class StageError(LatentworksError):

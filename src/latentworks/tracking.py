@@ -42,6 +42,7 @@ class Outputs:
     samples: Path | None = None
     metrics: Path | None = None
     pictures: Path | None = None
+    servable: Path | None = None
     params: dict[str, Any] = field(default_factory=dict)  # the sections it was made with
 
     def model_digest(self) -> str:
@@ -57,7 +58,7 @@ class Outputs:
 
     def digest_of(self, stage: str) -> str:
         """What `stage` made, or made it from: tells whether its time and memory belong here."""
-        if stage in ("sample", "evaluate"):
+        if stage in ("sample", "evaluate", "export"):
             return f"{self.model_digest()} {self.samples_digest()}"
         return self.model_digest()
 
@@ -79,7 +80,10 @@ def recorded_outputs(root: Path) -> Outputs | None:
     (latents,) = outs("encode", 1)
     sampler, samples = outs("sample", 2)
     _, pictures, metrics = outs("evaluate", 3)
-    return Outputs(prepared, model, latents, sampler, samples, metrics, pictures, sections)
+    (servable,) = outs("export", 1)
+    return Outputs(
+        prepared, model, latents, sampler, samples, metrics, pictures, servable, sections
+    )
 
 
 def _sections(root: Path, stage: str) -> dict[str, Any]:
@@ -106,6 +110,15 @@ def tracking_uri(root: Path) -> str:
 def without_password(uri: str) -> str:
     """`uri` as it may be shown."""
     return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def settle_client() -> None:
+    """MLflow's defaults would retry a dead server for four minutes. A user's settings win."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def log(stage: str, outputs: Outputs) -> None:
@@ -198,11 +211,7 @@ class Outbox:
         return self.fault
 
     def _work(self) -> None:
-        # MLflow's defaults would retry a dead server for four minutes. A user's settings win.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        settle_client()
         store: Store | None = None
         while (call := self._calls.get()) is not None:
             try:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from latentworks import artifacts, params, records, repository
@@ -17,6 +18,7 @@ from latentworks.errors import LatentworksError
 from latentworks.tracking import Outputs, without_password
 
 EXPERIMENT = "latentworks"
+PAGES = {"mlflow.experimentKind": "custom_model_development"}  # those that MLflow opens with
 SQLITE = "sqlite:///"
 TRAINING = "training"  # tags: whose run it is, before the model exists
 MODEL = "model.sha256"  # and after
@@ -38,20 +40,24 @@ class Store:
         if uri.startswith(SQLITE) and "?" not in uri and ":memory:" not in uri:
             _make_database(Path(uri.removeprefix(SQLITE)))
         self.client = MlflowClient(tracking_uri=uri)
-        self.experiment_id = self._experiment()
+        self.experiment_id = str(self.experiment(EXPERIMENT, PAGES).experiment_id)
         self.training_run: str | None = None
         self.monitor: SystemMetricsMonitor | None = None
 
-    def _experiment(self) -> str:
-        known = self.client.get_experiment_by_name(EXPERIMENT)
+    def experiment(self, name: str, tags: dict[str, str] | None = None) -> Experiment:
+        """The experiment `name`, made if it is not there."""
+        known = self.client.get_experiment_by_name(name)
         if known is not None:
-            return str(known.experiment_id)
+            return known
         # Beside the database; a server has a place of its own.
         local = (self.root / "mlartifacts").as_uri() if self.uri.startswith(SQLITE) else None
-        kind = {
-            "mlflow.experimentKind": "custom_model_development"
-        }  # which pages MLflow opens with
-        return str(self.client.create_experiment(EXPERIMENT, artifact_location=local, tags=kind))
+        try:
+            made = self.client.create_experiment(name, artifact_location=local, tags=tags)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another process, just now
+                raise
+            return self.experiment(name)
+        return self.client.get_experiment(made)
 
     # --- a training under way --------------------------------------------------------------------
 
@@ -121,7 +127,7 @@ class Store:
     def write(self, outputs: Outputs) -> None:
         """Find the run of this result, or make it, and write what it lacks."""
         assert outputs.model is not None
-        run_id = self._find(outputs)
+        run_id = self.find(outputs)
         if run_id is None:
             run_id = self._create(outputs, {MODEL: outputs.model_digest()})
             self.client.set_terminated(run_id)
@@ -152,14 +158,14 @@ class Store:
 
     def _write_settings(self, outputs: Outputs) -> None:
         """Add dvc.lock, complete once the last stage has ended, and params.yaml if unedited."""
-        run_id = self._find(outputs)
+        run_id = self.find(outputs)
         assert run_id is not None
         files = [self.root / repository.LOCK]
         if outputs.params.items() <= params.read(self.root / params.PARAMS).items():
             files.append(self.root / params.PARAMS)
         self._log_files(run_id, "", [file for file in files if file.is_file()])
 
-    def _find(self, outputs: Outputs) -> str | None:
+    def find(self, outputs: Outputs) -> str | None:
         """The run with this model and these samples; else one whose samples are yet to come."""
         runs = self._search({MODEL: outputs.model_digest()})
         samples = outputs.samples_digest()
@@ -237,7 +243,7 @@ class Store:
 
     def _log_records(self, run_id: str, outputs: Outputs) -> None:
         """What each stage took, as far as it was this result that it made here."""
-        stages = ("train", "encode", "sample", "evaluate")
+        stages = ("train", "encode", "sample", "evaluate", "export")
         results = {stage: outputs.digest_of(stage) for stage in stages}
         if outputs.prepared is not None:
             profile = artifacts.read_json(outputs.prepared / "profile.json")

@@ -48,6 +48,12 @@ class Autoencoder(keras.Model):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.decoder(self.encoder(scale(inputs), training=training), training=training)
 
+    def graphs(self) -> dict[str, keras.Model]:
+        """What is exported: `encoder` is `encode`, `decoder` is `decode`."""
+        images = layers.Input(self.image_shape, dtype="uint8", name="images")
+        latents = self.encoder(scale(images))
+        return {"encoder": keras.Model(images, latents, name="encoder"), "decoder": self.decoder}
+
     def compute_loss(
         self,
         x: Any = None,

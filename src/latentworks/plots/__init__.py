@@ -5,6 +5,7 @@ pixels from its top left, and images are enlarged by whole factors, so that thei
 Nothing global is touched: no pyplot, no rcParams.
 """
 
+from latentworks.plots.comparison import comparison
 from latentworks.plots.data import data_profile
 from latentworks.plots.images import interpolations, reconstructions, samples
 from latentworks.plots.latents import latent_grid, latent_scatter
@@ -12,6 +13,7 @@ from latentworks.plots.tiles import tile
 from latentworks.plots.training import curves
 
 __all__ = [
+    "comparison",
     "curves",
     "data_profile",
     "interpolations",

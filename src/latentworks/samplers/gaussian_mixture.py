@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy.special import logsumexp
-from sklearn import mixture
-from sklearn.exceptions import ConvergenceWarning
 
 from latentworks.errors import DataError
 from latentworks.samplers.gaussian import REGULARISATION, Gaussian
@@ -31,6 +29,10 @@ class GaussianMixture:
 
         Raises DataError where there are fewer distinct latents than components.
         """
+        # Needed to fit alone: where a model is served, scikit-learn is not installed.
+        from sklearn import mixture
+        from sklearn.exceptions import ConvergenceWarning
+
         z, mean, scale = standardised(checked(latents))
         num_distinct = len(np.unique(z, axis=0))
         if num_distinct < num_components:

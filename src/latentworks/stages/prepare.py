@@ -22,9 +22,10 @@ from latentworks.config import Config
 from latentworks.datasets.catalog import Catalog, Row
 from latentworks.datasets.config import DatasetConfig, PrepareConfig
 from latentworks.datasets.decoding import decoded
+from latentworks.datasets.split import choose_split, content_id
 from latentworks.errors import DataError
 from latentworks.params import load
-from latentworks.preprocess import choose_split, content_id, prepare_image
+from latentworks.preprocess import prepare_image
 from latentworks.stages import run
 
 SOURCE = "source.json"
@@ -67,7 +68,12 @@ def main(raw: Path, prepared: Path) -> None:
                     images.append(result.image)
         catalog.check(config.min_images)
 
-        profile = {**catalog.profile(), "source": file_digest(raw / SOURCE)}
+        profile = {
+            **catalog.profile(),
+            "fit": params.prepare.fit,  # these two, where a served model meets other images
+            "background": params.prepare.background,
+            "source": file_digest(raw / SOURCE),
+        }
         write_index(folder / "index.parquet", catalog.index())
         write_json(folder / "profile.json", profile)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from latentworks import artifacts, inference, tracking
+from latentworks import artifacts, inference, preprocess, tracking
 from latentworks.config import Config, Seed
 from latentworks.models.config import ModelConfig
 from latentworks.params import load
@@ -40,7 +40,7 @@ def main(model: Path, latents: Path, sampler: Path, samples: Path) -> None:
             tqdm(total=num_images, unit=" images", desc="sample", disable=None) as bar,
         ):
             for images in inference.decode(network, points):
-                writer.append(inference.to_pixels(images))
+                writer.append(preprocess.to_pixels(images))
                 bar.update(len(images))
     print(f"sample: {config.kind} fitted to {len(train.z)} latents; {num_images} images decoded")
 

@@ -1,0 +1,329 @@
+"""Registered models: from a result to a version, from a version to the alias that clients follow.
+
+Aliases: `challenger`, the newest version; `champion`, the one to serve; `previous`, the champion
+before it. A decision is written down before an alias moves, and both happen under a lock: two
+processes that read, compare and set at once would choose the wrong champion.
+"""
+
+import math
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from latentworks import (
+    artifacts,
+    candidates,
+    locks,
+    params,
+    plots,
+    promotion,
+    scoring,
+    tables,
+    tracking,
+)
+from latentworks.candidates import Candidate
+from latentworks.config import Config
+from latentworks.errors import Refused, RegistryError
+from latentworks.promotion import PromotionConfig
+from latentworks.registry_store import Entry, RegistryStore, Version, one_line
+from latentworks.scores import Scores
+from latentworks.serving import packaging, preflight, shipped
+
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+PROMOTED, REFUSED, ROLLED_BACK = "promoted", "refused", "rolled back"
+SINCE = "champion.since"  # tags of a version: when it last became champion,
+WITHDRAWN = "withdrawn"  # and why it was rolled back
+
+
+class _Params(Config):
+    promotion: PromotionConfig
+
+
+class Registry:
+    """The registered model that params.yaml names, at the tracking URI of a checkout."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = params.load(_Params, root / params.PARAMS).promotion
+        self.name = self.config.model_name
+        self.uri = tracking.tracking_uri(root)
+        with self._one_line("Try again when it answers."):
+            self.store = RegistryStore(self.uri, root)
+        self._working: set[str] = set()  # versions, by sha256, that passed in this process
+
+    # --- from a result to a version --------------------------------------------------------------
+
+    def register(self) -> Version:
+        """Make the result of this checkout a version, the challenger; the same one only once.
+
+        It is scored on its own test data first, in a process of its own. Raises Refused where it
+        cannot be told what the version would be, or it does not work.
+        """
+        candidate = candidates.check(self.root)
+        with self._one_line("Run `latentworks register` again."):
+            self._require_interface(candidate)
+            if tracking.sync(candidate.outputs, self.root) is not None:
+                raise RegistryError("the run of this result could not be written.")
+            with self._lock("register"):
+                known = self.store.versions(self.name, candidate.content())
+                if known:
+                    return known[0]
+                version = self.store.upload(self.name, candidate)
+                self.store.move_alias(self.name, CHALLENGER, version.number)
+        return version
+
+    def _require_interface(self, candidate: Candidate) -> None:
+        interface = candidate.interface()
+        known = self.store.interface(self.name)
+        if known is None:
+            self.store.create(self.name, interface, candidate.about_model(self.name))
+        elif known != interface:
+            raise Refused(
+                f"{self.name} holds models of {known}, and its clients rely on that. "
+                f"Received: {interface}. Set promotion.model_name to another name."
+            )
+
+    # --- from a version to the champion ----------------------------------------------------------
+
+    def promote(self, number: int | None = None) -> Entry:
+        """Decide whether a version, by default the challenger, becomes champion; write it down.
+
+        Returns the decision, which may be a refusal. Raises RegistryError where none can be made.
+        """
+        with self._one_line("Nothing was decided: run `latentworks promote` again."):
+            challenger = self._version(number, CHALLENGER, "Run `latentworks register`.")
+            fault = self._fault(challenger)
+            if fault is None:
+                return self._decide(challenger)
+            with self._lock(f"promote {challenger}"):
+                champion = self.store.aliased(self.name, CHAMPION)
+                return self._write(REFUSED, fault, challenger, champion, champion)
+
+    def _fault(self, version: Version) -> str | None:
+        """Why this version cannot be champion, whatever it scores; None where nothing is wrong."""
+        if WITHDRAWN in version.tags:
+            return (
+                f"it was rolled back: {version.tags[WITHDRAWN]}. `latentworks rollback "
+                f"{version.number}` would make it champion again"
+            )
+        try:
+            self._preflight(version)
+        except RegistryError as error:
+            return str(error).rstrip(".")
+        return None
+
+    def _preflight(self, version: Version) -> None:
+        """Raises RegistryError; the hashes are compared always, the answers once in a process."""
+        folder = self.store.fetch(version)
+        if version.sha256 not in self._working:
+            preflight.run(folder)
+            self._working.add(version.sha256)
+
+    def _decide(self, challenger: Version) -> Entry:
+        while True:
+            champion = self.store.aliased(self.name, CHAMPION)
+            if champion is not None and champion.number == challenger.number:
+                raise RegistryError(f"{challenger} is champion already.")
+            # Scoring takes long, so it comes before the lock.
+            ours = self.scores(challenger, challenger.data)
+            theirs = self.scores(champion, challenger.data) if champion else None
+            with self._lock(f"promote {challenger}"):
+                self._finish_interrupted()
+                now = self.store.aliased(self.name, CHAMPION)
+                if _number(now) != _number(champion):
+                    continue  # another one was promoted meanwhile: compare with that
+                decision = promotion.decide(ours, theirs, self.config)
+                winner = challenger if decision.promoted else champion
+                return self._write(
+                    PROMOTED if decision.promoted else REFUSED,
+                    decision.reason,
+                    challenger,
+                    champion,
+                    winner,
+                    decision,
+                )
+
+    def scores(self, version: Version, data: str) -> Scores:
+        """What the gate measures of a version on the data with the fingerprint `data`.
+
+        Recorded at registration where that was on the same data, else measured on the prepared
+        data of this checkout, and kept. Raises RegistryError where that is other data.
+        """
+        folder = self.store.fetch(version)
+        kept = self.root / ".latentworks" / "scores" / f"{version.sha256}-{data}.json"
+        for path in (folder / packaging.SCORES, kept):
+            with suppress(OSError, ValueError, KeyError, TypeError):  # none there, or an old one
+                scores = Scores.from_json(artifacts.read_json(path))
+                if (scores.data, scores.scorer) == (data, scoring.digest()):
+                    return scores
+        outputs = tracking.recorded_outputs(self.root)
+        prepared = outputs.prepared if outputs else None
+        if prepared is None or candidates.fingerprint(prepared) != data:
+            raise RegistryError(
+                f"{version} was scored on other test data, or by other code, and the data of the "
+                "challenger is not in this checkout. Run this in the checkout that made it, "
+                "after `dvc checkout`."
+            )
+        preflight.run(folder, prepared, kept)
+        return Scores.from_json(artifacts.read_json(kept))
+
+    # --- back, and what was ----------------------------------------------------------------------
+
+    def rollback(self, number: int | None = None, reason: str = "") -> Entry:
+        """Make the previous champion, or version `number`, champion again.
+
+        Its hashes and golden answers are checked first. Only what was champion once can be again.
+        """
+        with self._one_line("Run `latentworks rollback` again."), self._lock("rollback"):
+            self._finish_interrupted()
+            champion = self.store.aliased(self.name, CHAMPION)
+            if champion is None:
+                raise RegistryError(f"{self.name} has no champion to roll back.")
+            target = self._version(number, PREVIOUS, "There is nothing to go back to.")
+            if target.number == champion.number:
+                raise RegistryError(f"{target} is champion already.")
+            if SINCE not in target.tags:
+                raise RegistryError(f"{target} was never champion. Use `latentworks promote`.")
+            self._preflight(target)
+            reason = reason or f"version {champion.number} was withdrawn"
+            return self._write(ROLLED_BACK, reason, target, champion, target)
+
+    def history(self) -> list[Entry]:
+        """Every decision about this model, the oldest first."""
+        with self._one_line("Try again when it answers."):
+            return self.store.decisions(self.name)
+
+    def history_table(self) -> str:
+        """The decisions as text, one a line, and who is champion now."""
+        entries = self.history()
+        with self._one_line("Try again when it answers."):
+            champion = _number(self.store.aliased(self.name, CHAMPION))
+        return tables.history(self.name, entries, champion)
+
+    def compare(self, first: int, second: int, picture: Path) -> str:
+        """The numbers of two versions on the same data, as a table; the same images as a picture.
+
+        Where the second one's test data is not in this checkout and the first one was scored on
+        other data, each has its own, and the table says so.
+        """
+        with self._one_line("Try again when it answers."):
+            versions = [self.store.get(self.name, number) for number in (first, second)]
+            folders = [self.store.fetch(version) for version in versions]
+            data = versions[1].data
+            try:
+                scores = [self.scores(version, data) for version in versions]
+            except RegistryError:
+                scores = [self.scores(version, version.data) for version in versions]
+        golden = artifacts.read_arrays(folders[0] / shipped.SERVABLE / "golden.npz")
+        images = golden["0.input"]  # test images of the first one
+        rows = {"Test images": images}
+        servables = {
+            str(version.number): shipped.load(folder)
+            for version, folder in zip(versions, folders, strict=True)
+        }
+        for number, servable in servables.items():
+            rows[f"Version {number}: the same images, reconstructed"] = servable.reconstruct(images)
+        for number, servable in servables.items():
+            rows[f"Version {number}: samples"] = servable.sample(None, num=len(images), seed=0)
+        title = f"{self.name}: version {first} and version {second}"
+        figure = plots.comparison(title, "Samples are drawn with seed 0, not hand-picked.", rows)
+        with artifacts.replacing(picture) as temporary:
+            artifacts.write_figure(temporary, figure)
+        return tables.comparison(versions, scores)
+
+    # --- under the lock --------------------------------------------------------------------------
+
+    def _write(
+        self,
+        decision: str,
+        reason: str,
+        version: Version,
+        before: Version | None,
+        after: Version | None,
+        scored: promotion.Decision | None = None,
+    ) -> Entry:
+        """Record a decision, then do what it says."""
+        text = f"**{decision.capitalize()}**: {reason}"
+        if scored is not None:
+            text += f"\n\n{tables.decision(scored)}"
+        entry = Entry(
+            uuid.uuid4().hex,
+            self.name,
+            version.number,
+            decision,
+            reason,
+            _number(before),
+            _number(after),
+            text,
+        )
+        entry = self.store.record(entry, _metrics(scored) if scored else {})
+        self._apply(entry)
+        return entry
+
+    def _apply(self, entry: Entry) -> None:
+        """Do what a decision says; doing it again changes nothing."""
+        self.store.describe(entry)
+        before, after = entry.champion_before, entry.champion_after
+        if entry.decision != REFUSED and after is not None:
+            if entry.decision == ROLLED_BACK and before is not None:
+                self.store.tag(self.name, before, WITHDRAWN, entry.reason)
+                self.store.untag(self.name, after, WITHDRAWN)
+            if before is not None:
+                self.store.move_alias(self.name, PREVIOUS, before)
+            when = datetime.fromtimestamp(entry.milliseconds / 1000).astimezone()
+            self.store.tag(self.name, after, SINCE, when.isoformat(timespec="seconds"))
+            self.store.move_alias(self.name, CHAMPION, after)
+            challenger = self.store.aliased(self.name, CHALLENGER)
+            if challenger is not None and challenger.number == after:
+                self.store.move_alias(self.name, CHALLENGER, None)
+        self.store.close(entry)
+
+    def _finish_interrupted(self) -> None:
+        """Do what was decided by a process that was killed before it had done it.
+
+        Whoever decides holds the lock, so that nobody is still at it.
+        """
+        for entry in self.store.decisions(self.name, unfinished=True):
+            number = _number(self.store.aliased(self.name, CHAMPION))
+            if number in (entry.champion_before, entry.champion_after):
+                self._apply(entry)
+            else:  # somebody has moved the alias by hand since
+                self.store.close(entry, "KILLED")
+
+    @contextmanager
+    def _lock(self, purpose: str) -> Iterator[None]:
+        with locks.exclusive(self._lock_name, purpose):
+            yield
+
+    @cached_property
+    def _lock_name(self) -> str:
+        return self.store.identity(self.name)
+
+    def _version(self, number: int | None, alias: str, cure: str) -> Version:
+        if number is not None:
+            return self.store.get(self.name, number)
+        found = self.store.aliased(self.name, alias)
+        if found is None:
+            raise RegistryError(f"{self.name} has no version with the alias {alias}. {cure}")
+        return found
+
+    def _one_line(self, resume: str) -> Any:
+        return one_line(self.uri, resume)
+
+
+def _number(version: Version | None) -> int | None:
+    return version.number if version else None
+
+
+def _metrics(decision: promotion.Decision) -> dict[str, float]:
+    """The numbers of a decision as MLflow shows them beside one another."""
+    numbers: dict[str, float] = {}
+    for row in decision.rows:
+        for whose, value in {"challenger": row.challenger, "champion": row.champion}.items():
+            if value is not None and math.isfinite(value):
+                numbers[f"{row.metric}.{whose}"] = value
+    return numbers

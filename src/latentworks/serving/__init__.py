@@ -1,0 +1,1 @@
+"""A trained model as others use it: exported graphs and a sampler behind a few verbs."""

@@ -1,0 +1,147 @@
+"""The folder that a servable is loaded from: graphs, sampler, golden answers and its own code.
+
+encoder.onnx, decoder.onnx    the graphs
+interface.json                what a client may rely on
+sampler/                      as the stage `sample` wrote it
+test_errors.npy               for the percentiles of anomaly scores
+golden.json, golden.npz       what Keras answered
+code/latentworks_<digest>/    the modules of ours that `servable` needs
+"""
+
+import ast
+import hashlib
+import json
+import re
+import shutil
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from latentworks import artifacts
+from latentworks.backend import keras
+from latentworks.serving import golden
+from latentworks.serving.servable import Interface, Servable
+
+OPSET = 18  # of ONNX: what any runtime of the last years can read
+ENTRY = "latentworks.serving.servable"  # the module that a client loads
+SOURCE = Path(__file__).parents[2]
+
+
+def write(
+    folder: Path,
+    network: Any,
+    sampler: artifacts.Sampler,
+    sampler_folder: Path,
+    prepare: dict[str, Any],
+    test_images: np.ndarray,
+    test_errors: np.ndarray,
+) -> None:
+    """Write all of it into a folder that is there.
+
+    `test_images`: uint8 [N, H, W, C] with N >= 2, for the golden answers. `test_errors`: [T],
+    ascending, mean squared reconstruction errors of test images. `prepare`: `fit` and `background`.
+    """
+    interface = Interface(network.image_shape, network.latent_dim, labels=(), **prepare)
+    errors = test_errors.astype(np.float32)
+    reference = Servable(
+        interface,
+        lambda images: keras.ops.convert_to_numpy(network.encode(images)),
+        lambda latents: keras.ops.convert_to_numpy(network.decode(latents)),
+        sampler,
+        errors,
+    )
+    for name, graph in network.graphs().items():
+        write_onnx(folder / f"{name}.onnx", graph)
+    artifacts.write_json(folder / "interface.json", asdict(interface))
+    shutil.copytree(sampler_folder, folder / "sampler")
+    np.save(folder / "test_errors.npy", errors, allow_pickle=False)
+    golden.write(folder, reference, test_images)
+    write_code(folder / "code")
+
+
+def write_onnx(path: Path, graph: Any) -> None:
+    """A Keras model with one input, whose first axis may have any length, as ONNX."""
+    (tensor,) = graph.inputs
+    signature = [keras.InputSpec(shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # Keras looks for what NumPy has dropped
+        graph.export(
+            path,
+            format="onnx",
+            verbose=False,
+            input_signature=signature,
+            opset_version=OPSET,
+        )
+    onnx.save(_with_settled_names(onnx.load(path)), path)
+
+
+def _with_settled_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model, its constants in the order of their use, its names counted from 0.
+
+    tf2onnx orders constants by chance and goes on counting from one export to the next.
+    """
+    graph = model.graph
+    graph.doc_string = ""
+    for value in [*graph.input, *graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    uses = [name for node in graph.node for name in node.input]
+    constants = sorted(graph.initializer, key=lambda tensor: uses.index(tensor.name))
+    del graph.initializer[:]
+    graph.initializer.extend(constants)
+    kept = {value.name for value in [*graph.input, *graph.output]}
+    inner = [tensor.name for tensor in graph.initializer]
+    inner += [name for node in graph.node for name in node.output]
+    names = {name: f"{number}" for number, name in enumerate(inner) if name not in kept}
+    for tensor in graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for number, node in enumerate(graph.node):
+        node.name = f"{node.op_type}_{number}"
+        for side in (node.input, node.output):
+            side[:] = [names.get(name, name) for name in side]
+    del graph.value_info[:]  # shapes by the old names, which any runtime finds again
+    return model
+
+
+def write_code(folder: Path) -> None:
+    """Copy the modules that ENTRY needs, as a package whose name tells its content.
+
+    Two versions of a model can then be loaded into one process, each with the code it came with:
+    Python would give the second one the modules of the first if they had the same name.
+    """
+    texts = {module: _file(module).read_text(encoding="utf-8") for module in _closure(ENTRY)}
+    digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:12]
+    package = f"latentworks_{digest}"
+    for module, text in texts.items():
+        target = folder / package / _file(module).relative_to(SOURCE / "latentworks")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        renamed = re.sub(
+            r"^(\s*(?:from|import) )latentworks\b", rf"\1{package}", text, flags=re.MULTILINE
+        )
+        target.write_text(renamed, encoding="utf-8")
+
+
+def _closure(entry: str) -> set[str]:
+    """`entry` and the modules of ours that it imports, with the packages around them."""
+    found: set[str] = set()
+    waiting = {entry}
+    while waiting:
+        module = waiting.pop()
+        if module in found:
+            continue
+        found.add(module)
+        if "." in module:
+            waiting.add(module.rpartition(".")[0])
+        for node in ast.walk(ast.parse(_file(module).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+                waiting |= {n for n in names if n.startswith("latentworks") and _file(n).is_file()}
+    return found
+
+
+def _file(module: str) -> Path:
+    path = SOURCE / Path(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

@@ -1,0 +1,82 @@
+"""Golden inputs and outputs: what a servable answered, by Keras, when it was exported."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentworks import artifacts
+from latentworks.errors import RegistryError
+from latentworks.serving.servable import Servable
+
+TOLERANCE = 1e-4  # of a float, relative to 1 or to its size; other processors round differently
+PIXEL_TOLERANCE = 1  # of 255: a value near the middle of two may be rounded either way
+NUM_DRAWN = 8
+
+
+def write(folder: Path, reference: Servable, images: np.ndarray) -> None:
+    """Answer a call of every verb about test images, uint8 [N, H, W, C] with N >= 2, and keep it.
+
+    `golden.json` has the verbs and params, `golden.npz` the arrays.
+    """
+    latents = reference.encode_images(images)
+    calls: list[tuple[str, Any, dict[str, Any]]] = [
+        ("reconstruct", images, {}),
+        ("reconstruct", images[:2, :-1, 1:], {}),  # another size, which is to be prepared
+        ("encode", images, {}),
+        ("decode", latents, {}),
+        ("sample", None, {"num": NUM_DRAWN, "seed": 0}),
+        ("interpolate", images[:2], {"num": NUM_DRAWN}),
+        ("anomaly_score", 255 - images, {}),  # like no test image, so that no ranks are close
+    ]
+    if hasattr(reference.sampler, "log_density"):
+        calls.append(("log_density", latents, {}))
+    arrays: dict[str, np.ndarray] = {}
+    for number, (verb, inputs, params) in enumerate(calls):
+        if inputs is not None:
+            arrays[f"{number}.input"] = inputs
+        arrays |= _named(number, reference.call(verb, inputs, params))
+    artifacts.write_arrays(folder / "golden.npz", arrays)
+    artifacts.write_json(
+        folder / "golden.json", [{"verb": verb, "params": params} for verb, _, params in calls]
+    )
+
+
+def check(folder: Path, call: Callable[[str, Any, dict[str, Any]], Any]) -> None:
+    """Ask `call(verb, inputs, params)` all of it again. Raises RegistryError at other answers."""
+    arrays = artifacts.read_arrays(folder / "golden.npz")
+    for number, question in enumerate(artifacts.read_json(folder / "golden.json")):
+        verb = question["verb"]
+        answers = _named(number, call(verb, arrays.get(f"{number}.input"), question["params"]))
+        expected = {name for name in arrays if name.startswith(f"{number}.output")}
+        if set(answers) != expected:
+            raise RegistryError(f"pre-flight: {verb} gives other outputs than when it was exported")
+        for name, answer in answers.items():
+            _compare(verb, answer, arrays[name])
+
+
+def _named(number: int, answer: Any) -> dict[str, np.ndarray]:
+    if isinstance(answer, dict):
+        return {f"{number}.output.{name}": value for name, value in answer.items()}
+    return {f"{number}.output": answer}
+
+
+def _compare(verb: str, answer: Any, golden: np.ndarray) -> None:
+    answer = np.asarray(answer)
+    fault = f"pre-flight: {verb} does not answer as when it was exported"
+    if answer.shape != golden.shape or answer.dtype != golden.dtype:
+        raise RegistryError(
+            f"{fault}. Expected {golden.dtype} {list(golden.shape)}. "
+            f"Received: {answer.dtype} {list(answer.shape)}."
+        )
+    if golden.size == 0:
+        return
+    difference = np.abs(answer.astype(np.float64) - golden)
+    if golden.dtype == np.uint8:
+        allowed: Any = PIXEL_TOLERANCE
+    else:
+        allowed = TOLERANCE * np.maximum(1, np.abs(golden))
+        difference = np.where(answer == golden, 0, difference)  # both may be infinite
+    if not (difference <= allowed).all():  # so that NaN counts as a difference
+        raise RegistryError(f"{fault}: it differs by up to {np.nanmax(difference):.3g}.")

@@ -1,0 +1,117 @@
+"""What callers send, checked: images, latents and params, from Python or as JSON."""
+
+import difflib
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from latentworks.errors import InputError
+
+MAX_PIXELS = 50_000_000  # in one call, before they are brought to the model's size
+MAX_NUM = 10_000  # images drawn or interpolated in one call
+MAX_SEED = 2**32 - 1
+
+
+def to_images(inputs: Any) -> np.ndarray:
+    """Images of any one size: uint8 or uint16 [N, h, w, c] with N >= 1.
+
+    A single image may come without N, and a grey one without c. Raises InputError.
+    """
+    array = _to_array(inputs, "images, whole numbers from 0 to 255")
+    if array.dtype.kind not in "iu":
+        raise InputError(
+            f"images are whole numbers from 0 to 255. Received: {array.dtype}. "
+            "Multiply images in [0, 1] by 255 and round them to uint8."
+        )
+    if array.dtype not in (np.uint8, np.uint16):  # integers of JSON, or of NumPy's default
+        if array.min() < 0 or array.max() > 255:
+            raise InputError(
+                "images are whole numbers from 0 to 255. "
+                f"Received: {array.min()} to {array.max()}, as {array.dtype}."
+            )
+        array = array.astype(np.uint8)
+    if array.size > MAX_PIXELS:
+        raise InputError(f"too many pixels. Expected at most {MAX_PIXELS}. Received: {array.size}.")
+    if array.ndim == 2:
+        array = array[None, ..., None]
+    elif array.ndim == 3:
+        array = array[None] if array.shape[2] <= 4 else array[..., None]
+    if array.ndim != 4 or array.shape[3] > 4:
+        raise InputError(
+            "images have the shape [N, h, w, c] with c from 1 to 4, [N, h, w], [h, w, c] or "
+            f"[h, w]. Received: {list(np.shape(inputs))}."
+        )
+    return array
+
+
+def to_latents(inputs: Any, latent_dim: int) -> np.ndarray:
+    """Latents: finite float32 [N, D] with N >= 1; a single one may come as [D]. Raises InputError.
+
+    `latent_dim` is D.
+    """
+    array = _to_array(inputs, f"latents, {latent_dim} numbers for each image")
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"latents are numbers. Received: {array.dtype}.")
+    if array.ndim == 1:
+        array = array[None]
+    if array.ndim != 2 or array.shape[1] != latent_dim:
+        raise InputError(
+            f"latents have the shape [N, {latent_dim}]. Received: {list(np.shape(inputs))}."
+        )
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise InputError("latents are finite numbers. Received: NaN, infinity or a number beyond.")
+    return array
+
+
+def are_latents(inputs: Any) -> bool:
+    """Whether inputs to a verb that takes both are latents: at most two axes."""
+    return _to_array(inputs, "latents or images").ndim <= 2
+
+
+def check_empty(inputs: Any, verb: str) -> None:
+    """Raise InputError where a verb that takes no inputs was sent some."""
+    if inputs is not None and np.size(inputs) > 0:
+        raise InputError(
+            f"{verb} takes no inputs. Expected None or []. Received: {list(np.shape(inputs))}."
+        )
+
+
+def _to_array(inputs: Any, expected: str) -> np.ndarray:
+    if inputs is None:
+        raise InputError(f"inputs are missing. Expected {expected}.")
+    if not isinstance(inputs, np.ndarray | Sequence) or isinstance(inputs, str | bytes):
+        raise InputError(f"expected {expected}, as an array. Received: {type(inputs).__name__}.")
+    try:
+        array = np.asarray(inputs)
+    except (ValueError, OverflowError, TypeError):  # rows of unlike lengths, enormous integers
+        array = np.empty(0, dtype=object)
+    if array.dtype == object or array.dtype.kind in "US":
+        raise InputError(f"expected {expected}, all of one shape. Received: something else.")
+    if array.size == 0:
+        raise InputError(f"expected {expected}, at least one. Received: none.")
+    return array
+
+
+def check_params(params: Mapping[str, Any], known: Sequence[str], verb: str) -> None:
+    """Raise InputError for a param that `verb` does not take."""
+    for name in params:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            takes = ", ".join(known) if known else "no params but verb"
+            raise InputError(f"{verb} does not know the param {name!r}. It takes {takes}.{hint}")
+
+
+def to_whole_number(value: Any, name: str, low: int, high: int) -> int:
+    """A param that is a whole number in [low, high]. Raises InputError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool | np.bool_) or not low <= number <= high:
+        raise InputError(f"{name} is a whole number from {low} to {high}. Received: {value!r}.")
+    return number

@@ -1,0 +1,61 @@
+"""How MLflow calls a servable. A copy of this file travels with every registered version."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc import PyFuncModel
+from mlflow.pyfunc.model import PythonModel
+
+
+class Verbs:
+    """The verbs of `latentworks.serving.servable.Servable`, chosen by the param `verb`.
+
+    Without type hints, which MLflow would take for a schema, and apart from the class below, in
+    which it would warn every client that they are missing.
+    """
+
+    def load_context(self, context: Any) -> None:
+        from latentworks.errors import InputError
+        from latentworks.serving.servable import load
+
+        self.refusal = InputError
+        self.servable = load(Path(context.artifacts["servable"]))
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """Arrays, or for `anomaly_score` a table with a row for each image.
+
+        Raises MlflowException for inputs and params that the verb does not work with.
+        """
+        asked = {name: value for name, value in _as_sent(params).items() if value is not None}
+        verb = asked.pop("verb", "reconstruct")
+        try:
+            answer = self.servable.call(verb, model_input, asked)
+        except self.refusal as refusal:
+            raise MlflowException.invalid_parameter_value(str(refusal)) from None
+        return pd.DataFrame(answer) if isinstance(answer, dict) else answer
+
+
+class LatentworksModel(Verbs, PythonModel):
+    """What `mlflow.pyfunc.load_model` returns."""
+
+
+def _as_sent(params: dict[str, Any] | None) -> dict[str, Any]:
+    """The params as the caller wrote them.
+
+    MLflow drops those that the signature does not name and only logs a warning, so that a
+    misspelt `seed` would pass unnoticed. It offers no way to see them but its own call.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if frame.f_code.co_name == "predict" and isinstance(caller, PyFuncModel):
+            return dict(frame.f_locals["params"] or {})
+        frame = frame.f_back
+    return dict(params or {})
+
+
+set_model(LatentworksModel())

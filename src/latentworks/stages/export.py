@@ -1,0 +1,58 @@
+"""Write the model and its sampler as files that serve without TensorFlow."""
+
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from latentworks import artifacts, inference, tracking
+from latentworks.models.config import ModelConfig
+from latentworks.samplers.config import SamplerConfig
+from latentworks.serving import export
+from latentworks.stages import run
+
+MAX_RANKS = 10_000  # test images that an anomaly is ranked among
+NUM_GOLDEN = 20  # test images that are asked about again wherever the model goes
+
+
+def main(prepared: Path, model: Path, sampler: Path, servable: Path) -> None:
+    data = artifacts.read_prepared(prepared)
+    network = artifacts.read_model(model, ModelConfig)
+    fitted = artifacts.read_sampler(sampler, SamplerConfig)
+    rows = data.rows("test")
+
+    errors = np.sort(_reconstruction_errors(network, data.images, rows))
+    ranks = errors[_spread(len(errors), MAX_RANKS)]
+    shown = data.images[np.resize(rows[_spread(len(rows), NUM_GOLDEN)], max(2, NUM_GOLDEN))]
+
+    settings = {name: data.profile[name] for name in ("fit", "background")}
+    with artifacts.replacing(servable) as folder:
+        folder.mkdir()
+        export.write(folder, network, fitted, sampler, settings, shown, ranks)
+    size = sum(file.stat().st_size for file in servable.rglob("*") if file.is_file())
+    print(f"export: {size / 1e6:.1f} MB in {servable}, with {len(shown)} golden test images")
+
+    tracking.log("export", tracking.Outputs(prepared=prepared, model=model, sampler=sampler))
+
+
+def _reconstruction_errors(network: object, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Mean squared errors of `rows` int64 [N] of `images` uint8 [M, H, W, C]: [N]."""
+    errors = []
+    with tqdm(total=len(rows), unit=" images", desc="export", disable=None) as bar:
+        start = 0
+        for z in inference.encode(network, images, rows):
+            originals = images[rows[start : start + len(z)]] / 255.0
+            decoded = np.concatenate([*inference.decode(network, z)])
+            errors.append(((originals - decoded) ** 2).mean(axis=(1, 2, 3)))
+            start += len(z)
+            bar.update(len(z))
+    return np.concatenate(errors)
+
+
+def _spread(length: int, num: int) -> np.ndarray:
+    """At most `num` places in [0, length), evenly apart, the first and the last among them."""
+    return np.unique(np.linspace(0, length - 1, num).round().astype(np.int64))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,394 @@
+"""The servable: equal to Keras, alone in its process, strict about what it is sent."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow.exceptions import MlflowException
+from pydantic import TypeAdapter
+
+from conftest import Checkout
+from latentworks import artifacts, inference
+from latentworks.errors import InputError, RegistryError
+from latentworks.models.config import AutoencoderConfig, ModelConfig
+from latentworks.preprocess import to_pixels
+from latentworks.samplers.config import GaussianConfig, SamplerConfig
+from latentworks.serving import export, golden, packaging, preflight, shipped
+from latentworks.serving.servable import Servable, load
+
+# Of latents, relative to 1 or to their size, and of pixels in [0, 1]. ONNX Runtime and Keras add
+# in another order: the differences seen are a few units of float32's last place.
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def servable(finished: Checkout) -> Servable:
+    return load(finished.path / "models/servable")
+
+
+@pytest.fixture(scope="module")
+def images(finished: Checkout) -> np.ndarray:
+    data = artifacts.read_prepared(finished.path / "data/prepared")
+    return np.array(data.images[data.rows("test")])
+
+
+@pytest.fixture(scope="module")
+def packaged(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder as it is registered. Copy it before changing anything."""
+    folder = tmp_path_factory.mktemp("packaged") / "model"
+    model = finished.path / "models/autoencoder/model.keras"
+    packaging.assemble(folder, finished.path / "models/servable", [model], "a run", "a model")
+    packaging.seal(folder)
+    return folder
+
+
+# --- the graphs ----------------------------------------------------------------------------------
+
+
+def test_it_equals_keras(servable: Servable, images: np.ndarray, finished: Checkout) -> None:
+    network = artifacts.read_model(finished.path / "models/autoencoder", ModelConfig)
+    latents = np.concatenate([*inference.encode(network, images, np.arange(len(images)))])
+    decoded = np.concatenate([*inference.decode(network, latents)])
+    ours = servable.encode_images(images)
+    assert (np.abs(ours - latents) <= TOLERANCE * np.maximum(1, np.abs(latents))).all()
+    assert np.abs(servable.decode_latents(latents) - decoded).max() <= TOLERANCE
+    # Rounding to 256 values can magnify a difference to one of them.
+    difference = servable.reconstruct(images).astype(int) - to_pixels(decoded)
+    assert np.abs(difference).max() <= 1
+    samples = artifacts.read_samples(finished.path / "data/samples")
+    drawn = servable.sample(None, num=len(samples.images), seed=0)
+    assert np.abs(drawn.astype(int) - samples.images).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "latent_dim"), [((28, 28, 1), 2), ((9, 9, 3), 5)], ids=["grey", "rgb"]
+)
+def test_other_shapes_export_as_well(
+    image_shape: tuple[int, int, int], latent_dim: int, tmp_path: Path
+) -> None:
+    config = AutoencoderConfig(
+        kind="autoencoder", latent_dim=latent_dim, filters=(4, 8), loss="mean_squared_error"
+    )
+    network = config.build(image_shape)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (300, *image_shape), dtype=np.uint8)
+    latents = np.concatenate([*inference.encode(network, images, np.arange(len(images)))])
+    sampler = GaussianConfig(kind="gaussian")
+    artifacts.write_sampler(make(tmp_path / "sampler"), sampler.fit(latents, None, 0), sampler)
+    settings = {"fit": "pad", "background": 0}
+    export.write(
+        make(tmp_path / "servable"),
+        network,
+        sampler.fit(latents, None, 0),
+        tmp_path / "sampler",
+        settings,
+        images[:3],
+        np.linspace(0, 1, 10),
+    )
+    servable = load(tmp_path / "servable")
+    assert np.abs(servable.encode_images(images) - latents).max() <= TOLERANCE * 10
+    golden.check(tmp_path / "servable", servable.call)
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_equal_models_export_to_equal_bytes(finished: Checkout, tmp_path: Path) -> None:
+    call = ["python", "-m", "latentworks.stages.export", "data/prepared", "models/autoencoder"]
+    finished.copy(tmp_path / "checkout").run(
+        *call, "models/sampler", str(tmp_path / "again"), PYTHONPATH="src"
+    )
+    first, second = finished.path / "models/servable", tmp_path / "again"
+    assert packaging.content_digest(first) == packaging.content_digest(second)
+
+
+# --- verbs ---------------------------------------------------------------------------------------
+
+
+def test_verbs(servable: Servable, images: np.ndarray) -> None:
+    latents = servable.encode(images[:5])
+    assert latents.shape == (5, 2)
+    assert latents.dtype == np.float32
+    for pictures in (servable.decode(latents), servable.reconstruct(images[:5])):
+        assert pictures.shape == (5, 8, 8, 1)
+        assert pictures.dtype == np.uint8
+    between = servable.interpolate(images[:2], num=4)
+    assert (between == servable.interpolate(latents[:2], num=4)).all()
+    assert (between[[0, -1]] == servable.reconstruct(images[:2])).all()
+    middle = servable.decode(latents[:1] + (latents[1] - latents[0]) / 3)
+    assert np.abs(between[1].astype(int) - middle[0]).max() <= 1  # a third, rounded differently
+    assert np.allclose(servable.log_density(latents), servable.log_density(images[:5]))
+
+
+def test_samples_follow_the_seed(servable: Servable) -> None:
+    first, again = (servable.sample(None, num=3, seed=7) for _ in range(2))
+    assert (first == again).all()
+    assert (first != servable.sample([], num=3, seed=8)).any()
+    assert (servable.sample(None, num=3) != servable.sample(None, num=3)).any()
+    assert servable.sample(None).shape == (16, 8, 8, 1)
+
+
+def test_log_density_is_that_of_the_sampler(servable: Servable, finished: Checkout) -> None:
+    sampler: Any = artifacts.read_sampler(finished.path / "models/sampler", SamplerConfig)
+    z = np.array([[0.5, -1.0], [3.0, 2.0]], dtype=np.float32)
+    assert np.allclose(servable.log_density(z), sampler.log_density(z))
+
+
+def test_anomalies_are_ranked_among_test_images(servable: Servable, images: np.ndarray) -> None:
+    scores = servable.anomaly_score(images)
+    errors = ((servable.decode_latents(servable.encode_images(images)) - images / 255) ** 2).mean(
+        axis=(1, 2, 3)
+    )
+    assert np.allclose(scores["error"], errors, atol=1e-6)
+    # Test images among themselves: the shares are spread evenly, in steps of one image.
+    assert np.allclose(np.sort(scores["percentile"]), np.linspace(0, 100, len(images)), atol=0.6)
+    noise = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
+    assert np.median(servable.anomaly_score(noise)["percentile"]) > 99
+
+
+def test_images_of_any_size_and_form_are_accepted(servable: Servable, images: np.ndarray) -> None:
+    expected = servable.encode(images[:2])
+    for same in (
+        images[:2, ..., 0],
+        images[:2].astype(np.int64),
+        images[:2].tolist(),
+        np.repeat(images[:2], 3, axis=3),
+        images[:2].astype(np.uint16) * 257,
+    ):
+        assert np.allclose(servable.encode(same), expected, atol=1e-5)
+    assert np.allclose(servable.encode(images[0, ..., 0]), expected[:1], atol=1e-5)
+    assert np.allclose(servable.encode(images[0]), expected[:1], atol=1e-5)
+    # Fitted as the training images were: here smaller ones are padded with the background.
+    framed = np.pad(images[:2, 1:-1, 1:-1], ((0, 0), (1, 1), (1, 1), (0, 0)))
+    assert np.allclose(servable.encode(images[:2, 1:-1, 1:-1]), servable.encode(framed))
+    assert servable.reconstruct(np.zeros((1, 50, 20, 3), np.uint8)).shape == (1, 8, 8, 1)
+
+
+GREY = np.zeros((2, 8, 8), np.uint8)
+REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
+    ("reconstruct", None, {}, "inputs are missing"),
+    ("reconstruct", [], {}, "at least one"),
+    ("reconstruct", "image", {}, "as an array"),
+    ("reconstruct", {"image": 1}, {}, "as an array"),
+    ("reconstruct", [[1, 2], [3]], {}, "all of one shape"),
+    ("reconstruct", [["a"]], {}, "all of one shape"),
+    ("reconstruct", GREY / 255, {}, "Multiply images in [0, 1] by 255"),
+    ("reconstruct", GREY - 1.0, {}, "whole numbers"),
+    ("reconstruct", GREY.astype(int) - 1, {}, "Received: -1 to -1"),
+    ("reconstruct", GREY.astype(int) + 256, {}, "Received: 256 to 256"),
+    ("reconstruct", [[10**30]], {}, "all of one shape"),
+    ("reconstruct", GREY.astype(bool), {}, "Received: bool"),
+    ("reconstruct", np.zeros((2, 8, 8, 5), np.uint8), {}, "Received: [2, 8, 8, 5]"),
+    ("reconstruct", np.zeros(5, np.uint8), {}, "Received: [5]"),
+    ("reconstruct", np.zeros((1, 9000, 9000), np.uint8), {}, "too many pixels"),
+    ("decode", [[1.0, 2.0, 3.0]], {}, "latents have the shape [N, 2]"),
+    ("decode", [[1.0, np.nan]], {}, "finite"),
+    ("decode", [[1.0, 1e39]], {}, "finite"),
+    ("decode", [[True, False]], {}, "Received: bool"),
+    ("decode", None, {}, "inputs are missing"),
+    ("interpolate", GREY[:1], {}, "two images or latents"),
+    ("interpolate", GREY, {"num": 1}, "from 2 to 10000"),
+    ("sample", GREY, {}, "takes no inputs"),
+    ("sample", None, {"num": 0}, "from 1 to 10000. Received: 0"),
+    ("sample", None, {"num": 10_001}, "from 1 to 10000"),
+    ("sample", None, {"num": 2.5}, "whole number"),
+    ("sample", None, {"num": True}, "whole number"),
+    ("sample", None, {"num": "4"}, "whole number"),
+    ("sample", None, {"seed": -1}, "seed is a whole number"),
+    ("sample", None, {"sede": 1}, "Did you mean seed?"),
+    ("sample", None, {"label": 3}, "does not know the param 'label'"),
+    ("encode", GREY, {"num": 4}, "takes no params but verb"),
+    ("smaple", None, {}, "verb is one of reconstruct, encode"),
+    (None, None, {}, "verb is one of"),  # type: ignore[list-item]
+]
+
+
+@pytest.mark.parametrize(("verb", "inputs", "params", "said"), REFUSED)
+def test_what_it_cannot_work_with_is_one_line(
+    servable: Servable, verb: str, inputs: Any, params: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError) as refusal:
+        servable.call(verb, inputs, params)
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+# --- as MLflow's model ---------------------------------------------------------------------------
+
+CLIENT = """
+import json, sys, warnings
+import mlflow.pyfunc
+import numpy as np
+
+warnings.simplefilter("error")  # nothing that a client would have to wonder about
+model = mlflow.pyfunc.load_model(sys.argv[1])
+images = np.load(sys.argv[2])
+answer = {
+    "default": model.predict(images).tolist(),
+    "encode": model.predict(images, params={"verb": "encode"}).tolist(),
+    "score": model.predict(images, params={"verb": "anomaly_score"}).to_dict("list"),
+    "sample": model.predict(None, params={"verb": "sample", "num": 2, "seed": 1}).tolist(),
+}
+answer["modules"] = [name for name in ("latentworks", "tensorflow", "keras", "sklearn")
+                     if name in sys.modules]
+print(json.dumps(answer))
+"""
+
+
+def test_mlflow_loads_it_without_pickle_tensorflow_or_this_project(
+    packaged: Path, servable: Servable, images: np.ndarray, tmp_path: Path
+) -> None:
+    assert not [*packaged.rglob("*.pkl"), *packaged.rglob("*.pickle")]
+    np.save(tmp_path / "images.npy", images[:3])
+    shutil.copytree(packaged, tmp_path / "model")  # Python leaves bytecode in what it loads
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT, "model", "images.npy"],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["modules"] == []
+    assert (np.array(answer["default"]) == servable.reconstruct(images[:3])).all()
+    assert np.allclose(answer["encode"], servable.encode(images[:3]))
+    assert np.allclose(answer["score"]["error"], servable.anomaly_score(images[:3])["error"])
+    assert (np.array(answer["sample"]) == servable.sample(None, num=2, seed=1)).all()
+
+
+def test_misspelt_params_are_refused_though_mlflow_drops_them(
+    packaged: Path, images: np.ndarray, tmp_path: Path
+) -> None:
+    import mlflow.pyfunc
+
+    shutil.copytree(packaged, tmp_path / "model")
+    model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    with pytest.raises(MlflowException, match="Did you mean seed"):
+        model.predict(None, params={"verb": "sample", "sede": 1})
+    with pytest.raises(MlflowException, match="encode does not know the param 'num'"):
+        model.predict(images, params={"verb": "encode", "num": 3})
+    with pytest.raises(MlflowException, match="latents have the shape"):
+        model.unwrap_python_model().predict(None, [[1.0]], {"verb": "decode"})
+
+
+def test_two_versions_in_one_process_keep_their_own_code(packaged: Path, tmp_path: Path) -> None:
+    import mlflow.pyfunc
+
+    one, other = tmp_path / "one", tmp_path / "other"
+    shutil.copytree(packaged, one)
+    shutil.copytree(packaged, other)
+    (package,) = (other / "code").iterdir()
+    renamed = package.rename(package.with_name("latentworks_000000000000"))
+    for file in [*renamed.rglob("*.py"), other / "pyfunc.py"]:
+        file.write_text(file.read_text().replace(package.name, renamed.name))
+    code = renamed / "serving/servable.py"
+    code.write_text(code.read_text().replace('"sample": 16', '"sample": 3'))
+    first, second = (mlflow.pyfunc.load_model(str(folder)) for folder in (one, other))
+    assert len(second.predict(None, params={"verb": "sample"})) == 3
+    assert len(first.predict(None, params={"verb": "sample"})) == 16
+    assert shipped.load(other).sample(None).shape[0] == 3
+
+
+def test_nothing_of_this_machine_is_in_it(packaged: Path, finished: Checkout) -> None:
+    for file in packaged.rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            for path in (finished.path, Path(__file__).parents[1], Path(sys.prefix)):
+                assert str(path).encode() not in content, file
+
+
+# --- pre-flight ----------------------------------------------------------------------------------
+
+
+def test_preflight_passes_what_works(packaged: Path) -> None:
+    preflight.run(packaged)
+    # Python would otherwise leave bytecode among files that are hashed.
+    packaging.verify(packaged, artifacts.file_digest(packaged / packaging.SUMS), "it")
+
+
+@pytest.fixture
+def broken(packaged: Path, tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "broken"
+    shutil.copytree(packaged, folder)
+    yield folder
+    with pytest.raises(RegistryError) as fault:
+        preflight.run(folder)
+    assert str(fault.value).startswith("pre-flight: ")
+    assert "\n" not in str(fault.value)
+
+
+def test_preflight_notices_another_graph(broken: Path, servable: Servable) -> None:
+    # One weight of the decoder, moved by a tenth.
+    path = broken / "artifacts/servable/decoder.onnx"
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    weights = max(model.graph.initializer, key=lambda tensor: np.prod(tensor.dims))
+    values = numpy_helper.to_array(weights) * np.float32(1.1)
+    weights.CopyFrom(numpy_helper.from_array(values, weights.name))
+    onnx.save(model, path)
+
+
+def test_preflight_notices_another_sampler(broken: Path) -> None:
+    path = broken / "artifacts/servable/sampler/sampler.npz"
+    arrays = artifacts.read_arrays(path)
+    artifacts.write_arrays(path, {**arrays, "means": arrays["means"] + 1})
+
+
+@pytest.mark.parametrize("name", ["artifacts/servable/encoder.onnx", "pyfunc.py", "MLmodel"])
+def test_preflight_notices_damage(broken: Path, name: str) -> None:
+    (broken / name).write_bytes((broken / name).read_bytes()[:100])
+
+
+# --- sums ----------------------------------------------------------------------------------------
+
+
+def test_every_change_of_a_sealed_folder_is_noticed(packaged: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(packaged, folder)
+    digest = packaging.seal(folder)
+    packaging.verify(folder, digest, "it")
+    done = subprocess.run(["sha256sum", "--check", "--quiet", packaging.SUMS], cwd=folder)
+    assert done.returncode == 0
+
+    def refused(said: str) -> None:
+        with pytest.raises(RegistryError, match=said):
+            packaging.verify(folder, digest, "it")
+
+    graph = folder / "artifacts/servable/decoder.onnx"
+    content = graph.read_bytes()
+    graph.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    refused("decoder.onnx does not match its sha256")
+    graph.unlink()
+    refused("decoder.onnx is missing")
+    graph.write_bytes(content)
+    (folder / "code/sitecustomize.py").write_text("")
+    refused("sitecustomize.py was not there")
+    (folder / "code/sitecustomize.py").unlink()
+    packaging.verify(folder, digest, "it")
+    packaging.seal(folder)
+    (folder / packaging.SUMS).write_text("")
+    refused("SHA256SUMS does not match")
+
+
+def test_interface_is_closed(servable: Servable, finished: Checkout) -> None:
+    fields = artifacts.read_json(finished.path / "models/servable/interface.json")
+    assert TypeAdapter(dict[str, Any]).validate_python(fields) == {
+        "image_shape": [8, 8, 1],
+        "latent_dim": 2,
+        "labels": [],
+        "fit": "pad",
+        "background": 0,
+    }
+    assert servable.interface.image_shape == (8, 8, 1)
