@@ -178,6 +178,10 @@ def _one_line_errors() -> Iterator[None]:
     except LatentworksError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        typer.echo(f"{error.strerror or error}{where}", err=True)
+        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

@@ -27,13 +27,14 @@ class Metric:
     reference: str  # what a first model is measured against
     limit: Any  # the range of that multiple
     optional: bool = False  # absent where the data has nothing to compare
+    enough: float = math.inf  # where higher is better: what is above this is no better than this
 
 
 METRICS = {
     "mse": Metric(-1, "the mean image's", Field(gt=0, le=1)),
     "sliced_wasserstein": Metric(-1, "real against real", Field(ge=1)),
     "active_units": Metric(1, "all latents", Field(ge=0, le=1)),
-    "memorisation": Metric(1, "that of fresh images", Field(ge=0, le=1), optional=True),
+    "memorisation": Metric(1, "that of fresh images", Field(ge=0, le=1), optional=True, enough=1.0),
 }
 
 _MARGIN = Annotated[float, Field(ge=0)]
@@ -143,7 +144,7 @@ def _within_limit(name: str, score: Score, config: PromotionConfig) -> Row:
 def _against(name: str, ours: Score, theirs: Score, config: PromotionConfig) -> Row:
     """A metric of the challenger, against the champion's."""
     better, margin = METRICS[name].better, getattr(config.margins, name)
-    value, base = ours.usable(), theirs.usable()
+    value, base = (min(each.usable(), METRICS[name].enough) for each in (ours, theirs))
     gain, loss = better * (value - base), margin * abs(base)  # the largest loss allowed
     band = _band(name, ours, theirs)
     low, high = band or (gain, gain)
@@ -159,7 +160,8 @@ def _against(name: str, ours: Score, theirs: Score, config: PromotionConfig) -> 
     share = 100 / abs(base) if base else math.nan
     in_percent = None if math.isnan(gain * share) else gain * share
     percents = None if band is None or in_percent is None else (low * share, high * share)
-    return Row(name, value, base, ours.reference, in_percent, percents, limit, verdict)
+    found = ours.usable(), theirs.usable()
+    return Row(name, *found, ours.reference, in_percent, percents, limit, verdict)
 
 
 def _band(name: str, ours: Score, theirs: Score) -> tuple[float, float] | None:
@@ -173,6 +175,7 @@ def _band(name: str, ours: Score, theirs: Score) -> tuple[float, float] | None:
         )
     if first is None or second is None or math.isnan(ours.usable() + theirs.usable()):
         return None
+    first, second = (np.minimum(each, METRICS[name].enough) for each in (first, second))
     low, high = np.percentile(METRICS[name].better * (first - second), BAND)
     return float(low), float(high)
 

@@ -66,22 +66,27 @@ class Registry:
         candidate = candidates.check(self.root)
         with self._one_line("Run `latentworks register` again."):
             self._require_interface(candidate)
+            known = self.store.versions(self.name, candidate.content())
+            if known:
+                return known[0]
             if tracking.sync(candidate.outputs, self.root) is not None:
                 raise RegistryError("the run of this result could not be written.")
+            uploaded = self.store.upload(self.name, candidate)
             with self._lock("register"):
                 known = self.store.versions(self.name, candidate.content())
-                if known:
+                if known:  # another process was faster
+                    self.store.discard(uploaded)
                     return known[0]
-                version = self.store.upload(self.name, candidate)
+                version = self.store.create_version(self.name, candidate, uploaded)
                 self.store.move_alias(self.name, CHALLENGER, version.number)
         return version
 
     def _require_interface(self, candidate: Candidate) -> None:
         interface = candidate.interface()
-        known = self.store.interface(self.name)
-        if known is None:
+        if self.store.interface(self.name) is None:
             self.store.create(self.name, interface, candidate.about_model(self.name))
-        elif known != interface:
+        known = self.store.interface(self.name)
+        if known != interface:
             raise Refused(
                 f"{self.name} holds models of {known}, and its clients rely on that. "
                 f"Received: {interface}. Set promotion.model_name to another name."

@@ -56,6 +56,15 @@ class Version:
 
 
 @dataclass(frozen=True)
+class Uploaded:
+    """The files of a version to be."""
+
+    model_id: str
+    run_id: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Entry:
     """A decision, as `history` tells it."""
 
@@ -94,7 +103,11 @@ class RegistryStore:
             raise
 
     def create(self, name: str, interface: str, description: str) -> None:
-        self.client.create_registered_model(name, {INTERFACE: interface}, description)
+        try:
+            self.client.create_registered_model(name, {INTERFACE: interface}, description)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another process, just now
+                raise
 
     def get(self, name: str, number: int) -> Version:
         """Raises RegistryError where there is none."""
@@ -120,15 +133,16 @@ class RegistryStore:
             if not token:
                 return sorted(found, key=lambda version: version.number)
 
-    def upload(self, name: str, candidate: Candidate) -> Version:
-        """Log the model folder of a result beside its run and make it the next version of `name`.
+    def upload(self, name: str, candidate: Candidate) -> Uploaded:
+        """Log the model folder of a result beside its run.
 
         Raises RegistryError where the folder does not work.
         """
         run_id = self.store.find(candidate.outputs)
         assert run_id is not None  # the result was synced before
+        params = candidate.flat_params()
         model = self.client.create_logged_model(
-            self.store.experiment_id, name, run_id, params=candidate.flat_params()
+            self.store.experiment_id, name, run_id, None, params
         )
         try:
             with tempfile.TemporaryDirectory() as temporary:
@@ -140,16 +154,23 @@ class RegistryStore:
             self.client.finalize_logged_model(model.model_id, "FAILED")
             raise
         self.client.finalize_logged_model(model.model_id, "READY")
+        return Uploaded(model.model_id, run_id, sha256)
+
+    def discard(self, uploaded: Uploaded) -> None:
+        self.client.delete_logged_model(uploaded.model_id)
+
+    def create_version(self, name: str, candidate: Candidate, uploaded: Uploaded) -> Version:
+        """Make what was uploaded the next version of `name`."""
         self.client.create_model_version(
             name,
-            source=f"{SOURCE}{model.model_id}",
-            run_id=run_id,
-            model_id=model.model_id,
-            tags={**candidate.content(), SHA256: sha256, "git.commit": candidate.commit},
+            source=f"{SOURCE}{uploaded.model_id}",
+            run_id=uploaded.run_id,
+            model_id=uploaded.model_id,
+            tags={**candidate.content(), SHA256: uploaded.sha256, "git.commit": candidate.commit},
             description=candidate.about(),
         )
         # The oldest one: a call that MLflow's client sent twice makes two.
-        return self.versions(name, {SHA256: sha256})[0]
+        return self.versions(name, {SHA256: uploaded.sha256})[0]
 
     def fetch(self, version: Version) -> Path:
         """A local folder with the files of a version, every one as it was registered.

@@ -1,5 +1,6 @@
 """Versions and decisions as text that reads well in a terminal."""
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -66,6 +67,9 @@ def comparison(versions: Sequence[Version], scores: Sequence[Scores]) -> str:
         a, b = first.metrics[metric].value, second.metrics[metric].value
         rows.append((metric, f"{a:.4g}", f"{b:.4g}", f"{(b - a) / abs(a):+.1%}" if a else ""))
     rows.append(("size in MB", f"{first.size_mb:.1f}", f"{second.size_mb:.1f}", ""))
+    for size in first.latency_ms:
+        times = [f"{each.latency_ms.get(size, math.nan):.2f}" for each in (first, second)]
+        rows.append((f"ms to decode {size}", *times, ""))
     for name in ("data.fingerprint", "git.commit", "decision"):
         values = [version.tags.get(name, "-")[:12] for version in versions]
         rows.append((name, *values, "same" if values[0] == values[1] else "another"))

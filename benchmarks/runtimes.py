@@ -1,0 +1,150 @@
+"""Which runtime answers for a trained model? The figures behind docs/decisions/0008.
+
+A server starts, answers for one image or many, and meets batch sizes that it has never seen. So
+this measures, for Keras, tf.function on the same model, and the exported graphs in ONNX Runtime and
+OpenVINO, each in float32 and else as it comes: seconds from importing the runtime until an image is
+encoded and decoded; the time of a call, at each of SIZES first and once more after the others, and
+repeated at those in CALLS; the most memory and the disk that it takes beyond Python and NumPy; how
+far from Keras it is at most. Processes are fresh and take turns; figures are medians of PROCESSES.
+"""
+
+import importlib.util
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+from timeit import default_timer, repeat
+from typing import Any
+
+import numpy as np
+from packaging.requirements import Requirement
+from psutil import Process
+from tqdm import tqdm
+
+PROCESSES = 8  # of each candidate: each of the four is the first of a round equally often
+CALLS = {1: 500, 32: 100, 1024: 10}  # that are timed, by batch size
+SIZES = np.random.default_rng(0).permutation(range(2, 65))  # that a server meets, in any order
+MODULES = {  # what each candidate needs; the table has the version of the first
+    "keras": ("keras", "tensorflow"),
+    "tf.function": ("tensorflow", "keras"),
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
+}
+Graph = Callable[[np.ndarray], np.ndarray]  # images [B, H, W, C] to latents [B, D], or back
+
+
+def main() -> None:
+    parser = ArgumentParser()
+    for name in ("servable", "autoencoder"):
+        parser.add_argument(name, type=Path, nargs="?", default=Path("models", name))
+    folders = parser.parse_args()
+    for file in (folders.servable / "golden.json", folders.autoencoder / "config.json"):
+        if not file.is_file():
+            sys.exit(f"no {file}. Run `make repro`, or name the folders of a servable and a model.")
+    names = [name for name, (first, *_) in MODULES.items() if importlib.util.find_spec(first)]
+    if "openvino" not in names:
+        print("openvino is not installed; `uv pip install openvino` adds it", file=sys.stderr)
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    answers: dict[str, list[np.ndarray]] = {}
+    for name in tqdm([name for turn in range(PROCESSES) for name in np.roll(names, turn).tolist()]):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+            figures, answers[name] = fresh.submit(measure, name, folders).result()
+        found[name].append(figures)
+    installed = [[metadata.packages_distributions()[x][0] for x in MODULES[name]] for name in names]
+    table = {"": names, "version": [metadata.version(first) for first, *_ in installed]}
+    for row in found["keras"][0]:
+        medians = [float(np.median([figures[row] for figures in found[name]])) for name in names]
+        table[row] = [f"{median:.{2 if median < 100 else 0}f}" for median in medians]
+    for number, row in enumerate(("latents off by", "pixels of [0, 1] off by")):
+        off = [np.abs(answers[name][number] - answers["keras"][number]).max() for name in names]
+        table[row] = [f"{largest:.0e}" for largest in off]
+    table["disk, MB"] = [f"{disk_megabytes(distributions):.0f}" for distributions in installed]
+    for row, cells in table.items():
+        print(f"{row:<24}" + "".join(f"{cell:>12}" for cell in cells))
+
+
+def questions(servable: Path) -> list[np.ndarray]:
+    """A largest batch: golden images, moved sideways, and latents spread as golden ones are."""
+    verbs = [call["verb"] for call in json.loads((servable / "golden.json").read_bytes())]
+    with np.load(servable / "golden.npz", allow_pickle=False) as golden:
+        images, latents = (golden[f"{verbs.index('encode')}.{x}"] for x in ("input", "output"))
+    moved = [np.roll(images[i % len(images)], i // len(images), axis=1) for i in range(max(CALLS))]
+    drawn = np.random.default_rng(0).normal(size=(max(CALLS), latents.shape[1]))
+    return [np.stack(moved), (latents.mean(0) + drawn * latents.std(0)).astype(np.float32)]
+
+
+def measure(name: str, folders: Namespace) -> tuple[dict[str, float], list[np.ndarray]]:
+    """In a process of its own: figures by row of the table, and the latents and images."""
+    if "keras" in MODULES[name]:
+        import latentworks.artifacts  # noqa: F401  pandas and the like are not the runtime's
+    images, latents = questions(folders.servable)
+    before, started = Process().memory_info().rss / 1e6, default_timer()
+    encoder, decoder = load(name, folders)
+    decoder(encoder(images[:1]))
+    figures = {"first answer, s": default_timer() - started}
+    for row, sizes in (("decoder, new size, ms", SIZES), ("decoder, met size, ms", SIZES[::-1])):
+        figures[row] = float(np.median([milliseconds(decoder, latents[:n], 1) for n in sizes]))
+    figures[f"memory to batch {max(SIZES)}, MB"] = peak_megabytes() - before
+    for half, graph, rows in (("encoder", encoder, images), ("decoder", decoder, latents)):
+        for size, calls in CALLS.items():
+            figures[f"{half}, batch {size}, ms"] = milliseconds(graph, rows[:size], calls)
+    figures[f"memory to batch {max(CALLS)}, MB"] = peak_megabytes() - before
+    return figures, [encoder(images), decoder(latents)]
+
+
+def load(name: str, folders: Namespace) -> list[Graph]:
+    """Encoder and decoder. The runtime is imported here, on the clock."""
+    halves: Any = [str(folders.servable / f"{half}.onnx") for half in ("encoder", "decoder")]
+    if "keras" in MODULES[name]:
+        from latentworks import artifacts
+        from latentworks.backend import tf
+        from latentworks.models.config import ModelConfig
+
+        halves = artifacts.read_model(folders.autoencoder, ModelConfig).graphs().values()
+
+    def graph(half: Any) -> Any:
+        if name == "keras":
+            return half.predict_on_batch
+        if name == "tf.function":
+            any_size = tf.TensorSpec(half.inputs[0].shape, half.inputs[0].dtype)
+            traced = tf.function(half, input_signature=[any_size])
+            return lambda batch: traced(batch).numpy()
+        runtime = importlib.import_module(name)
+        if name == "onnxruntime":
+            session = runtime.InferenceSession(half, providers=["CPUExecutionProvider"])
+            argument = session.get_inputs()[0].name
+            return lambda batch: session.run(None, {argument: batch})[0]
+        compiled = runtime.compile_model(half, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return lambda batch: compiled(batch)[0]
+
+    return [graph(half) for half in halves]
+
+
+def milliseconds(graph: Graph, batch: np.ndarray, calls: int) -> float:
+    return 1000 * float(np.median(repeat(lambda: graph(batch), number=1, repeat=calls)))
+
+
+def peak_megabytes() -> float:  # the system counts in KiB, that of a Mac in bytes
+    return getrusage(RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def disk_megabytes(packages: list[str]) -> float:
+    """Of packages and all that they require, as they are delivered: without bytecode."""
+    needed, num_bytes = [*packages], 0
+    for package in needed:  # which grows
+        found = metadata.distribution(package)
+        files = [Path(file.locate()) for file in found.files or () if file.suffix != ".pyc"]
+        num_bytes += sum(file.stat().st_size for file in files)
+        for need in map(Requirement, found.requires or ()):
+            if not need.marker or need.marker.evaluate({"extra": ""}):
+                needed += {need.name.lower().replace("_", "-")} - {"numpy", *needed}
+    return num_bytes / 1e6
+
+
+if __name__ == "__main__":
+    main()
