@@ -217,7 +217,8 @@ def test_without_a_server(good: Checkout, tmp_path: Path) -> None:
     assert aliases(store, "autoencoder") == {"champion": 1}
     # Who loads from the files of the store leaves bytecode there, which harms nobody.
     (folder,) = (file.parent for file in (checkout.path / "mlartifacts").rglob("MLmodel"))
-    checkout.run("python", "-c", f"import mlflow; mlflow.pyfunc.load_model({str(folder)!r})")
+    script = f"import mlflow; mlflow.pyfunc.load_model({str(folder)!r})"
+    checkout.run("python", "-c", script, PYTHONDONTWRITEBYTECODE="")
     assert [*folder.rglob("__pycache__")]
     shutil.rmtree(checkout.path / ".latentworks/versions")
     assert "champion already" in checkout.run("latentworks", "promote", "1", expected=6).stderr
@@ -440,7 +441,8 @@ def ladder(server: str, good: Checkout, tmp_path_factory: pytest.TempPathFactory
             model = client.create_logged_model(store.store.experiment_id, "ladder")
             client.log_model_artifacts(model.model_id, str(folder))
             client.finalize_logged_model(model.model_id, "READY")
-            client.create_model_version("ladder", f"models:/{model.model_id}", tags=tags)
+            source = f"models:/{model.model_id}"
+            client.create_model_version("ladder", source, tags=tags, model_id=model.model_id)
     return checkout
 
 
