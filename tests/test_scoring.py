@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_digits
 
-from latentworks import metrics, scoring
+from latentworks import metrics, scores, scoring
 from latentworks.artifacts import Prepared
 from latentworks.errors import DataError
 from latentworks.promotion import METRICS, PromotionConfig, decide
@@ -342,7 +342,7 @@ def test_ratios_that_some_resample_lacks_have_no_replicates() -> None:
 
 def test_the_scorer_is_its_code() -> None:
     code = [Path(module.__file__).read_bytes() for module in (metrics, scoring)]
-    assert scoring.digest() == hashlib.sha256(b"".join(code)).hexdigest()[:12]
+    assert scores.scorer_digest() == hashlib.sha256(b"".join(code)).hexdigest()[:12]
 
 
 def test_nothing_that_trains_or_serves_is_imported() -> None:

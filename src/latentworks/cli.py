@@ -107,7 +107,7 @@ def promote(number: Annotated[int | None, VERSION] = None) -> None:
 
     with _one_line_errors():
         entry = registry.Registry(repository.root()).promote(number)
-        typer.echo(entry.text.replace("**", ""))
+        typer.echo(entry.text)
         if entry.decision == registry.REFUSED:
             raise typer.Exit(Refused.exit_code)
         typer.echo(f"\n{entry.name} version {entry.version} is champion")
@@ -147,10 +147,12 @@ def compare(
     ),
 ) -> None:
     """Two versions side by side: the numbers, and the same test images through both."""
+    from latentworks import comparison
     from latentworks.registry import Registry
 
     with _one_line_errors():
-        typer.echo(Registry(repository.root()).compare(first, second, picture))
+        registry = Registry(repository.root())
+        typer.echo(comparison.compare(registry, first, second, picture))
         typer.echo(f"\nthe same images through both: {picture}")
 
 

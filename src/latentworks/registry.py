@@ -9,6 +9,7 @@ import math
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +20,7 @@ from latentworks import (
     candidates,
     locks,
     params,
-    plots,
     promotion,
-    scoring,
     tables,
     tracking,
 )
@@ -30,17 +29,26 @@ from latentworks.config import Config
 from latentworks.errors import Refused, RegistryError
 from latentworks.promotion import PromotionConfig
 from latentworks.registry_store import Entry, RegistryStore, Version, one_line
-from latentworks.scores import Scores
-from latentworks.serving import packaging, preflight, shipped
+from latentworks.scores import Scores, scorer_digest
+from latentworks.serving import packaging, preflight
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
-PROMOTED, REFUSED, ROLLED_BACK = "promoted", "refused", "rolled back"
+PROMOTED, REFUSED, RESTORED = "promoted", "refused", "restored"
 SINCE = "champion.since"  # tags of a version: when it last became champion,
 WITHDRAWN = "withdrawn"  # and why it was rolled back
 
 
 class _Params(Config):
     promotion: PromotionConfig
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One of the versions that are compared."""
+
+    version: Version
+    folder: Path
+    scores: Scores
 
 
 class Registry:
@@ -163,7 +171,7 @@ class Registry:
         for path in (folder / packaging.SCORES, kept):
             with suppress(OSError, ValueError, KeyError, TypeError):  # none there, or an old one
                 scores = Scores.from_json(artifacts.read_json(path))
-                if (scores.data, scores.scorer) == (data, scoring.digest()):
+                if (scores.data, scores.scorer) == (data, scorer_digest()):
                     return scores
         outputs = tracking.recorded_outputs(self.root)
         prepared = outputs.prepared if outputs else None
@@ -195,7 +203,7 @@ class Registry:
                 raise RegistryError(f"{target} was never champion. Use `latentworks promote`.")
             self._preflight(target)
             reason = reason or f"version {champion.number} was withdrawn"
-            return self._write(ROLLED_BACK, reason, target, champion, target)
+            return self._write(RESTORED, reason, target, champion, target)
 
     def history(self) -> list[Entry]:
         """Every decision about this model, the oldest first."""
@@ -209,36 +217,20 @@ class Registry:
             champion = _number(self.store.aliased(self.name, CHAMPION))
         return tables.history(self.name, entries, champion)
 
-    def compare(self, first: int, second: int, picture: Path) -> str:
-        """The numbers of two versions on the same data, as a table; the same images as a picture.
+    def compared(self, first: int, second: int) -> list[Compared]:
+        """Two versions with their files and scores on the same data, that of the second.
 
-        Where the second one's test data is not in this checkout and the first one was scored on
-        other data, each has its own, and the table says so.
+        Where that is not in this checkout and the first one was scored on other data, each has the
+        scores that were recorded with it.
         """
         with self._one_line("Try again when it answers."):
             versions = [self.store.get(self.name, number) for number in (first, second)]
             folders = [self.store.fetch(version) for version in versions]
-            data = versions[1].data
             try:
-                scores = [self.scores(version, data) for version in versions]
+                scores = [self.scores(version, versions[1].data) for version in versions]
             except RegistryError:
                 scores = [self.scores(version, version.data) for version in versions]
-        golden = artifacts.read_arrays(folders[0] / shipped.SERVABLE / "golden.npz")
-        images = golden["0.input"]  # test images of the first one
-        rows = {"Test images": images}
-        servables = {
-            str(version.number): shipped.load(folder)
-            for version, folder in zip(versions, folders, strict=True)
-        }
-        for number, servable in servables.items():
-            rows[f"Version {number}: the same images, reconstructed"] = servable.reconstruct(images)
-        for number, servable in servables.items():
-            rows[f"Version {number}: samples"] = servable.sample(None, num=len(images), seed=0)
-        title = f"{self.name}: version {first} and version {second}"
-        figure = plots.comparison(title, "Samples are drawn with seed 0, not hand-picked.", rows)
-        with artifacts.replacing(picture) as temporary:
-            artifacts.write_figure(temporary, figure)
-        return tables.comparison(versions, scores)
+        return [Compared(*each) for each in zip(versions, folders, scores, strict=True)]
 
     # --- under the lock --------------------------------------------------------------------------
 
@@ -252,7 +244,7 @@ class Registry:
         scored: promotion.Decision | None = None,
     ) -> Entry:
         """Record a decision, then do what it says."""
-        text = f"**{decision.capitalize()}**: {reason}"
+        text = f"{decision.capitalize()}: {reason}"
         if scored is not None:
             text += f"\n\n{tables.decision(scored)}"
         entry = Entry(
@@ -274,7 +266,7 @@ class Registry:
         self.store.describe(entry)
         before, after = entry.champion_before, entry.champion_after
         if entry.decision != REFUSED and after is not None:
-            if entry.decision == ROLLED_BACK and before is not None:
+            if entry.decision == RESTORED and before is not None:
                 self.store.tag(self.name, before, WITHDRAWN, entry.reason)
                 self.store.untag(self.name, after, WITHDRAWN)
             if before is not None:

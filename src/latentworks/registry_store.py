@@ -28,6 +28,7 @@ SHA256 = "sha256"  # tags of a version: of its SHA256SUMS,
 DATA = "data.fingerprint"  # and of its data
 INTERFACE = "interface"  # tag of a registered model
 SOURCE = "models:/"  # and the id of a logged model: where the files of a version are
+TABLE = "| metric "  # how the numbers of a decision begin
 RULE = "\n\n---\n\n"  # between a decision and what a version is
 
 
@@ -71,7 +72,7 @@ class Entry:
     id: str  # made by the one who decides: a call that is sent twice is still one decision
     name: str
     version: int
-    decision: str  # promoted, refused or rolled back
+    decision: str  # promoted, refused or restored
     reason: str
     champion_before: int | None
     champion_after: int | None
@@ -255,13 +256,17 @@ class RegistryStore:
         return _entry(run)
 
     def describe(self, entry: Entry) -> None:
-        """Write a decision on its version, above what stood there when it was registered."""
+        """Write a decision on its version, above what stood there when it was registered.
+
+        The numbers of an earlier decision stay where the new one has none.
+        """
         version = self.get(entry.name, entry.version)
-        for key, value in {"decision": entry.decision, "decision.reason": entry.reason}.items():
-            self.tag(entry.name, entry.version, key, value)
-        _, _, about = version.description.rpartition(RULE)
-        text = entry.text + RULE + about
-        self.client.update_model_version(entry.name, str(entry.version), text)
+        self.tag(entry.name, entry.version, "decision", entry.decision)
+        *earlier, about = version.description.split(RULE)
+        parts = [entry.text, about]
+        if TABLE not in entry.text:
+            parts[1:1] = [text for text in earlier if TABLE in text]
+        self.client.update_model_version(entry.name, str(entry.version), RULE.join(parts))
 
     def close(self, entry: Entry, status: str = "FINISHED") -> None:
         """Say that the aliases are as the decision says, or with KILLED that they never will be."""

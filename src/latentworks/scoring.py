@@ -4,13 +4,11 @@ Equal models, data and code give equal scores, but for the latency. No TensorFlo
 whatever encodes, decodes and draws.
 """
 
-import hashlib
 import math
 import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +17,7 @@ from tqdm import tqdm
 from latentworks import metrics
 from latentworks.artifacts import Prepared
 from latentworks.errors import DataError
-from latentworks.scores import Score, Scores
+from latentworks.scores import Score, Scores, scorer_digest
 
 NUM_REPLICATES = 1000
 NUM_SAMPLES = 10_000  # drawn and decoded, with SEED
@@ -73,13 +71,7 @@ def score(servable: Servable, prepared: Prepared, *, size_mb: float) -> Scores:
             **_samples(servable, prepared),
         }
     data = prepared.profile["fingerprint"]
-    return Scores(data, digest(), scored, float(size_mb), _latency(servable))
-
-
-def digest() -> str:
-    """12 hexadecimal digits: other code measures other numbers, which do not compare."""
-    code = (Path(file).read_bytes() for file in (metrics.__file__, __file__))
-    return hashlib.sha256(b"".join(code)).hexdigest()[:12]
+    return Scores(data, scorer_digest(), scored, float(size_mb), _latency(servable))
 
 
 def resamples(num: int, stream: int = 0) -> Iterator[np.ndarray]:

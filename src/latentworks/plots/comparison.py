@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from latentworks.plots.images import MIN_WIDTH
 from latentworks.plots.page import HEADER, INK, MARGIN, WIDTH, blank_page, place, write
 from latentworks.plots.tiles import GAP, SIDE, columns_for, fitted, tile
 
@@ -21,10 +22,11 @@ def comparison(title: str, subtitle: str, rows: dict[str, np.ndarray]) -> Figure
         name: tile(fitted(images[:num_columns], side), num_columns) for name, images in rows.items()
     }
     height = HEADER + sum(LINE + len(picture) + SPACE for picture in pictures.values())
-    figure = blank_page(WIDTH, height + MARGIN - SPACE, title, subtitle)
+    width = max(picture.shape[1] for picture in pictures.values()) + 2 * MARGIN
+    figure = blank_page(max(width, MIN_WIDTH), height + MARGIN - SPACE, title, subtitle)
     top = HEADER
     for name, picture in pictures.items():
-        write(figure, MARGIN, top + LINE - 8, name, WIDTH - 2 * MARGIN, size=10, color=INK)
+        write(figure, MARGIN, top + LINE - 8, name, size=10, color=INK)
         place(figure, picture, MARGIN, top + LINE)
         top += LINE + len(picture) + SPACE
     return figure
