@@ -139,7 +139,7 @@ def disk_megabytes(packages: list[str]) -> float:
     for package in needed:  # which grows
         found = metadata.distribution(package)
         files = [Path(file.locate()) for file in found.files or () if file.suffix != ".pyc"]
-        num_bytes += sum(file.stat().st_size for file in files)
+        num_bytes += sum(file.stat().st_size for file in files if file.is_file())
         for need in map(Requirement, found.requires or ()):
             if not need.marker or need.marker.evaluate({"extra": ""}):
                 needed += {need.name.lower().replace("_", "-")} - {"numpy", *needed}

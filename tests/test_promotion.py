@@ -224,8 +224,9 @@ def test_a_band_of_95_percent_promotes_equals_in_one_of_forty() -> None:
 def test_a_first_model_meets_its_limits() -> None:
     decision = decide(CHAMPION, None, config())
     assert decision.promoted
-    assert decision.reason.startswith("a first model within its limits: mse 0.0")
-    assert "at most 0.035 allowed (the mean image's 0.07)" in decision.reason
+    assert decision.reason.startswith("a first model, within its limits: mse 0.0")
+    assert decision.rows[0].reference == pytest.approx(0.07)
+    assert decision.rows[0].limit == pytest.approx(0.035)
     assert set(verdicts(CHAMPION, None).values()) == {"ok"}
 
 

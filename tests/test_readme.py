@@ -9,6 +9,7 @@ from latentworks import artifacts, recipes
 from latentworks.cli import app
 
 TEXT = (ROOT / "README.md").read_text()
+PRODUCTION = (ROOT / "docs/from-run-to-production.md").read_text()
 COMMANDS = [line.removeprefix("$ ") for line in TEXT.splitlines() if line.startswith("$ ")]
 
 
@@ -30,14 +31,28 @@ def test_every_make_target_exists_and_is_listed() -> None:
 
 def test_every_command_of_ours_exists() -> None:
     ours = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    assert set(re.findall(r"latentworks ([a-z]+)[`\n]", TEXT)) <= ours
+    assert set(re.findall(r"latentworks ([a-z]+)[`\n ]", TEXT + PRODUCTION)) <= ours
     named = set(re.findall(r"RECIPE=([a-z]+)", TEXT))
     assert named <= set(recipes.names(ROOT))
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\(([^)]+)\)", TEXT))
+LINK = re.compile(r"\]\(([^)]+)\)")
+
+
+@pytest.mark.parametrize("target", LINK.findall(TEXT))
 def test_every_link_and_picture_is_there(target: str) -> None:
     assert (ROOT / target).exists()
+
+
+@pytest.mark.parametrize("target", LINK.findall(PRODUCTION))
+def test_every_picture_of_the_way_to_production_is_there(target: str) -> None:
+    assert (ROOT / "docs" / target).exists()
+
+
+def test_the_example_is_the_same_wherever_it_stands() -> None:
+    (example,) = re.findall(r"```python\n(import mlflow, numpy.*?)```", TEXT, flags=re.DOTALL)
+    assert len(example.splitlines()) == 3
+    assert example in PRODUCTION
 
 
 def test_scores_are_those_of_the_committed_result() -> None:

@@ -101,7 +101,8 @@ def decide(challenger: Scores, champion: Scores | None, config: PromotionConfig)
     if failed:
         return Decision(False, "; ".join(failed), tuple(rows))
     if champion is None:
-        reason = f"a first model within its limits: {', '.join(_sentence(row) for row in rows)}"
+        found = (f"{row.metric} {number(row.challenger)}" for row in rows)
+        reason = f"a first model, within its limits: {', '.join(found)}"
     else:
         (won,) = (_sentence(row) for row in rows if row.metric == config.metric)
         reason = f"{won}; nothing else is worse beyond its margin"
