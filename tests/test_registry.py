@@ -21,7 +21,7 @@ import requests
 from mlflow import MlflowClient
 from PIL import Image
 
-from conftest import Checkout, closed_port, environment, mlflow_server, serving
+from conftest import ROOT, Checkout, closed_port, environment, mlflow_server, serving
 from latentworks import artifacts, locks
 from latentworks.registry import Registry
 from latentworks.registry_store import DECISIONS, SHA256
@@ -555,6 +555,19 @@ def test_a_holder_that_is_killed_frees_the_lock(
 
 
 # --- clients -------------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_readme(pair: Project, tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(import mlflow.*?)```", text, flags=re.DOTALL)
+    # The images of these tests are smaller.
+    for old, new in {"autoencoder@": "pair@", "32, 32": "8, 8", "128, 128": "32, 32"}.items():
+        assert old in example
+        example = example.replace(old, new)
+    pair.run("python", "-c", f"import os; os.chdir({str(tmp_path)!r})\n{example}")
+    picture = np.asarray(Image.open(tmp_path / "16.png"))
+    assert picture.shape == (32, 32)
+    assert len(np.unique(picture)) > 50
 
 
 def test_mlflow_models_serve(server: str, pair: Project, tmp_path: Path) -> None:
