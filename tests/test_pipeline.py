@@ -93,7 +93,7 @@ def test_edits_reach_the_stages_that_they_change(finished: Checkout, tmp_path: P
         (checkout.path / file).write_text(text)
 
 
-def test_another_sampler_runs_two_stages_and_has_a_run_of_its_own(
+def test_another_sampler_runs_three_stages_and_has_a_run_of_its_own(
     finished: Checkout, tmp_path: Path
 ) -> None:
     checkout = finished.copy(tmp_path / "checkout")
@@ -102,7 +102,7 @@ def test_another_sampler_runs_two_stages_and_has_a_run_of_its_own(
     checkout.edit("params.yaml", "gaussian_mixture", "uniform_box")
     checkout.edit("params.yaml", "    num_components: 5", "#")
     output = checkout.run("dvc", "repro", MLFLOW_TRACKING_URI=store).stdout
-    assert stages_run(output) == ["sample", "evaluate"]
+    assert stages_run(output) == ["sample", "evaluate", "export"]
     checkout.run("latentworks", "sync", MLFLOW_TRACKING_URI=store)
     later, earlier = runs(store)
     assert later.data.tags["model.sha256"] == earlier.data.tags["model.sha256"]

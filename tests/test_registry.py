@@ -7,8 +7,10 @@ import random
 import re
 import shutil
 import signal
+import statistics
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
@@ -24,7 +26,7 @@ from PIL import Image
 from conftest import ROOT, Checkout, closed_port, environment, mlflow_server, serving
 from latentworks import artifacts, locks
 from latentworks.registry import Registry
-from latentworks.registry_store import DECISIONS, SHA256
+from latentworks.registry_store import DECISIONS, SHA256, Entry
 from latentworks.scores import Scores
 from latentworks.serving import packaging
 
@@ -45,7 +47,8 @@ class Project(Checkout):
         self.server = server
 
     def environment(self, **changes: str) -> dict[str, str]:
-        return super().environment(**{"MLFLOW_TRACKING_URI": self.server, **changes})
+        ours = {"MLFLOW_TRACKING_URI": self.server, "PYTHONPATH": str(self.path / "src")}
+        return super().environment(**{**ours, **changes})
 
     def ours(self, *call: str, expected: int | None = 0) -> str:
         """What a command of ours says."""
@@ -109,7 +112,7 @@ def test_from_a_result_to_the_champion_and_back(
 
     assert f"nothing was decided about {name} yet" in first.ours("history")
     assert f"{name} version 1 is registered" in first.ours("register")
-    assert f"{name} version 1 is registered" in first.ours("register")  # the same, once
+    assert "`latentworks promote 1`" in first.ours("register")  # the same, once
     assert aliases(server, name) == {"challenger": 1}
     said = first.ours("promote")
     assert "Promoted: a first model" in said
@@ -206,7 +209,7 @@ def test_rollback_takes_seconds(pair: Project) -> None:
         start = time.monotonic()
         pair.ours("rollback")
         times.append(time.monotonic() - start)
-    assert sorted(times)[1] <= 5, times  # of four, on a machine that is shared
+    assert statistics.median(times) <= 5, times  # the machine is shared
 
 
 def test_without_a_server(good: Checkout, tmp_path: Path) -> None:
@@ -215,7 +218,7 @@ def test_without_a_server(good: Checkout, tmp_path: Path) -> None:
     (checkout.path / "mlflow.db").unlink()  # whose files are in the checkout that was copied
     store = f"sqlite:///{checkout.path / 'mlflow.db'}"
     for call in ("register", "promote", "history"):
-        done = checkout.run("latentworks", call)
+        done = checkout.run("latentworks", call, PYTHONPATH=str(checkout.path / "src"))
     assert done.stdout.startswith("autoencoder: champion is version 1\n")
     assert aliases(store, "autoencoder") == {"champion": 1}
     # Who loads from the files of the store leaves bytecode there, which harms nobody.
@@ -267,6 +270,77 @@ def test_a_first_model_meets_limits(server: str, finished: Checkout, tmp_path: P
     # Four epochs on these few images: worse than always answering with the mean image.
     assert "Refused: mse is not within its limit" in checkout.ours("promote", expected=7)
     assert aliases(server, "first") == {"challenger": 1}
+
+
+# --- what was interrupted, or asked for in odd ways -----------------------------------------------
+
+
+def test_a_decision_that_was_interrupted_is_carried_out_once(
+    server: str, pair: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process leaves it that is killed when it has written what it decided."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    store = Registry(pair.path).store
+    before = aliases(server, "pair")
+    for version, decision in ((before["previous"], "restored"), (before["champion"], "restored")):
+        champion = aliases(server, "pair")["champion"]
+        reason = "collars"
+        text = f"Restored: {reason}"
+        entry = Entry(uuid.uuid4().hex, "pair", version, decision, reason, champion, version, text)
+        store.record(entry, {})
+        assert "under way, or interrupted" in pair.ours("history")
+        # Asked for again, it is what was asked for, not one step further back.
+        assert f"version {version} is champion again" in pair.ours("rollback")
+        assert aliases(server, "pair")["champion"] == version
+    assert aliases(server, "pair") == before
+    decisions(server, "pair")  # all of them finished
+
+    gone = Entry(uuid.uuid4().hex, "pair", 77, "promoted", "?", before["champion"], 77, "?")
+    store.record(gone, {})
+    pair.ours("rollback")
+    pair.ours("rollback")
+    assert aliases(server, "pair") == before
+    assert "(never done)" in pair.ours("history")
+    client = MlflowClient(server)
+    client.delete_run(store.decisions("pair")[-3].run_id)  # the one that nobody made
+
+
+def test_odd_requests_are_one_line_and_change_nothing(
+    server: str, pair: Project, tmp_path: Path
+) -> None:
+    before = aliases(server, "pair")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "file").write_text("precious")
+    assert "is the name of a PNG file" in pair.ours(
+        "compare", "1", "2", "--picture", str(folder), expected=1
+    )
+    assert (folder / "file").read_text() == "precious"
+    assert "at most 500 characters" in pair.ours("rollback", "--reason", "x" * 501, expected=6)
+    client = MlflowClient(server)
+    recorded = sha256(server, "pair", "1")
+    client.set_model_version_tag("pair", "1", SHA256, str(folder))
+    assert "has no recorded sha256" in pair.ours("rollback", expected=6)
+    assert (folder / "file").exists()
+    client.set_model_version_tag("pair", "1", SHA256, recorded)
+    assert aliases(server, "pair") == before
+
+
+def test_code_of_another_checkout_is_not_registered(candidate: Project, pair: Project) -> None:
+    other = str(pair.path / "src")
+    done = candidate.run("latentworks", "register", expected=7, PYTHONPATH=other)
+    assert "the code that runs is not that of this checkout" in done.stderr
+
+
+def test_a_damaged_version_is_registered_anew(candidate: Project, server: str) -> None:
+    candidate.edit("params.yaml", "model_name: refused", "model_name: anew")
+    candidate.ours("register")
+    client = MlflowClient(server)
+    client.set_model_version_tag("anew", "1", SHA256, "0" * 64)
+    assert "anew version 2 is registered" in candidate.ours("register")
+    client.delete_registered_model_alias("anew", "challenger")  # a kill before it was set
+    assert "anew version 2 is registered" in candidate.ours("register")
+    assert aliases(server, "anew") == {"challenger": 2}
 
 
 # --- what is refused -----------------------------------------------------------------------------

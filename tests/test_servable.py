@@ -126,6 +126,7 @@ def test_verbs(servable: Servable, images: np.ndarray) -> None:
     middle = servable.decode(latents[:1] + (latents[1] - latents[0]) / 3)
     assert np.abs(between[1].astype(int) - middle[0]).max() <= 1  # a third, rounded differently
     assert np.allclose(servable.log_density(latents), servable.log_density(images[:5]))
+    assert np.allclose(servable.log_density(images[0, ..., 0]), servable.log_density(latents[:1]))
 
 
 def test_samples_follow_the_seed(servable: Servable) -> None:
@@ -192,6 +193,9 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("decode", [[1.0, 2.0, 3.0]], {}, "latents have the shape [N, 2]"),
     ("decode", [[1.0, np.nan]], {}, "finite"),
     ("decode", [[1.0, 1e39]], {}, "finite"),
+    ("decode", np.zeros((10_001, 2)), {}, "too many in one call"),
+    ("encode", np.zeros((10_001, 5, 5), np.uint8), {}, "too many in one call"),
+    (["encode"], GREY, {}, "verb is one of"),  # type: ignore[list-item]
     ("decode", [[True, False]], {}, "Received: bool"),
     ("decode", None, {}, "inputs are missing"),
     ("interpolate", GREY[:1], {}, "two images or latents"),
@@ -229,6 +233,14 @@ import mlflow.pyfunc
 import numpy as np
 
 warnings.simplefilter("error")  # nothing that a client would have to wonder about
+
+
+def refuse_pickle(event, _):
+    if event == "pickle.find_class":
+        raise RuntimeError("something was unpickled")
+
+
+sys.addaudithook(refuse_pickle)
 model = mlflow.pyfunc.load_model(sys.argv[1])
 images = np.load(sys.argv[2])
 answer = {

@@ -18,6 +18,7 @@ STAGES = repository.stages(ROOT)
 # Code that a stage runs and that cannot change a byte of its outs.
 WITHOUT_EFFECT = {
     "latentworks",  # a docstring
+    "latentworks.locks",  # who works at what
     "latentworks.errors",  # only how a failure is worded
     "latentworks.stages",  # only how a failure is shown
     "latentworks.records",  # time and memory, beside the outs
@@ -150,6 +151,8 @@ FORBIDDEN: dict[str, set[str]] = {
     **{f"{noun}/*.py": {"mlflow", "prefect", "dvc"} for noun in NOUNS},
     "preprocess.py": {"mlflow", "prefect", "tensorflow", "keras"},
     "metrics.py": {"mlflow", "prefect", "tensorflow", "keras"},
+    "promotion.py": {"mlflow", "prefect", "tensorflow", "keras"},
+    "scoring.py": {"mlflow", "prefect", "tensorflow", "keras", "onnxruntime"},
     "plots/*.py": {"mlflow", "prefect", "tensorflow", "keras"},
     "stages/*.py": {"prefect", "dvc", "mlflow"},
     "*.py": {"prefect", "dvc"},
@@ -181,6 +184,12 @@ def test_a_servable_runs_on_little() -> None:
     needed = set().union(*(packages(name) for name in shipped))
     fitted = {"sklearn"}  # imported by `fit` alone
     assert needed - fitted == {"numpy", "onnxruntime", "PIL", "pydantic", "scipy"}
+
+
+def test_the_registry_needs_no_keras() -> None:
+    """The pipeline imports it, and a scheduler should not carry TensorFlow."""
+    needed = set().union(*(packages(name) for name in closure("latentworks.registry", set())))
+    assert not needed & {"keras", "tensorflow", "tf2onnx", "matplotlib"}
 
 
 @pytest.mark.parametrize("noun", NOUNS)

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import latentworks
 from latentworks import artifacts, params, repository, tracking
 from latentworks.errors import DataError, Refused
 from latentworks.serving import packaging, preflight
@@ -38,6 +39,7 @@ class Candidate:
         return {
             "model.sha256": self.outputs.model_digest(),
             "content.sha256": packaging.content_digest(self.servable),
+            "wrapping.sha256": packaging.wrapping_digest(),
             "data.fingerprint": self.fingerprint,
         }
 
@@ -108,10 +110,16 @@ images = model.predict(None, params={{"verb": "sample", "num": 16, "seed": 0}})
 
 
 def check(root: Path) -> Candidate:
-    """The result of a checkout. Raises Refused for one that could not be told what it is."""
+    """The result of a checkout. Raises Refused for one whose origin cannot be told."""
     commit = repository.code(root).commit
     if not commit:
         raise Refused("the code is not in git, so that nobody could tell what made the model.")
+    running = Path(latentworks.__file__).resolve().parent
+    if running != (root / "src/latentworks").resolve():
+        raise Refused(
+            f"the code that runs is not that of this checkout: it is in {running}. Use the "
+            "checkout's own environment (`make setup`), or PYTHONPATH=src."
+        )
     differences = repository.differences(root)
     if differences:
         raise Refused(

@@ -36,7 +36,7 @@ app = typer.Typer(
 )
 
 
-VERSION = typer.Argument(help="the number of a version")
+VERSION = typer.Argument(min=1, max=2**31 - 1, help="the number of a version")
 
 
 @app.command()
@@ -97,7 +97,9 @@ def register() -> None:
     with _one_line_errors():
         registry = Registry(repository.root())
         version = registry.register()
-        typer.echo(f"{version} is registered; decide on it with `latentworks promote`")
+        typer.echo(
+            f"{version} is registered; decide on it with `latentworks promote {version.number}`"
+        )
 
 
 @app.command()
@@ -123,10 +125,8 @@ def rollback(
 
     with _one_line_errors():
         entry = Registry(repository.root()).rollback(number, reason)
-        typer.echo(
-            f"{entry.name} version {entry.version} is champion again, instead of version "
-            f"{entry.champion_before}"
-        )
+        instead = f", instead of version {entry.champion_before}" if entry.champion_before else ""
+        typer.echo(f"{entry.name} version {entry.version} is champion again{instead}")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from latentworks import artifacts, plots, tables
+from latentworks.errors import LatentworksError
 from latentworks.registry import Registry
 from latentworks.serving import shipped
 
@@ -12,6 +13,8 @@ def compare(registry: Registry, first: int, second: int, picture: Path) -> str:
 
     The images are the golden ones of the first version: test images that came with it.
     """
+    if not picture.name or picture.is_dir():
+        raise LatentworksError(f"--picture is the name of a PNG file. Received: {str(picture)!r}.")
     both = registry.compared(first, second)
     images = artifacts.read_arrays(both[0].folder / shipped.SERVABLE / "golden.npz")["0.input"]
     servables = {each.version.number: shipped.load(each.folder) for each in both}

@@ -41,6 +41,6 @@ class RegistryError(LatentworksError):
 
 
 class Refused(LatentworksError):
-    """A version does not deserve the alias; the reason is on record."""
+    """A version does not deserve the alias; the message says why."""
 
     exit_code = 7

@@ -9,7 +9,7 @@ import math
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,9 @@ CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 PROMOTED, REFUSED, RESTORED = "promoted", "refused", "restored"
 SINCE = "champion.since"  # tags of a version: when it last became champion,
 WITHDRAWN = "withdrawn"  # and why it was rolled back
+
+
+MAX_REASON = 500  # characters: it stands on pages and in tables
 
 
 class _Params(Config):
@@ -73,31 +76,42 @@ class Registry:
         """
         candidate = candidates.check(self.root)
         with self._one_line("Run `latentworks register` again."):
-            self._require_interface(candidate)
-            known = self.store.versions(self.name, candidate.content())
+            self._refuse_other_interface(candidate)
+            known = self._registered(candidate)
             if known:
-                return known[0]
+                return known
             if tracking.sync(candidate.outputs, self.root) is not None:
                 raise RegistryError("the run of this result could not be written.")
             uploaded = self.store.upload(self.name, candidate)
+            self.store.create(self.name, candidate)
+            self._refuse_other_interface(candidate)
             with self._lock("register"):
-                known = self.store.versions(self.name, candidate.content())
+                known = self._registered(candidate)
                 if known:  # another process was faster
                     self.store.discard(uploaded)
-                    return known[0]
+                    return known
                 version = self.store.create_version(self.name, candidate, uploaded)
                 self.store.move_alias(self.name, CHALLENGER, version.number)
         return version
 
-    def _require_interface(self, candidate: Candidate) -> None:
-        interface = candidate.interface()
-        if self.store.interface(self.name) is None:
-            self.store.create(self.name, interface, candidate.about_model(self.name))
-        known = self.store.interface(self.name)
-        if known != interface:
+    def _registered(self, candidate: Candidate) -> Version | None:
+        """The version that this result is already; the challenger, if nothing was decided on it."""
+        for version in reversed(self.store.versions(self.name, candidate.content())):
+            try:
+                self.store.fetch(version)
+            except RegistryError:  # its files were changed: another one takes its place
+                continue
+            if "decision" not in version.tags:
+                self.store.move_alias(self.name, CHALLENGER, version.number)
+            return version
+        return None
+
+    def _refuse_other_interface(self, candidate: Candidate) -> None:
+        known, ours = self.store.interface(self.name), candidate.interface()
+        if known not in (None, ours):
             raise Refused(
                 f"{self.name} holds models of {known}, and its clients rely on that. "
-                f"Received: {interface}. Set promotion.model_name to another name."
+                f"Received: {ours}. Set promotion.model_name to another name."
             )
 
     # --- from a version to the champion ----------------------------------------------------------
@@ -107,14 +121,26 @@ class Registry:
 
         Returns the decision, which may be a refusal. Raises RegistryError where none can be made.
         """
-        with self._one_line("Nothing was decided: run `latentworks promote` again."):
+        with self._one_line("Run `latentworks promote` again."):
+            if self.store.interface(self.name) is not None:
+                with self._lock("promote"):
+                    finished = self._finish_interrupted()
+                if finished and number in (None, finished.version):
+                    return finished
             challenger = self._version(number, CHALLENGER, "Run `latentworks register`.")
+            self._refuse_champion(challenger)
             fault = self._fault(challenger)
             if fault is None:
                 return self._decide(challenger)
             with self._lock(f"promote {challenger}"):
+                self._finish_interrupted()
                 champion = self.store.aliased(self.name, CHAMPION)
                 return self._write(REFUSED, fault, challenger, champion, champion)
+
+    def _refuse_champion(self, version: Version) -> None:
+        champion = self.store.aliased(self.name, CHAMPION)
+        if champion is not None and champion.number == version.number:
+            raise RegistryError(f"{version} is champion already.")
 
     def _fault(self, version: Version) -> str | None:
         """Why this version cannot be champion, whatever it scores; None where nothing is wrong."""
@@ -139,8 +165,6 @@ class Registry:
     def _decide(self, challenger: Version) -> Entry:
         while True:
             champion = self.store.aliased(self.name, CHAMPION)
-            if champion is not None and champion.number == challenger.number:
-                raise RegistryError(f"{challenger} is champion already.")
             # Scoring takes long, so it comes before the lock.
             ours = self.scores(challenger, challenger.data)
             theirs = self.scores(champion, challenger.data) if champion else None
@@ -149,6 +173,9 @@ class Registry:
                 now = self.store.aliased(self.name, CHAMPION)
                 if _number(now) != _number(champion):
                     continue  # another one was promoted meanwhile: compare with that
+                self._refuse_champion(challenger)
+                if WITHDRAWN in self.store.get(self.name, challenger.number).tags:
+                    raise RegistryError(f"{challenger} was rolled back meanwhile.")
                 decision = promotion.decide(ours, theirs, self.config)
                 winner = challenger if decision.promoted else champion
                 return self._write(
@@ -169,7 +196,9 @@ class Registry:
         folder = self.store.fetch(version)
         kept = self.root / ".latentworks" / "scores" / f"{version.sha256}-{data}.json"
         for path in (folder / packaging.SCORES, kept):
-            with suppress(OSError, ValueError, KeyError, TypeError):  # none there, or an old one
+            with suppress(
+                OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
+            ):  # none there, or an old one
                 scores = Scores.from_json(artifacts.read_json(path))
                 if (scores.data, scores.scorer) == (data, scorer_digest()):
                     return scores
@@ -191,18 +220,24 @@ class Registry:
 
         Its hashes and golden answers are checked first. Only what was champion once can be again.
         """
+        reason = " ".join("".join(filter(str.isprintable, reason.replace("\n", " "))).split())
+        if len(reason) > MAX_REASON:
+            raise RegistryError(f"a reason has at most {MAX_REASON} characters.")
+        if self.store.interface(self.name) is None:
+            raise RegistryError(f"there is no registered model {self.name}.")
         with self._one_line("Run `latentworks rollback` again."), self._lock("rollback"):
-            self._finish_interrupted()
+            finished = self._finish_interrupted()
+            if finished and finished.decision == RESTORED and number in (None, finished.version):
+                return finished  # asked for again after it was interrupted
             champion = self.store.aliased(self.name, CHAMPION)
-            if champion is None:
-                raise RegistryError(f"{self.name} has no champion to roll back.")
             target = self._version(number, PREVIOUS, "There is nothing to go back to.")
-            if target.number == champion.number:
+            if target.number == _number(champion):
                 raise RegistryError(f"{target} is champion already.")
             if SINCE not in target.tags:
                 raise RegistryError(f"{target} was never champion. Use `latentworks promote`.")
             self._preflight(target)
-            reason = reason or f"version {champion.number} was withdrawn"
+            if not reason:
+                reason = f"version {champion.number} was withdrawn" if champion else "no champion"
             return self._write(RESTORED, reason, target, champion, target)
 
     def history(self) -> list[Entry]:
@@ -279,17 +314,23 @@ class Registry:
                 self.store.move_alias(self.name, CHALLENGER, None)
         self.store.close(entry)
 
-    def _finish_interrupted(self) -> None:
-        """Do what was decided by a process that was killed before it had done it.
+    def _finish_interrupted(self) -> Entry | None:
+        """Do what was decided by a process that was killed before it had done it, and return it.
 
         Whoever decides holds the lock, so that nobody is still at it.
         """
+        finished = None
         for entry in self.store.decisions(self.name, unfinished=True):
             number = _number(self.store.aliased(self.name, CHAMPION))
-            if number in (entry.champion_before, entry.champion_after):
-                self._apply(entry)
-            else:  # somebody has moved the alias by hand since
+            there = {version.number for version in self.store.versions(self.name)}
+            unmoved = number in (entry.champion_before, entry.champion_after)
+            if unmoved and {entry.version, entry.champion_after or entry.version} <= there:
+                before = entry.champion_before if entry.champion_before in there else None
+                finished = replace(entry, champion_before=before)
+                self._apply(finished)
+            else:  # somebody has moved the alias, or deleted the version, by hand since
                 self.store.close(entry, "KILLED")
+        return finished
 
     @contextmanager
     def _lock(self, purpose: str) -> Iterator[None]:

@@ -1,11 +1,12 @@
 """Versions, aliases and decisions as MLflow keeps them."""
 
 import hashlib
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +16,9 @@ import mlflow.artifacts
 from mlflow.entities import Experiment, Metric, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
-from latentworks import artifacts
+from latentworks import artifacts, locks
 from latentworks.candidates import Candidate
 from latentworks.errors import RegistryError
 from latentworks.serving import packaging
@@ -103,11 +105,13 @@ class RegistryStore:
                 return None
             raise
 
-    def create(self, name: str, interface: str, description: str) -> None:
+    def create(self, name: str, candidate: Candidate) -> None:
+        """Make the registered model, unless it is there."""
+        tags, description = {INTERFACE: candidate.interface()}, candidate.about_model(name)
         try:
-            self.client.create_registered_model(name, {INTERFACE: interface}, description)
+            self.client.create_registered_model(name, tags, description)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another process, just now
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
     def get(self, name: str, number: int) -> Version:
@@ -178,9 +182,18 @@ class RegistryStore:
 
         Raises RegistryError where one is not.
         """
-        if not version.sha256:
-            raise RegistryError(f"{version} has no recorded sha256: it was not registered by us.")
+        if not re.fullmatch("[0-9a-f]{64}", version.sha256):  # it becomes the name of a folder
+            raise RegistryError(
+                f"{version} has no recorded sha256: it was not made by `latentworks register`. "
+                "`latentworks rollback` goes back to a champion that was."
+            )
+        with locks.exclusive(version.sha256[:16], f"fetching {version}"):
+            return self._fetch(version)
+
+    def _fetch(self, version: Version) -> Path:
         folder = self.cache / version.sha256
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()
         if folder.is_dir():
             try:
                 packaging.verify(folder, version.sha256, str(version))
@@ -280,7 +293,11 @@ class RegistryStore:
         terms = [f"tags.`{_TAGS['name']}` = '{name}'"]
         if unfinished:
             terms.append("attributes.status = 'RUNNING'")
-        return [_entry(run) for run in self._runs(" and ".join(terms))]
+        entries = []
+        for run in self._runs(" and ".join(terms)):
+            with suppress(ValueError, TypeError):  # a run that somebody edited is no decision
+                entries.append(_entry(run))
+        return entries
 
     def _runs(self, terms: str) -> Iterator[Run]:
         token = None
@@ -337,8 +354,8 @@ def one_line(uri: str, resume: str) -> Iterator[None]:
     """What MLflow raises, as one line with the command that goes on."""
     try:
         yield
-    except MlflowException as error:
-        fault = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    except (MlflowException, SQLAlchemyError, ImportError) as error:
+        fault = (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
         raise RegistryError(
-            f"MLflow at {without_password(uri)} did not do it: {fault} {resume}"
+            f"MLflow at {without_password(uri)} did not do it: {fault}. {resume}"
         ) from None

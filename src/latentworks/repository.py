@@ -128,9 +128,15 @@ def code(folder: Path) -> Code:
 def differences(folder: Path) -> list[str]:
     """Tracked files that are not as committed, but for those in NOT_CODE, and new ones in src."""
     others = [f":(exclude){name}" for name in NOT_CODE]
-    tracked = _git(folder, "status", "--porcelain", "-uno", "--", ".", *others)
+    call = ["git", "status", "--porcelain", "-uno", "--", ".", *others]
+    try:
+        done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ["git, which is not installed"]
+    if done.returncode != 0:
+        return [f"git, which fails: {_first_line(done.stderr)}"]
     new = _git(folder, "ls-files", "--others", "--exclude-standard", "--", "src")
-    return [line[2:].strip() for line in tracked.splitlines()] + new.splitlines()
+    return [line[2:].strip() for line in done.stdout.splitlines()] + new.splitlines()
 
 
 def committed(folder: Path, name: str) -> str | None:
@@ -223,8 +229,12 @@ def _dvc(folder: Path, *arguments: str) -> str:
         call, cwd=folder, env=_environment(folder), capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise LatentworksError(f"dvc {' '.join(arguments)} failed: {done.stderr.strip()}")
+        raise LatentworksError(f"dvc {' '.join(arguments)} failed: {_first_line(done.stderr)}")
     return done.stdout
+
+
+def _first_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it does not say why"])[0]
 
 
 def _environment(folder: Path) -> dict[str, str]:

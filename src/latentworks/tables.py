@@ -8,7 +8,10 @@ from latentworks.promotion import Decision, number, percent, span
 from latentworks.registry_store import Entry, Version
 from latentworks.scores import Scores
 
-NOT_DONE = {"RUNNING": " (interrupted: the next command finishes it)", "KILLED": " (never done)"}
+NOT_DONE = {
+    "RUNNING": " (under way, or interrupted: then the next `promote` or `rollback` does it)",
+    "KILLED": " (never done)",
+}
 
 
 def decision(made: Decision) -> str:
@@ -54,7 +57,7 @@ def history(name: str, entries: list[Entry], champion: int | None) -> str:
         )
     lines = [f"{name}: champion is version {_or_dash(champion)}", "", *columns(rows)]
     last = entries[-1].champion_after
-    if last != champion:
+    if last != champion and entries[-1].status == "FINISHED":
         lines += ["", f"The alias was moved by hand: the last decision was for {_or_dash(last)}."]
     return "\n".join(lines)
 

@@ -58,7 +58,7 @@ class Outputs:
 
     def digest_of(self, stage: str) -> str:
         """What `stage` made, or made it from: tells whether its time and memory belong here."""
-        if stage in ("sample", "evaluate", "export"):
+        if stage in ("sample", "evaluate"):
             return f"{self.model_digest()} {self.samples_digest()}"
         return self.model_digest()
 

@@ -13,7 +13,7 @@ from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric,
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from latentworks import artifacts, params, records, repository
+from latentworks import artifacts, locks, params, records, repository
 from latentworks.errors import LatentworksError
 from latentworks.tracking import Outputs, without_password
 
@@ -35,6 +35,7 @@ class Store:
     def __init__(self, uri: str, root: Path) -> None:
         for name in ("mlflow", "alembic"):  # a stage says one sentence, and these are not it
             logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # raises it, too
         self.uri = uri
         self.root = root
         if uri.startswith(SQLITE) and "?" not in uri and ":memory:" not in uri:
@@ -270,7 +271,14 @@ def _make_database(path: Path) -> None:
     """A kill while MLflow makes its tables, step by step, would spoil the file for good."""
     if not path.parent.is_dir():
         raise LatentworksError(f"{path.parent} is not a folder")
-    if not path.exists():
+    if path.is_dir():
+        raise LatentworksError(f"{path} is a folder. Expected a database, or a name for one")
+    if path.exists():
+        return
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    with locks.exclusive(name, f"making {path.name}"):
+        if path.exists():
+            return
         with artifacts.replacing(path) as temporary:
             MlflowClient(f"{SQLITE}{temporary}").get_experiment_by_name(EXPERIMENT)
 

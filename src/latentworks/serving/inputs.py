@@ -10,8 +10,9 @@ import numpy as np
 from latentworks.errors import InputError
 
 MAX_PIXELS = 50_000_000  # in one call, before they are brought to the model's size
-MAX_NUM = 10_000  # images drawn or interpolated in one call
+MAX_NUM = 10_000  # images or latents in one call, whether sent or asked for
 MAX_SEED = 2**32 - 1
+MAX_LATENT = 1e6  # far beyond any latent, and far below where float32 ends
 
 
 def to_images(inputs: Any) -> np.ndarray:
@@ -32,8 +33,7 @@ def to_images(inputs: Any) -> np.ndarray:
                 f"Received: {array.min()} to {array.max()}, as {array.dtype}."
             )
         array = array.astype(np.uint8)
-    if array.size > MAX_PIXELS:
-        raise InputError(f"too many pixels. Expected at most {MAX_PIXELS}. Received: {array.size}.")
+    check_pixels(array.size)
     if array.ndim == 2:
         array = array[None, ..., None]
     elif array.ndim == 3:
@@ -42,6 +42,20 @@ def to_images(inputs: Any) -> np.ndarray:
         raise InputError(
             "images have the shape [N, h, w, c] with c from 1 to 4, [N, h, w], [h, w, c] or "
             f"[h, w]. Received: {list(np.shape(inputs))}."
+        )
+    return _few(array)
+
+
+def check_pixels(num: int) -> None:
+    """Raise InputError where so many pixels are too many for one call."""
+    if num > MAX_PIXELS:
+        raise InputError(f"too many pixels. Expected at most {MAX_PIXELS}. Received: {num}.")
+
+
+def _few(array: np.ndarray) -> np.ndarray:
+    if len(array) > MAX_NUM:
+        raise InputError(
+            f"too many in one call. Expected at most {MAX_NUM}. Received: {len(array)}."
         )
     return array
 
@@ -60,24 +74,25 @@ def to_latents(inputs: Any, latent_dim: int) -> np.ndarray:
         raise InputError(
             f"latents have the shape [N, {latent_dim}]. Received: {list(np.shape(inputs))}."
         )
-    with np.errstate(over="ignore"):
-        array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise InputError("latents are finite numbers. Received: NaN, infinity or a number beyond.")
-    return array
+    if not (np.abs(array.astype(np.float64)) <= MAX_LATENT).all():  # NaN is not, either
+        raise InputError(f"latents are finite numbers from -{MAX_LATENT:g} to {MAX_LATENT:g}.")
+    return _few(array.astype(np.float32))
 
 
-def are_latents(inputs: Any) -> bool:
-    """Whether inputs to a verb that takes both are latents: at most two axes."""
-    return _to_array(inputs, "latents or images").ndim <= 2
+def are_latents(inputs: Any, latent_dim: int) -> bool:
+    """Whether inputs to a verb that takes both are latents, [N, D] or [D], and not a grey image."""
+    array = _to_array(inputs, "latents or images")
+    fits = array.shape[-1] == latent_dim and array.dtype != np.uint8
+    return array.ndim == 1 or (array.ndim == 2 and (fits or array.dtype.kind == "f"))
 
 
 def check_empty(inputs: Any, verb: str) -> None:
     """Raise InputError where a verb that takes no inputs was sent some."""
-    if inputs is not None and np.size(inputs) > 0:
-        raise InputError(
-            f"{verb} takes no inputs. Expected None or []. Received: {list(np.shape(inputs))}."
-        )
+    if isinstance(inputs, np.ndarray) and inputs.shape == () and inputs.item() is None:
+        return  # how MLflow's server passes null on
+    empty = inputs is None or (isinstance(inputs, np.ndarray | Sequence) and len(inputs) == 0)
+    if not empty:
+        raise InputError(f"{verb} takes no inputs. Expected None or []. Received: some.")
 
 
 def _to_array(inputs: Any, expected: str) -> np.ndarray:

@@ -51,7 +51,7 @@ def assemble(
             python_model=str(entry),
             artifacts={"servable": str(files)},
             code_paths=[str(package)],
-            pip_requirements=[f"{name}=={version(name)}" for name in PACKAGES],
+            pip_requirements=_requirements(),
             signature=ModelSignature(params=_params()),
             input_example=golden["0.input"][:2],
             mlflow_model=Model(run_id=run_id, model_id=model_id),
@@ -108,6 +108,16 @@ def verify(folder: Path, digest: str, version: str) -> None:
             raise RegistryError(f"{version}: {name} is missing. {cure}")
         if artifacts.file_digest(folder / name) != expected[name]:
             raise RegistryError(f"{version}: {name} does not match its sha256. {cure}")
+
+
+def wrapping_digest() -> str:
+    """The SHA-256 of what is put around a servable: MLflow's entry and the pinned packages."""
+    text = Path(pyfunc.__file__).read_text(encoding="utf-8") + "\n".join(_requirements())
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _requirements() -> list[str]:
+    return [f"{name}=={version(name)}" for name in PACKAGES]
 
 
 def content_digest(folder: Path) -> str:

@@ -28,8 +28,11 @@ def run(folder: Path, prepared: Path | None = None, scores: Path | None = None) 
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "PYTHONDONTWRITEBYTECODE": "1",  # a folder that is hashed gets no other files
     }
-    call = [sys.executable, "-m", __name__, *arguments]
+    # -P: nothing is imported from the working directory.
+    call = [sys.executable, "-P", "-m", __name__, *arguments]
     done = subprocess.run(call, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode < 0:
+        raise LatentworksError(f"the pre-flight was ended by signal {-done.returncode}. Try again.")
     if done.returncode != 0:
         said = done.stdout.strip().splitlines() or [f"it ended with {done.returncode}"]
         raise RegistryError(said[-1])

@@ -19,7 +19,7 @@ from latentworks.preprocess import Fit, prepare_image, to_pixels
 from latentworks.samplers.config import SamplerConfig
 from latentworks.serving import inputs as checks
 
-BATCH_SIZE = 256  # images worked on at once, so that memory does not grow with a call
+BATCH_SIZE = 256  # images worked on at once, whose layers need many times their memory
 DEFAULT_NUM = {"sample": 16, "interpolate": 10}
 Graph = Callable[[np.ndarray], np.ndarray]
 
@@ -100,7 +100,7 @@ class Servable:
 
     def call(self, verb: Any, inputs: Any, params: Mapping[str, Any]) -> Any:
         """Do `verb` and return its arrays. Raises InputError for what it cannot work with."""
-        if verb not in self._verbs:
+        if not isinstance(verb, str) or verb not in self._verbs:
             raise InputError(f"verb is one of {', '.join(self._verbs)}. Received: {verb!r}.")
         checks.check_params(params, self._params.get(verb, ()), verb)
         return self._verbs[verb](inputs, **params)
@@ -160,7 +160,7 @@ class Servable:
         return np.asarray(self.sampler.log_density(self._latents(inputs)), dtype=np.float64)
 
     def _latents(self, inputs: Any) -> np.ndarray:
-        if checks.are_latents(inputs):
+        if checks.are_latents(inputs, self.latent_dim):
             return checks.to_latents(inputs, self.latent_dim)
         return self.encode_images(self._prepared(inputs))
 
@@ -170,6 +170,7 @@ class Servable:
         if images.dtype == np.uint8 and images.shape[1:] == self.image_shape:
             return images
         size, _, channels = self.image_shape
+        checks.check_pixels(len(images) * size * size * channels)
         fit, background = self.interface.fit, self.interface.background
         return np.stack(
             [

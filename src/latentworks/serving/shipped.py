@@ -19,6 +19,6 @@ def load(folder: Path) -> Any:
     writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:  # a folder that is hashed gets no other files
         module = importlib.import_module(f"{package.name}.serving.servable")
+        return module.load(folder / SERVABLE)  # which imports the sampler's module
     finally:
         sys.dont_write_bytecode = writes_bytecode
-    return module.load(folder / SERVABLE)

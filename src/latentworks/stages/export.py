@@ -32,7 +32,7 @@ def main(prepared: Path, model: Path, sampler: Path, servable: Path) -> None:
     size = sum(file.stat().st_size for file in servable.rglob("*") if file.is_file())
     print(f"export: {size / 1e6:.1f} MB in {servable}, with {len(shown)} golden test images")
 
-    tracking.log("export", tracking.Outputs(prepared=prepared, model=model, sampler=sampler))
+    tracking.log("export", tracking.Outputs(prepared=prepared, model=model))
 
 
 def _reconstruction_errors(network: object, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
