@@ -18,7 +18,7 @@ from PIL import Image
 from conftest import Checkout
 from latentworks import artifacts
 
-STAGES = ["fetch", "prepare", "train", "encode", "sample", "evaluate"]
+STAGES = ["fetch", "prepare", "train", "encode", "sample", "evaluate", "export"]
 PICTURES = {
     "curves",
     "data",
