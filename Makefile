@@ -37,7 +37,7 @@ endif
 test: setup  ## run the tests that need nothing but this environment
 	@pytest -m "not system"
 
-test-system: setup  ## run the tests that need Debian packages
+test-system: setup  ## run the tests that need Debian's packages or a package index
 	@pytest -m system
 
 check: setup  ## ruff and mypy
