@@ -574,7 +574,8 @@ def test_the_best_is_champion_whoever_comes_first(server: str, ladder: Project) 
 
 
 def holder(lock: Path) -> int | None:
-    found = re.match(r"process (\d+) ", lock.read_text()) if lock.exists() else None
+    text = lock.read_text() if lock.exists() else ""
+    found = re.match(r"process (\d+) on .*, to promote ladder version", text)
     return int(found[1]) if found else None
 
 

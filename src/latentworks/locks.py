@@ -33,7 +33,7 @@ def exclusive(name: str, purpose: str) -> Iterator[None]:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         file.seek(0)
         file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}\n")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}, to {purpose}\n")
         file.flush()
         try:
             yield

@@ -123,7 +123,7 @@ class Registry:
         """
         with self._one_line("Run `latentworks promote` again."):
             if self.store.interface(self.name) is not None:
-                with self._lock("promote"):
+                with self._lock("finish what was interrupted"):
                     finished = self._finish_interrupted()
                 if finished and number in (None, finished.version):
                     return finished
@@ -225,7 +225,7 @@ class Registry:
             raise RegistryError(f"a reason has at most {MAX_REASON} characters.")
         if self.store.interface(self.name) is None:
             raise RegistryError(f"there is no registered model {self.name}.")
-        with self._one_line("Run `latentworks rollback` again."), self._lock("rollback"):
+        with self._one_line("Run `latentworks rollback` again."), self._lock("roll back"):
             finished = self._finish_interrupted()
             if finished and finished.decision == RESTORED and number in (None, finished.version):
                 return finished  # asked for again after it was interrupted

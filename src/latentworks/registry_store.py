@@ -187,7 +187,7 @@ class RegistryStore:
                 f"{version} has no recorded sha256: it was not made by `latentworks register`. "
                 "`latentworks rollback` goes back to a champion that was."
             )
-        with locks.exclusive(version.sha256[:16], f"fetching {version}"):
+        with locks.exclusive(version.sha256[:16], f"fetch {version}"):
             return self._fetch(version)
 
     def _fetch(self, version: Version) -> Path:

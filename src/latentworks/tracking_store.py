@@ -276,7 +276,7 @@ def _make_database(path: Path) -> None:
     if path.exists():
         return
     name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    with locks.exclusive(name, f"making {path.name}"):
+    with locks.exclusive(name, f"make {path.name}"):
         if path.exists():
             return
         with artifacts.replacing(path) as temporary:
