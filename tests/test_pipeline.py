@@ -146,7 +146,8 @@ def test_killed_training_goes_on_to_the_same_bytes_in_the_same_run(
     assert "model.sha256" not in before.data.tags
 
     call = ("dvc", "repro", "--single-item", "train")
-    output = killed.run(*call, MLFLOW_TRACKING_URI=store).stdout
+    often = {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.2"}  # it trains for a few seconds
+    output = killed.run(*call, MLFLOW_TRACKING_URI=store, **often).stdout
     # The epoch in which it was killed may have been finished before the signal arrived.
     assert re.search(r"train: goes on after epoch (10|11|12) of 30", output)
     assert "Epoch 10/30" not in output
@@ -267,7 +268,7 @@ def test_colour_images_without_labels(untouched: Checkout, tmp_path: Path) -> No
     folder = checkout.path / "photos"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for number in range(150):
+    for number in range(30):
         pixels = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((20, 14), Image.Resampling.BICUBIC).save(
             folder / f"{number:03}.png"
@@ -282,7 +283,7 @@ def test_colour_images_without_labels(untouched: Checkout, tmp_path: Path) -> No
     metrics = artifacts.read_json(checkout.path / "reports/metrics.json")
     assert set(metrics["latents"]) == {"active_units"}
     profile = artifacts.read_json(checkout.path / "data/prepared/profile.json")
-    assert profile["num_images"] == 150
+    assert profile["num_images"] == 30
     assert sum(reject["images"] for reject in profile["rejects"].values()) == 1
     samples = artifacts.read_samples(checkout.path / "data/samples")
     assert samples.images.shape == (300, 18, 18, 3)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ SAMPLER = "sampler.sha256"
 SAMPLES = "samples.sha256"
 DATA = "data.fingerprint"
 NOTE = records.STATE / "run.json"  # the run of a training under way, so that it can go on
-SYSTEM_METRICS_INTERVAL = 5  # seconds
+SYSTEM_METRICS_INTERVAL = "5"  # seconds, unless MLflow's own setting says otherwise
 
 
 class Store:
@@ -77,7 +78,12 @@ class Store:
         self._log_data(run_id, outputs)
         self.client.update_run(run_id, status="RUNNING")
         self.monitor = SystemMetricsMonitor(
-            run_id, SYSTEM_METRICS_INTERVAL, resume_logging=resumed, tracking_uri=self.uri
+            run_id,
+            float(
+                os.environ.get("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", SYSTEM_METRICS_INTERVAL)
+            ),
+            resume_logging=resumed,
+            tracking_uri=self.uri,
         )
         self.monitor.start()
 
