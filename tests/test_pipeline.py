@@ -268,7 +268,7 @@ def test_colour_images_without_labels(untouched: Checkout, tmp_path: Path) -> No
     folder = checkout.path / "photos"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for number in range(30):
+    for number in range(150):
         pixels = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((20, 14), Image.Resampling.BICUBIC).save(
             folder / f"{number:03}.png"
@@ -283,7 +283,7 @@ def test_colour_images_without_labels(untouched: Checkout, tmp_path: Path) -> No
     metrics = artifacts.read_json(checkout.path / "reports/metrics.json")
     assert set(metrics["latents"]) == {"active_units"}
     profile = artifacts.read_json(checkout.path / "data/prepared/profile.json")
-    assert profile["num_images"] == 30
+    assert profile["num_images"] == 150
     assert sum(reject["images"] for reject in profile["rejects"].values()) == 1
     samples = artifacts.read_samples(checkout.path / "data/samples")
     assert samples.images.shape == (300, 18, 18, 3)
