@@ -7,9 +7,18 @@ READY := .venv/.ready
 # A stage's `python` is found here, and DVC keeps its notes inside the project.
 export PATH := $(BIN):$(PATH)
 export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.dvc/site_cache
+# So does Prefect. `make prefect` is at this address.
+export PREFECT_HOME ?= $(CURDIR)/.latentworks/prefect
+# Who runs what outlives the server: kept in memory, its restart would end every run.
+LEASES := prefect.server.concurrency.lease_storage.filesystem
+PREFECT := PREFECT_API_URL=$${PREFECT_API_URL:-http://127.0.0.1:4200/api}
+
+# One lock for people and CI, and two for the images, with the same versions.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
+AS_PINNED := --constraint requirements/latentworks.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-system check flow ui parity timings lock clean
+.PHONY: help setup repro test test-system faults check retrain prefect schedule automations ui parity recipes timings lock clean
 
 help:  ## list these commands
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +28,7 @@ setup: $(READY)  ## make .venv from the hash-pinned locks
 $(READY): requirements/uv.txt requirements/latentworks.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "Python 3.11, 3.12 or 3.13 is needed. Received: $$($(PYTHON) --version 2>&1). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	@echo "making .venv from the locked packages: 2.7 GB on disk, a minute or more"
+	@echo "making .venv from the locked packages: 3 GB on disk, a minute or more"
 	@$(PYTHON) -m venv --clear .venv
 	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@uv pip install --quiet --python .venv/bin/python --require-hashes --compile-bytecode -r requirements/latentworks.txt
@@ -27,41 +36,56 @@ $(READY): requirements/uv.txt requirements/latentworks.txt pyproject.toml
 	@touch $@
 
 repro: setup  ## run the stages that are out of date; RECIPE=seed writes a recipe into params.yaml first
-ifdef RECIPE
-	@latentworks recipe $(RECIPE)
-endif
-	@latentworks validate
-	@dvc repro
-	@latentworks sync || true # a warning was given; the files are whole
+	@latentworks repro $(if $(RECIPE),--recipe $(RECIPE))
 
 test: setup  ## run the tests that need nothing but this environment
-	@pytest -m "not system"
+	@pytest -m "not system" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-system: setup  ## run the tests that need Debian's packages or a package index
 	@pytest -m system
 
-check: setup  ## ruff and mypy
+faults: setup  ## kill and damage runs of the stages N=20 times, and compare what becomes of them
+	@python tests/faults.py --number $(or $(N),20) $(if $(SEED),--seed $(SEED))
+
+check: setup  ## ruff, mypy, and the lint of docker/
 	@ruff check
 	@ruff format --check
 	@mypy
+	@hadolint docker/Dockerfile
+	@check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
 
-flow: setup  ## the same stages as a Prefect flow, a task for each
-	@python -m pipeline.reproduce
+retrain: setup  ## commit to champion, in a checkout of its own; RECIPE=seed, SET="train.epochs=12", BRANCH=1
+	@python -m pipeline retrain $(if $(RECIPE),--recipe $(RECIPE)) $(foreach set,$(SET),--set $(set)) $(if $(BRANCH),--branch)
+
+prefect: setup  ## Prefect's server and pages, at http://127.0.0.1:4200
+	@mkdir -p "$$PREFECT_HOME"
+	@PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE=$(LEASES) \
+		prefect server start --host 127.0.0.1 --port 4200
+
+schedule: setup  ## run prefect.yaml: retrain every night, watch the images, look for drift; needs `make prefect`
+	@$(PREFECT) python -m pipeline schedule
+
+automations: setup  ## what follows new images, drift, failures; TELL=slack-webhook/NAME tells you, too
+	@$(PREFECT) python -m pipeline automations $(if $(TELL),--tell $(TELL))
 
 ui: setup  ## open MLflow's pages on the store of this project, at http://127.0.0.1:5000
 	@case "$$MLFLOW_TRACKING_URI" in http*) echo "your runs are at $$MLFLOW_TRACKING_URI"; exit;; esac; \
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
+	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
 		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
 
-parity: setup  ## recipe seed with three seeds against the book's score; 10 minutes on 2 cores
-	@python scripts/seed_parity.py
+parity: setup  ## recipes seed and vae-book with three seeds against the book's; 25 minutes on 2 cores
+	@python scripts/parity.py
+
+recipes: setup  ## run all recipes and write down what they are worth
+	@python scripts/measure_recipes.py
 
 timings: setup  ## time and memory of each stage when it last ran
 	@latentworks timings
 
 lock: setup  ## pin the dependencies of pyproject.toml anew
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --upgrade --extra dev --output-file requirements/latentworks.txt pyproject.toml
+	@$(COMPILE) --upgrade --extra dev --output-file requirements/latentworks.txt pyproject.toml
+	@$(COMPILE) $(AS_PINNED) --extra services --output-file requirements/train.txt pyproject.toml
+	@$(COMPILE) $(AS_PINNED) --output-file requirements/serve.txt requirements/serve.in
 
 clean:  ## remove the environment and the tools' caches; data, models and runs stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,24 +1,43 @@
 """What the tests share: real data that needs no network, and a small checkout run by real DVC."""
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import requests
+from mlflow import MlflowClient
 from sklearn.datasets import load_digits
 from urllib3.util import Retry
 
+from latentworks.decisions import DECISIONS
+from latentworks.local_store import follow_move
+from latentworks.versions import SHA256
+
 ROOT = Path(__file__).parents[1]
+NAME = "autoencoder"  # of the models that are registered
+DEADLINE = 90.0  # seconds that a server may take to do what is waited for
 LEFT_OUT = pytest.StashKey[list[str]]()
-COPIED = ("src", "recipes", "dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", ".dvc/config")
+ALONE = pytest.StashKey[ExitStack]()  # the turn of a timed test, which the next one takes over
+LONG = (  # the first three need little that others make, too
+    *("retraining", "deployments", "scoring", "races", "runner", "unreliable_server", "pipeline"),
+    *("registry", "server", "verification", "drift", "refusals", "faults", "workspace", "tracking"),
+)
+COPIED = (
+    *("src", "recipes", "pipeline", "dvc.yaml", "params.yaml", "prefect.yaml"),
+    *(".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"),
+    *("data/.gitignore", "models/.gitignore", "reports/.gitignore"),
+)
 
 # The committed parameters, made small: 8x8 digits, a model that trains in a second.
 SMALL = {
@@ -36,10 +55,9 @@ SMALL = {
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment of a person who activated ours, with nothing of MLflow's or DVC's set."""
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "DVC"))
-    }
+    """The environment of a person who activated ours, with nothing set for other programs."""
+    theirs = ("MLFLOW", "DVC", "PREFECT")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
     return {**kept, "PATH": path, "COLUMNS": "200", **changes}
 
@@ -78,6 +96,8 @@ class Checkout:
     def copy(self, path: Path) -> "Checkout":
         """Another checkout with the same files, outputs, DVC cache and MLflow runs."""
         shutil.copytree(self.path, path, symlinks=True)
+        if (path / "mlflow.db").exists():
+            follow_move(path / "mlflow.db")
         return Checkout(path)
 
 
@@ -95,10 +115,8 @@ def write_digits(path: Path) -> None:
     )
 
 
-@pytest.fixture(scope="session")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout in which nothing was run yet. Copy it before changing anything."""
-    path = tmp_path_factory.mktemp("checkouts") / "untouched"
+def small_checkout(path: Path) -> Checkout:
+    """The project with small data in `path`, committed; nothing was run yet."""
     for name in COPIED:
         source, target = ROOT / name, path / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -118,12 +136,47 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 
 
 @pytest.fixture(scope="session")
-def finished(untouched: Checkout) -> Checkout:
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout in which nothing was run yet. Copy it before changing anything."""
+    return small_checkout(tmp_path_factory.mktemp("checkouts") / "untouched")
+
+
+def made_once(
+    factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
+) -> Checkout:
+    """A checkout that all workers share, made by the one that needs it first."""
+    base = factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    shared.mkdir(exist_ok=True)
+    with (shared / f"{name}.lock").open("a+") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        turn.seek(0)
+        if not turn.read():
+            shutil.rmtree(shared / name, ignore_errors=True)
+            make(shared / name)
+            turn.write("made")
+    return Checkout(shared / name)
+
+
+@pytest.fixture(scope="session")
+def finished(untouched: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A checkout after `dvc repro`. Copy it before changing anything."""
-    checkout = untouched.copy(untouched.path.with_name("finished"))
-    checkout.run("dvc", "repro")
-    checkout.run("latentworks", "sync")
-    return checkout
+
+    def make(path: Path) -> None:
+        checkout = untouched.copy(path)
+        checkout.run("dvc", "repro")
+        checkout.run("latentworks", "sync")
+
+    return made_once(tmp_path_factory, "finished", make)
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """What `condition` returns once it is true of the world."""
+    deadline = time.monotonic() + DEADLINE
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.2)
+    return found
 
 
 def closed_port() -> int:
@@ -139,7 +192,7 @@ def serving(call: list[str], port: int, path: str, folder: Path, **changes: str)
         process = subprocess.Popen(
             call,
             cwd=folder,
-            env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", **changes),
+            env=environment(**{"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **changes}),
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -153,7 +206,11 @@ def serving(call: list[str], port: int, path: str, folder: Path, **changes: str)
         yield url
     finally:
         os.killpg(process.pid, signal.SIGTERM)  # its workers, too
-        process.wait()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:  # a worker of Prefect's can wait for ever
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @contextmanager
@@ -167,10 +224,242 @@ def mlflow_server(folder: Path) -> Iterator[str]:
         yield url
 
 
+@contextmanager
+def prefect_server(folder: Path, **settings: str) -> Iterator[str]:
+    """The API of a real Prefect server on a port of its own, with what it keeps in `folder`."""
+    port = closed_port()
+    call = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
+    quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_HOME": str(folder / "prefect")}
+    with serving(call, port, "/api/health", folder, **quiet, **settings) as url:
+        yield f"{url}/api"
+
+
+# --- models worth registering ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server keeps what it has."""
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def server(served: Path) -> Iterator[str]:
+    with mlflow_server(served) as url:
+        yield url
+
+
+class Project(Checkout):
+    """A checkout whose MLflow is the server."""
+
+    def __init__(self, path: Path, server: str) -> None:
+        super().__init__(path)
+        self.server = server
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        ours = {"MLFLOW_TRACKING_URI": self.server, "PYTHONPATH": str(self.path / "src")}
+        return super().environment(**{**ours, **changes})
+
+    def ours(self, *call: str, expected: int | None = 0) -> str:
+        """What a command of ours says."""
+        done = self.run("latentworks", *call, expected=expected)
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    def named(self, name: str) -> "Project":
+        """The same, with its versions under another name and a limit that such models reach."""
+        self.edit("params.yaml", "model_name: autoencoder", f"model_name: {name}")
+        self.edit("params.yaml", "    mse: 0.5  #", "    mse: 0.95  #")
+        return self
+
+
+def trained(finished: Checkout, path: Path, epochs: int) -> Checkout:
+    """A checkout whose model has trained for longer."""
+    checkout = finished.copy(path)
+    checkout.edit("params.yaml", "epochs: 4", f"epochs: {epochs}")
+    checkout.run("dvc", "repro", MLFLOW_TRACKING_URI=f"sqlite:///{path / 'mlflow.db'}")
+    return checkout
+
+
+@pytest.fixture(scope="session")
+def good(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    return made_once(tmp_path_factory, "good", lambda path: trained(finished, path, 20))
+
+
+@pytest.fixture(scope="session")
+def better(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    return made_once(tmp_path_factory, "better", lambda path: trained(finished, path, 60))
+
+
+@pytest.fixture(scope="session")
+def experiment(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout after an experiment of DVC's with more latents. Its commit has `finished`'s."""
+
+    def make(path: Path) -> None:
+        checkout = finished.copy(path)
+        author = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
+        checkout.run("git", "add", "--all")
+        checkout.run("git", *author, "commit", "--quiet", "--message", "a result")
+        store = f"sqlite:///{path / 'mlflow.db'}"
+        checkout.run("dvc", "exp", "run", "-S", "model.latent_dim=16", MLFLOW_TRACKING_URI=store)
+
+    return made_once(tmp_path_factory, "experiment", make)
+
+
+@pytest.fixture(scope="module")
+def pair(
+    server: str, good: Checkout, better: Checkout, tmp_path_factory: pytest.TempPathFactory
+) -> Project:
+    """A checkout of a model with two versions; the second one is champion, the first previous."""
+    folder = tmp_path_factory.mktemp("pair")
+    first = Project(good.copy(folder / "first").path, server).named("pair")
+    second = Project(better.copy(folder / "second").path, server).named("pair")
+    for each in (first, second):
+        each.ours("register")
+        each.ours("promote")
+    return second
+
+
+@pytest.fixture
+def candidate(server: str, finished: Checkout, tmp_path: Path) -> Project:
+    return Project(finished.copy(tmp_path / "checkout").path, server).named("refused")
+
+
+def aliases(server: str, name: str) -> dict[str, int]:
+    known = MlflowClient(server).get_registered_model(name).aliases
+    return {alias: int(number) for alias, number in known.items()}
+
+
+def decisions(server: str, name: str) -> list[dict[str, str]]:
+    client = MlflowClient(server)
+    experiment = client.get_experiment_by_name(DECISIONS)
+    assert experiment is not None
+    runs = client.search_runs(
+        [experiment.experiment_id],
+        f"tags.`model.name` = '{name}'",
+        order_by=["attributes.start_time ASC"],
+    )
+    assert all(run.info.status == "FINISHED" for run in runs)
+    return [run.data.tags for run in runs]
+
+
+def sha256(server: str, name: str, number: str) -> str:
+    return str(MlflowClient(server).get_model_version(name, number).tags[SHA256])
+
+
+# --- a server of ours -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def champion(good: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout with a champion in a store of its own. Copy it before changing anything."""
+
+    def make(path: Path) -> None:
+        project = Project(good.copy(path).path, f"sqlite:///{path / 'mlflow.db'}").named(NAME)
+        project.ours("register")
+        project.ours("promote")
+
+    return made_once(tmp_path_factory, "champion", make)
+
+
+@pytest.fixture(scope="module")
+def project(champion: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    path = tmp_path_factory.mktemp("project") / "checkout"
+    return Project(champion.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+
+
+@contextmanager
+def server_of(uri: str, home: Path, *options: str) -> Iterator[str]:
+    """A server that follows the champion at `uri`, ready to answer."""
+    port = closed_port()
+    call = ["latentworks", "serve", "--port", str(port), "--every", "0.2", *options]
+    home.mkdir(exist_ok=True)
+    with serving(call, port, "/live", home, MLFLOW_TRACKING_URI=uri) as url:
+        until(lambda: requests.get(f"{url}/ready", timeout=5).ok)
+        yield url
+
+
+@pytest.fixture(scope="module")
+def url(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with server_of(project.server, tmp_path_factory.mktemp("serving")) as url:
+        yield url
+
+
+# --- a browser ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, which finds no host but this one: a `selenium.webdriver.Chrome`."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    for argument in (
+        "--headless=new",
+        "--disable-dev-shm-usage",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        "--no-sandbox",  # it asks this of root, and the pages are ours
+    ):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
+    yield driver
+    driver.quit()
+
+
+# --- how the tests are run ------------------------------------------------------------------------
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that no worker is left alone with one."""
+    names = [f"test_{name}" for name in LONG]
+    items.sort(key=lambda item: [*names, item.path.stem].index(item.path.stem))
+
+
+def is_timed(item: pytest.Item | None) -> bool:
+    return item is not None and item.get_closest_marker("timed") is not None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """A test that is marked `timed` runs while no other does, also of another worker.
+
+    Those that follow one another wait for that once.
+    """
+    assert item.config.cache is not None
+    shared = item.config.cache.mkdir("turns")  # by all workers
+    with ExitStack() as turn:
+        if ALONE in item.config.stash:
+            turn.push(item.config.stash[ALONE])
+            del item.config.stash[ALONE]
+        else:
+            gate = turn.enter_context((shared / "gate").open("w"))
+            running = turn.enter_context((shared / "running").open("w"))
+            fcntl.flock(gate, fcntl.LOCK_EX)  # so that who waits to be alone has its turn
+            fcntl.flock(running, fcntl.LOCK_EX if is_timed(item) else fcntl.LOCK_SH)
+            fcntl.flock(gate, fcntl.LOCK_UN)
+        result = yield
+        if is_timed(item) and is_timed(nextitem):
+            item.config.stash[ALONE] = turn.pop_all()
+        return result
+
+
 def pytest_deselected(items: list[pytest.Item]) -> None:
     for item in items:
         if "system" in item.keywords:
             item.config.stash.setdefault(LEFT_OUT, []).append(item.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left out"] = session.config.stash.get(LEFT_OUT, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a worker has left out is told by the process that started it."""
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left out", [])
 
 
 def pytest_terminal_summary(

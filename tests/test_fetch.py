@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latentworks.artifacts import file_digest
 from latentworks.datasets import fashion_mnist
 from latentworks.datasets.debian_mirror import DebianMirror
 from latentworks.datasets.fetching import fetch
 from latentworks.datasets.http_mirror import HTTPMirror
 from latentworks.datasets.pinned import PinnedFile
+from latentworks.disk import file_digest
 from latentworks.errors import DataError
 from latentworks.stages.fetch import main
 

@@ -1,19 +1,23 @@
 """The model of the seed, exactly, and what follows from other settings."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from scipy import stats
 
 from conftest import ROOT
-from latentworks import artifacts, params
+from families import FAMILIES, NUM_CLASSES, autoencoder, every_family
+from latentworks import artifacts, disk, params
 from latentworks.cli import Params
-from latentworks.models.config import AutoencoderConfig, ModelConfig
+from latentworks.errors import DataError, UnsafeModel
+from latentworks.models.config import ModelConfig, VAEConfig
+from latentworks.models.vae import kl_divergence
 
-SEED = AutoencoderConfig(
-    kind="autoencoder", latent_dim=2, filters=(32, 64, 128), loss="binary_crossentropy"
-)
+SEED = autoencoder(filters=(32, 64, 128))
 
 
 def images(*shape: int) -> np.ndarray:
@@ -53,11 +57,21 @@ def test_default_is_the_system_of_the_book() -> None:
             assert config["activation"] == ("sigmoid" if last else "relu")
 
 
-@pytest.mark.parametrize("shape", [(28, 28, 1), (30, 30, 3), (33, 17, 1), (8, 8, 3), (64, 64, 3)])
-@pytest.mark.parametrize("loss", ["binary_crossentropy", "mean_squared_error"])
-def test_any_image_shape_comes_back_as_it_was(shape: tuple[int, int, int], loss: str) -> None:
-    config = SEED.model_copy(update={"loss": loss, "latent_dim": 5, "filters": (4, 8, 8)})
-    model = config.build(shape)
+SHAPES = [(28, 28, 1), (30, 30, 3), (33, 17, 1), (8, 8, 3), (64, 64, 3)]
+
+
+def inputs(model: Any, num: int) -> tuple[Any, np.ndarray, np.ndarray]:
+    """What the model is called with: images, with labels where it is given them; and both."""
+    batch, labels = images(num, *model.image_shape), np.arange(num) % NUM_CLASSES
+    return ((batch, labels) if model.num_classes else batch), batch, labels
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("architecture", ["plain", "fast", "residual"])
+def test_any_image_shape_comes_back_as_it_was(
+    shape: tuple[int, int, int], architecture: str
+) -> None:
+    model = autoencoder(architecture=architecture, latent_dim=5, filters=(4, 8, 8)).build(shape)
     batch = images(3, *shape)
     latents = model.encode(batch)
     assert latents.shape == (3, 5)
@@ -65,6 +79,144 @@ def test_any_image_shape_comes_back_as_it_was(shape: tuple[int, int, int], loss:
     assert decoded.shape == (3, *shape)
     assert 0 <= float(np.min(decoded)) <= float(np.max(decoded)) <= 1
     np.testing.assert_array_equal(model(batch), decoded)
+
+
+@every_family
+@pytest.mark.parametrize("shape", [(9, 7, 1), (16, 16, 3)], ids=str)
+def test_every_family_encodes_and_decodes(config: Any, shape: tuple[int, int, int]) -> None:
+    model = config.build(shape, NUM_CLASSES)
+    called, batch, labels = inputs(model, 4)
+    for given in (labels, None):
+        latents = model.encode(batch, given)
+        decoded = model.decode(latents, given)
+        assert latents.shape == (4, 2)
+        assert decoded.shape == model(called).shape == (4, *shape)
+        np.testing.assert_array_equal(model.encode(batch, given), latents)  # nothing is drawn
+
+
+@every_family
+def test_every_graph_answers_as_its_model(config: Any) -> None:
+    model = config.build((8, 8, 1), NUM_CLASSES)
+    _, batch, labels = inputs(model, 3)
+    graphs, latents = model.graphs(), model.encode(batch, labels)
+    known = model.num_classes > 0
+    given, classes = keras.ops.convert_to_tensor(batch), keras.ops.convert_to_tensor(labels)
+    encoded = graphs["encoder"]([given, classes] if known else given)
+    decoded = graphs["decoder"]([latents, classes] if known else latents)
+    np.testing.assert_array_equal(encoded, latents)
+    np.testing.assert_array_equal(decoded, model.decode(latents, labels))
+
+
+def multiplications(model: keras.Model) -> int:
+    """Of one image, encoded and decoded."""
+    total = 0
+    for layer in [*model.encoder.layers, *model.decoder.layers]:
+        if layer.weights:
+            transposed = isinstance(layer, keras.layers.Conv2DTranspose)
+            places = (layer.input if transposed else layer.output).shape[1:-1]
+            total += math.prod(layer.weights[0].shape) * math.prod(places)
+    return total
+
+
+def test_fast_does_a_quarter_of_the_work_and_residual_five_times_as_much() -> None:
+    counts = {
+        name: multiplications(SEED.model_copy(update={"architecture": name}).build((32, 32, 1)))
+        for name in ("plain", "fast", "residual")
+    }
+    assert counts["fast"] / counts["plain"] == pytest.approx(0.25, abs=0.01)
+    assert counts["residual"] / counts["plain"] == pytest.approx(5, abs=0.2)
+
+
+def test_residual_blocks_begin_as_nothing() -> None:
+    model = autoencoder(architecture="residual").build((8, 8, 1))
+    blocks = [layer for layer in model.encoder.layers if layer.name.endswith("_add")]
+    assert len(blocks) == 2
+    for block in blocks:
+        through = keras.Model(model.encoder.input, [block.input[0], block.output])
+        np.testing.assert_array_equal(*through(images(2, 8, 8, 1) / 255))
+
+
+# --- what is added to the loss -------------------------------------------------------------------
+
+
+def loss_of(model: Any, called: Any, training: bool) -> float:
+    predicted = model(called, training=training)
+    return float(model.compute_loss(x=called, y_pred=predicted, training=training))
+
+
+def test_latents_far_from_the_origin_cost() -> None:
+    regular = autoencoder(latent_l2=3.0).build((8, 8, 1))
+    batch = images(5, 8, 8, 1)
+    z = np.asarray(regular.encode(batch), np.float64)
+    bare = float(np.mean(keras.losses.binary_crossentropy(batch / 255.0, regular(batch))))
+    expected = bare + 3 * (z**2).sum(axis=1).mean() / 2 / 64
+    # Float32 against float64 over 320 pixels.
+    assert loss_of(regular, batch, training=True) == pytest.approx(expected, 1e-5)
+
+
+def test_noise_is_added_in_training_alone() -> None:
+    noisy = autoencoder(latent_noise=1.0).build((8, 8, 1))
+    batch = images(5, 8, 8, 1)
+    np.testing.assert_array_equal(noisy(batch, training=False), noisy.decode(noisy.encode(batch)))
+    assert not np.array_equal(noisy(batch, training=True), noisy(batch, training=True))
+
+
+def test_kl_divergence_is_that_of_gaussians() -> None:
+    mean, log_var = np.float32([[0, 0], [1, -2]]), np.float32([[0, 0], [0.5, -1]])
+    ours = np.asarray(kl_divergence(mean, log_var))
+    assert ours[0] == 0
+    # By integration: the sum over independent latents of E[log q - log p].
+    x = np.linspace(-20, 20, 200_001)
+    q = [stats.norm(m, np.exp(v / 2)) for m, v in zip(mean[1], log_var[1], strict=True)]
+    logs = [each.pdf(x) * (each.logpdf(x) - stats.norm.logpdf(x)) for each in q]
+    assert ours[1] == pytest.approx(sum(np.trapezoid(log, x) for log in logs), rel=1e-5)
+
+
+def test_beta_weighs_the_divergence_and_is_warmed_up() -> None:
+    model = VAEConfig(**{**FAMILIES[1].model_dump(), "beta": 2.0, "kl_warmup_steps": 10}).build(
+        (8, 8, 1)
+    )
+    batch = images(6, 8, 8, 1)
+    z_mean, z_log_var = model.encoder(batch / np.float32(255))
+    divergence = float(np.mean(kl_divergence(z_mean, z_log_var))) / 64
+    model.compile(optimizer="sgd")
+    model.optimizer.build(model.trainable_variables)
+    for step, weight in ((0, 0.0), (5, 1.0), (10, 2.0), (99, 2.0)):
+        model.optimizer.iterations.assign(step)
+        model(batch, training=True)
+        assert float(model.losses[0]) == pytest.approx(weight * divergence)
+    model.optimizer.iterations.assign(0)
+    model(batch, training=False)
+    assert float(model.losses[0]) == pytest.approx(2 * divergence)  # what is validated is the whole
+
+
+def test_a_variational_model_is_called_on_what_is_drawn_and_encodes_to_its_mean() -> None:
+    model = FAMILIES[1].build((8, 8, 1))
+    batch = np.repeat(images(1, 8, 8, 1), 4000, axis=0)
+    z_mean, z_log_var = (np.asarray(part[:1]) for part in model.encoder(batch / np.float32(255)))
+    drawn = np.asarray(model._sampled(*model.encoder(batch / np.float32(255)), training=False))
+    # Five standard errors of a mean and of a standard deviation of 4000.
+    spread = np.exp(z_log_var / 2)
+    assert (np.abs(drawn.mean(axis=0) - z_mean) < 5 * spread / np.sqrt(4000)).all()
+    assert (np.abs(drawn.std(axis=0) - spread) < 5 * spread / np.sqrt(8000)).all()
+    np.testing.assert_array_equal(model.encode(batch[:1]), z_mean)
+
+
+def test_a_label_of_minus_one_is_none() -> None:
+    model = FAMILIES[2].build((8, 8, 1), NUM_CLASSES)
+    batch = images(NUM_CLASSES, 8, 8, 1)
+    unknown, known = np.full(NUM_CLASSES, -1), np.arange(NUM_CLASSES)
+    np.testing.assert_array_equal(model.encode(batch, unknown), model.encode(batch))
+    z = np.zeros((NUM_CLASSES, 2), np.float32)
+    np.testing.assert_array_equal(model.decode(z, unknown), model.decode(z))
+    decoded = np.asarray(model.decode(z, known))
+    assert all(not np.array_equal(decoded[0], other) for other in decoded[1:])
+    assert not np.array_equal(model.encode(batch, known), model.encode(batch))
+
+
+def test_a_conditional_model_needs_labels() -> None:
+    with pytest.raises(DataError, match="conditional needs images with labels"):
+        FAMILIES[2].build((8, 8, 1), 0)
 
 
 def test_loss_is_that_of_the_images_in_zero_to_one() -> None:
@@ -76,14 +228,16 @@ def test_loss_is_that_of_the_images_in_zero_to_one() -> None:
     assert float(model.compute_loss(x=batch, y_pred=model(batch))) == pytest.approx(expected, 1e-5)
 
 
-def test_file_gives_the_model_back_and_equal_models_give_equal_bytes(tmp_path: Path) -> None:
-    config = SEED.model_copy(update={"filters": (4, 8), "latent_dim": 3})
+@every_family
+def test_file_gives_the_model_back_and_equal_models_give_equal_bytes(
+    config: Any, tmp_path: Path
+) -> None:
     keras.utils.set_random_seed(1)
-    model = config.build((16, 16, 1))
+    model = config.build((16, 16, 1), NUM_CLASSES)
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         artifacts.write_model(tmp_path / name, model, config)
-    assert artifacts.file_digest(tmp_path / "first/model.keras") == artifacts.file_digest(
+    assert disk.file_digest(tmp_path / "first/model.keras") == disk.file_digest(
         tmp_path / "second/model.keras"
     )
     assert sorted(file.name for file in (tmp_path / "first").iterdir()) == [
@@ -91,7 +245,16 @@ def test_file_gives_the_model_back_and_equal_models_give_equal_bytes(tmp_path: P
         "model.keras",
     ]
     again = artifacts.read_model(tmp_path / "first", ModelConfig)
-    batch = images(2, 16, 16, 1)
-    np.testing.assert_array_equal(again(batch), model(batch))
-    assert again.latent_dim == 3
-    assert again.image_shape == (16, 16, 1)
+    _, batch, labels = inputs(model, 2)
+    latents = model.encode(batch, labels)
+    np.testing.assert_array_equal(again.encode(batch, labels), latents)
+    np.testing.assert_array_equal(again.decode(latents, labels), model.decode(latents, labels))
+    assert (again.latent_dim, again.image_shape) == (2, (16, 16, 1))
+    assert again.num_classes == model.num_classes
+
+
+def test_a_file_of_another_family_is_refused(tmp_path: Path) -> None:
+    plain, variational = FAMILIES[:2]
+    artifacts.write_model(tmp_path, plain.build((8, 8, 1)), variational)
+    with pytest.raises(UnsafeModel, match="do not describe a model of ours"):
+        artifacts.read_model(tmp_path, ModelConfig)

@@ -35,16 +35,21 @@ def count(figure: Figure, colour: tuple[int, int, int]) -> int:
     return int((canvas(figure) == colour).all(axis=-1).sum())
 
 
-def shows(figure: Figure, image: np.ndarray, zoom: int) -> bool:
-    """Whether a picture in the figure contains the image, uint8 [H, W, C], enlarged by `zoom`."""
+def places(figure: Figure, image: np.ndarray, zoom: int) -> list[tuple[int, int]]:
+    """Where the figure shows the image, uint8 [H, W, C], enlarged by `zoom`: tops and lefts."""
     large = np.broadcast_to(image, (*image.shape[:2], 3)).repeat(zoom, 0).repeat(zoom, 1)
     height, width = large.shape[:2]
     drawn = canvas(figure)
-    corners = np.argwhere((drawn == large[0, 0]).all(axis=-1))
-    return any(
-        np.array_equal(drawn[top : top + height, left : left + width], large)
+    corners = np.argwhere((drawn == large[0, 0]).all(axis=-1)).tolist()
+    return [
+        (top, left)
         for top, left in corners
-    )
+        if np.array_equal(drawn[top : top + height, left : left + width], large)
+    ]
+
+
+def shows(figure: Figure, image: np.ndarray, zoom: int) -> bool:
+    return len(places(figure, image, zoom)) > 0
 
 
 def photos(num: int, side: int = 16, channels: int = 1) -> np.ndarray:
@@ -158,6 +163,55 @@ def test_one_interpolation_in_rgb() -> None:
     assert count(figure, (0, 0, 255)) == count(figure, (255, 0, 0)) == 128**2
 
 
+@both_kinds
+@pytest.mark.parametrize(("num_classes", "side"), [(2, 128), (10, 64)])
+def test_each_class_has_a_row_of_its_samples(num_classes: int, side: int, channels: int) -> None:
+    labels = np.arange(200) % num_classes
+    images = np.broadcast_to((40 + 20 * labels)[:, None, None, None], (200, 32, 32, channels))
+    figure = plots.class_samples(images.astype(np.uint8), labels, NAMES[:num_classes])
+    assert texts(figure)[0] == "Samples of each class"
+    assert texts(figure)[2:] == NAMES[:num_classes]
+    num_columns = {128: 7, 64: 14}[side]
+    assert f"Up to {num_columns} of each" in texts(figure)[1]
+    drawn = canvas(figure)
+    for label, text in enumerate(figure.texts[2:]):
+        found = np.argwhere((drawn == 40 + 20 * label).all(axis=-1))
+        assert len(found) == num_columns * side**2
+        top, bottom = found[0][0], found[-1][0]
+        assert top < len(drawn) - text.get_window_extent().y0 < bottom  # beside its row
+
+
+def test_of_many_classes_the_first_are_drawn() -> None:
+    labels = np.repeat(np.arange(1, 100), 2)  # the first has no samples
+    figure = plots.class_samples(photos(198), labels, [f"class {i}" for i in range(100)])
+    assert texts(figure)[0] == "Samples of 24 of 100 classes"
+    assert "Up to 2 of each" in texts(figure)[1]
+    assert "Classes left out: 76." in texts(figure)[1]
+    assert texts(figure)[2:] == [f"class {i}" for i in range(1, 25)]
+
+
+@both_kinds
+@pytest.mark.parametrize(("num", "shown", "zoom"), [(1, 1, 10), (5, 5, 10), (40, 20, 6)])
+def test_neighbours_stand_below_their_sample(
+    num: int, shown: int, zoom: int, channels: int
+) -> None:
+    images = photos(num, channels=channels)
+    found = photos(2 * num + 50, channels=channels)[: 2 * num].reshape(num, 2, *images.shape[1:])
+    distances = 1 + np.arange(2 * num).reshape(num, 2) / 4
+    figure = plots.nearest_neighbours(images, found, distances, typical=2.5)
+    assert texts(figure)[0] == f"Training images most like {shown} sample{'s' * (num > 1)}"
+    nearest = distances[:shown, 0]
+    assert f"1.00 to {nearest.max():.2f}, median {np.median(nearest):.2f}" in texts(figure)[1]
+    assert "(of test images 2.50)" in texts(figure)[1]
+    for i in (0, shown - 1):
+        column = [place for each in (images[i], *found[i]) for place in places(figure, each, zoom)]
+        tops, lefts = zip(*column, strict=True)
+        assert len(column) == 3
+        assert tops == tuple(sorted(tops))
+        assert len(set(lefts)) == 1
+        assert f"{distances[i, 1]:.2f}" in texts(figure)
+
+
 # --- latent space --------------------------------------------------------------------------------
 
 
@@ -243,6 +297,8 @@ def test_many_classes_have_colours_of_their_own_and_a_short_legend() -> None:
     figure = plots.latent_scatter(z, np.arange(300) % 100, names)
     (scatter,) = figure.axes[0].collections
     assert len(np.unique(scatter.get_facecolors(), axis=0)) == 100
+    legend = np.array([mpl.colors.to_rgb(text.get_color()) for text in figure.texts[2:-1:3]])
+    assert np.linalg.norm(np.diff(legend, axis=0), axis=1).min() > 0.5  # neighbours look different
     assert re.fullmatch(r"_\$name 0 that.*…", texts(figure)[3])
     assert texts(figure)[-1] == "and 76 more classes"
     canvas(figure)
@@ -295,6 +351,46 @@ def test_the_grid_takes_any_latents(latent_dim: int, num_images: int, num: int) 
     figure = plots.latent_grid(decode_rgb, z, None, [])
     assert len(np.unique(np.concatenate(seen), axis=0)) == num_images
     assert f"{num_images} places" in texts(figure)[0]
+    canvas(figure)
+
+
+def test_each_latent_moves_alone_the_most_effective_first() -> None:
+    evenly = np.linspace(-1, 1, 5001, dtype=np.float32)
+    z = np.random.default_rng(0).permuted(np.tile(evenly, (3, 1)), axis=1).T
+    z[17] = 0  # the median, where the others stay
+
+    def decode_stripes(z: np.ndarray) -> np.ndarray:
+        """Three stripes, one for each latent; the first is weak and the last is strong."""
+        greys = 0.5 + z * [0.05, 0.25, 0.5]
+        return np.broadcast_to(greys.repeat(2, axis=1)[..., None, None], (len(z), 6, 8, 1))
+
+    figure = plots.traversals(decode_stripes, z)
+    assert texts(figure)[0] == "What each of the 3 latents does to an image"
+    assert texts(figure)[4::2] == ["z2", "z1", "z0"]
+    assert texts(figure)[5::2] == 3 * ["\N{MINUS SIGN}0.98 to 0.98"]
+    for axes, latent, strength in zip(figure.axes, (2, 1, 0), (0.5, 0.25, 0.05), strict=True):
+        picture = np.asarray(axes.get_images()[0].get_array())[..., 0] / 255
+        stripes = picture[14::28, 56::116]  # their middles, 14 pixels for each of the decoder's
+        expected = np.full((3, 9), 0.5)
+        expected[latent] += strength * np.linspace(-0.98, 0.98, 9)
+        assert np.allclose(stripes, expected, atol=0.003)  # greys are rounded to 1/255
+
+
+@pytest.mark.parametrize(("num", "latent_dim"), [(1, 2), (3, 64), (50, 1), (200, 1024)])
+def test_any_latents_are_traversed(num: int, latent_dim: int) -> None:
+    z, _ = latents(num, latent_dim)
+
+    def decode_rgb(z: np.ndarray) -> np.ndarray:
+        assert z.dtype == np.float32
+        assert z.shape[1] == latent_dim
+        assert len(z) <= 200  # held at once
+        return np.repeat(decode(z[:, ::-1]), 3, axis=-1).repeat(8, axis=1).repeat(8, axis=2)
+
+    figure = plots.traversals(decode_rgb, z)
+    assert len(figure.axes) == min(latent_dim, 10)
+    seen = latent_dim - 1 if num > 1 else 0  # one image has nothing to move between
+    assert texts(figure)[4] == f"z{seen}"
+    assert (f"The 10 of {latent_dim:,} latents" in texts(figure)[0]) == (latent_dim > 10)
     canvas(figure)
 
 
@@ -470,7 +566,22 @@ def slow_curves() -> Figure:
     return plots.curves(rows)
 
 
+def class_page(num: int) -> Figure:
+    return plots.class_samples(photos(num), np.arange(num) % 15, LONG_NAMES * 2)
+
+
+def neighbour_page(num: int) -> Figure:
+    found = photos(3 * num).reshape(num, 3, 16, 16, 1)
+    return plots.nearest_neighbours(photos(num), found, np.full((num, 3), 123.456), 123.456)
+
+
 FULL_PAGES = {
+    "samples of classes": lambda: class_page(300),
+    "few samples of classes": lambda: class_page(15),
+    "neighbours": lambda: neighbour_page(40),
+    "neighbours of one": lambda: neighbour_page(1),
+    "traversals": lambda: plots.traversals(decode, latents(300, 16)[0] * -1e6),
+    "one traversal": lambda: plots.traversals(decode, latents(300, 1)[0] * -1e-6),
     "small latents": lambda: scatter_of(1e-6),
     "latents": lambda: scatter_of(1),
     "large latents": lambda: scatter_of(900),
@@ -500,3 +611,18 @@ def test_equal_data_gives_equal_pictures_and_nothing_global_changes() -> None:
     figures = [plots.latent_grid(decode, z, labels, NAMES, num_side=5) for _ in range(2)]
     assert np.array_equal(canvas(figures[0]), canvas(figures[1]))
     assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("num_latents", [1, 2, 16])
+def test_drift_page_shows_the_latents_that_moved(num_latents: int) -> None:
+    rng = np.random.default_rng(0)
+    test = rng.gamma(4, 0.005, 500), rng.normal(size=(500, num_latents))
+    new = rng.gamma(4, 0.01, 100), rng.normal(size=(100, num_latents))
+    new[1][:, -1] += 5
+    worst = rng.integers(256, size=(12, 8, 8, 1), dtype=np.uint8)
+    figure = plots.drift("Drift", "100 new images differ", test, new, (worst, 255 - worst))
+    errors, latents = figure.axes[:2]
+    assert errors.get_legend().get_texts()[1].get_text() == "new (100)"
+    names = latents.get_xlabel(), latents.get_ylabel()
+    assert f"z{num_latents - 1}" in names
+    assert len(figure.axes) == 4

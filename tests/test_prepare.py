@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from latentworks.artifacts import Prepared, file_digest, read_prepared
+from latentworks.artifacts import Prepared, read_prepared
 from latentworks.datasets.split import content_id
+from latentworks.disk import file_digest
 from latentworks.errors import DataError
 from latentworks.stages.prepare import main
 

@@ -5,11 +5,16 @@ import re
 import pytest
 
 from conftest import ROOT
-from latentworks import artifacts, recipes
+from latentworks import disk, recipes
 from latentworks.cli import app
 
 TEXT = (ROOT / "README.md").read_text()
 PRODUCTION = (ROOT / "docs/from-run-to-production.md").read_text()
+RETRAINING = (ROOT / "docs/retraining.md").read_text()
+RECOVERY = (ROOT / "docs/recovery.md").read_text()
+DEPLOYMENT = (ROOT / "docs/deployment.md").read_text()
+PAGES = PRODUCTION + RETRAINING + RECOVERY + DEPLOYMENT
+ALL = TEXT + PAGES
 COMMANDS = [line.removeprefix("$ ") for line in TEXT.splitlines() if line.startswith("$ ")]
 
 
@@ -23,7 +28,7 @@ def test_every_make_target_exists_and_is_listed() -> None:
     targets = set(re.findall(r"^([a-z-]+):.*  ## ", makefile, flags=re.MULTILINE))
     (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)
     assert set(phony.split()) == targets
-    named = set(re.findall(r"(?:`|\$ )make ([a-z-]+)", TEXT))
+    named = set(re.findall(r"(?:`|\$ )make ([a-z-]+)", ALL))
     assert named <= targets
     listed = re.findall(r"^make ([a-z-]+) +\S", TEXT, flags=re.MULTILINE)
     assert set(listed) == targets
@@ -31,7 +36,7 @@ def test_every_make_target_exists_and_is_listed() -> None:
 
 def test_every_command_of_ours_exists() -> None:
     ours = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    assert set(re.findall(r"latentworks ([a-z]+)[`\n ]", TEXT + PRODUCTION)) <= ours
+    assert set(re.findall(r"latentworks ([a-z]+)[`\n ]", ALL)) <= ours
     named = set(re.findall(r"RECIPE=([a-z]+)", TEXT))
     assert named <= set(recipes.names(ROOT))
 
@@ -44,9 +49,9 @@ def test_every_link_and_picture_is_there(target: str) -> None:
     assert (ROOT / target).exists()
 
 
-@pytest.mark.parametrize("target", LINK.findall(PRODUCTION))
-def test_every_picture_of_the_way_to_production_is_there(target: str) -> None:
-    assert (ROOT / "docs" / target).exists()
+@pytest.mark.parametrize("target", LINK.findall(PAGES))
+def test_every_picture_of_the_other_pages_is_there(target: str) -> None:
+    assert (ROOT / "docs" / target.partition("#")[0]).exists()
 
 
 def test_the_example_is_the_same_wherever_it_stands() -> None:
@@ -56,7 +61,7 @@ def test_the_example_is_the_same_wherever_it_stands() -> None:
 
 
 def test_scores_are_those_of_the_committed_result() -> None:
-    scores = artifacts.read_json(ROOT / "reports/metrics.json")
+    scores = disk.read_json(ROOT / "reports/metrics.json")
     said = dict(re.findall(r"^\| `([a-z_.]+)` \| ([0-9.]+) \|", TEXT, flags=re.MULTILINE))
     flat = {f"{group}.{name}": v for group, values in scores.items() for name, v in values.items()}
     assert set(said) == set(flat)
@@ -66,5 +71,5 @@ def test_scores_are_those_of_the_committed_result() -> None:
 
 
 def test_printed_runs_are_of_the_committed_result() -> None:
-    scores = artifacts.read_json(ROOT / "reports/metrics.json")
+    scores = disk.read_json(ROOT / "reports/metrics.json")
     assert f"evaluate: test.bce {scores['test']['bce']:.4f} on 10000 images" in TEXT

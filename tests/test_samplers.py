@@ -15,10 +15,12 @@ from latentworks.config import Config
 from latentworks.errors import DataError, ParamsError
 from latentworks.params import parse
 from latentworks.samplers.config import (
+    ClassGaussianMixtureConfig,
     GaussianConfig,
     GaussianMixtureConfig,
     SampleConfig,
     SamplerConfig,
+    StandardNormalConfig,
     UniformBoxConfig,
 )
 
@@ -33,6 +35,11 @@ CONFIGS = [
     for member in MEMBERS
 ]
 every_sampler = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
+every_fitted_sampler = pytest.mark.parametrize(
+    "config",
+    [config for config in CONFIGS if config.kind != "standard_normal"],
+    ids=lambda config: config.kind,
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +55,16 @@ def latents() -> np.ndarray:
 # --- every member of the union -------------------------------------------------------------------
 
 
+def fit(config: Any, latents: np.ndarray, seed: int = 0) -> Any:
+    """Fitted to latents of two classes, or of one where there are few."""
+    labels = np.arange(len(latents)) % (2 if len(latents) > 10 else 1)
+    return config.fit(latents, labels, seed)
+
+
 @every_sampler
 @pytest.mark.parametrize("num", [0, 1, 257])
 def test_samples_are_finite_latents(config: Any, latents: np.ndarray, num: int) -> None:
-    sampled = config.fit(latents, None, seed=0).sample(num, np.random.default_rng(0))
+    sampled = fit(config, latents).sample(num, np.random.default_rng(0))
     assert sampled.shape == (num, 3)
     assert sampled.dtype == np.float32
     assert np.isfinite(sampled).all()
@@ -60,8 +73,7 @@ def test_samples_are_finite_latents(config: Any, latents: np.ndarray, num: int) 
 @every_sampler
 def test_equal_seeds_draw_equal_latents(config: Any, latents: np.ndarray) -> None:
     draws = [
-        config.fit(latents, None, seed=1).sample(100, np.random.default_rng(seed))
-        for seed in (2, 2, 3)
+        fit(config, latents, seed=1).sample(100, np.random.default_rng(seed)) for seed in (2, 2, 3)
     ]
     assert np.array_equal(draws[0], draws[1])
     assert not np.array_equal(draws[0], draws[2])
@@ -71,7 +83,7 @@ def test_equal_seeds_draw_equal_latents(config: Any, latents: np.ndarray) -> Non
 def test_a_sampler_from_disk_draws_the_same(
     config: Any, latents: np.ndarray, tmp_path: Path
 ) -> None:
-    sampler: Sampler = config.fit(latents, None, seed=0)
+    sampler: Sampler = fit(config, latents)
     write_sampler(tmp_path, sampler, config)
     again = read_sampler(tmp_path, SamplerConfig)
     draws = [each.sample(500, np.random.default_rng(7)) for each in (sampler, again)]
@@ -83,14 +95,14 @@ def test_a_sampler_from_disk_draws_the_same(
 def test_equal_fits_give_equal_bytes(config: Any, latents: np.ndarray, tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        write_sampler(tmp_path / name, config.fit(latents, None, seed=5), config)
+        write_sampler(tmp_path / name, fit(config, latents, seed=5), config)
     first, second = ((tmp_path / name / "sampler.npz").read_bytes() for name in ("first", "second"))
     assert first == second
 
 
-@every_sampler
+@every_fitted_sampler
 def test_samples_stand_where_the_latents_stand(config: Any, latents: np.ndarray) -> None:
-    sampled = config.fit(latents, None, seed=0).sample(5000, np.random.default_rng(0))
+    sampled = fit(config, latents).sample(5000, np.random.default_rng(0))
     # Even the box is centred within half its width of the mean; 4 spreads is far outside of it.
     assert (np.abs(sampled.mean(axis=0) - latents.mean(axis=0)) < 4 * latents.std(axis=0)).all()
     # The third latent is 5 on average and never below 0, in the data as in the samples.
@@ -99,7 +111,7 @@ def test_samples_stand_where_the_latents_stand(config: Any, latents: np.ndarray)
 
 @every_sampler
 def test_labels_may_be_given(config: Any, latents: np.ndarray) -> None:
-    labels = np.repeat([0, 1, -1], 400)
+    labels = np.repeat([0, 1, -1], 400)  # the last ones are of no known class
     sampled = config.fit(latents, labels, seed=0).sample(10, np.random.default_rng(0))
     assert sampled.shape == (10, 3)
 
@@ -107,7 +119,7 @@ def test_labels_may_be_given(config: Any, latents: np.ndarray) -> None:
 @every_sampler
 def test_the_density_integrates_to_one(config: Any, latents: np.ndarray) -> None:
     plane = latents[:, :2]
-    sampler = config.fit(plane, None, seed=0)
+    sampler = fit(config, plane)
     low, high = plane.min(axis=0) - 8, plane.max(axis=0) + 8
     sides = [np.linspace(*ends, 801)[:-1] for ends in zip(low, high, strict=True)]
     points = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2)
@@ -118,28 +130,28 @@ def test_the_density_integrates_to_one(config: Any, latents: np.ndarray) -> None
 
 @every_sampler
 def test_latents_are_likelier_than_far_places(config: Any, latents: np.ndarray) -> None:
-    sampler = config.fit(latents, None, seed=0)
+    sampler = fit(config, latents)
     assert (sampler.log_density(latents) > sampler.log_density(latents + 100)).all()
 
 
-@every_sampler
+@every_fitted_sampler
 def test_a_constant_latent_stays_constant(config: Any, latents: np.ndarray) -> None:
     flat = latents.copy()
     flat[:, 1] = 2.5
-    sampler = config.fit(flat, None, seed=0)
+    sampler = fit(config, flat)
     sampled = sampler.sample(1000, np.random.default_rng(0))
     # The regularisation leaves a spread of 1/1000; 6 of these are never met in 1000 draws.
     assert np.abs(sampled[:, 1] - 2.5).max() < 0.006
     assert np.isfinite(sampler.log_density(flat)).all()
 
 
-@every_sampler
+@every_fitted_sampler
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
 def test_the_scale_of_the_latents_does_not_matter(
     config: Any, latents: np.ndarray, factor: float
 ) -> None:
     draws = [
-        config.fit(z, None, seed=0).sample(1000, np.random.default_rng(0))
+        fit(config, z).sample(1000, np.random.default_rng(0))
         for z in (latents, latents * np.float32(factor))
     ]
     # 1e-3: float32 latents rounded otherwise move a fitted mixture by no more.
@@ -148,7 +160,7 @@ def test_the_scale_of_the_latents_does_not_matter(
 
 @every_sampler
 def test_as_few_latents_as_components_are_enough(config: Any, latents: np.ndarray) -> None:
-    sampled = config.fit(latents[:3], None, seed=0).sample(10, np.random.default_rng(0))
+    sampled = fit(config, latents[:3]).sample(10, np.random.default_rng(0))
     assert np.isfinite(sampled).all()
 
 
@@ -160,13 +172,13 @@ def test_latents_that_are_not_finite_are_refused(
     broken = latents.copy()
     broken[[3, 5], 0] = bad
     with pytest.raises(DataError, match=r"Received: 2 of 1200 latents with NaN or infinity"):
-        config.fit(broken, None, seed=0)
+        fit(config, broken)
 
 
 @every_sampler
 def test_no_latents_are_refused(config: Any) -> None:
     with pytest.raises(DataError, match="at least 1"):
-        config.fit(np.zeros((0, 2), np.float32), None, seed=0)
+        fit(config, np.zeros((0, 2), np.float32))
 
 
 @every_sampler
@@ -257,6 +269,69 @@ def test_too_few_latents_for_the_mixture_are_refused(latents: np.ndarray, copies
     )
 
 
+def test_the_number_of_components_is_chosen_on_latents_that_were_held_out(
+    latents: np.ndarray,
+) -> None:
+    numbers = [1, 3, 200]  # too few for the blobs, as many as they are, too many for 1200 latents
+    config = GaussianMixtureConfig(kind="gaussian_mixture", num_components=numbers)
+    chosen = config.fit(latents, None, seed=0)
+    three = GaussianMixtureConfig(kind="gaussian_mixture", num_components=3)
+    expected = three.fit(latents, None, seed=0)  # on all of them
+    for name, array in expected.state().items():
+        assert np.array_equal(chosen.state()[name], array)
+
+
+def test_the_standard_normal_is_scipys(latents: np.ndarray) -> None:
+    sampler = StandardNormalConfig(kind="standard_normal").fit(latents, None, seed=0)
+    expected = stats.multivariate_normal(np.zeros(3), np.eye(3))
+    assert np.allclose(sampler.log_density(latents), expected.logpdf(latents))
+    sampled = sampler.sample(20_000, np.random.default_rng(0))
+    for k in range(3):
+        assert stats.kstest(sampled[:, k], stats.norm().cdf).pvalue > 1e-4
+    # A correlation of 20 000 draws is off by 0.007; 5 of these.
+    assert np.allclose(np.corrcoef(sampled.T), np.eye(3), atol=0.035)
+
+
+def test_a_class_is_sampled_where_its_latents_stand(latents: np.ndarray) -> None:
+    labels = np.repeat([4, 7, -1], 400)  # the third blob has no label
+    config = ClassGaussianMixtureConfig(kind="class_gaussian_mixture", num_components=2)
+    sampler = config.fit(latents, labels, seed=0)
+    for label, blob in ((4, latents[:400]), (7, latents[400:800])):
+        alone = GaussianMixtureConfig(kind="gaussian_mixture", num_components=2)
+        expected = alone.fit(blob, None, seed=0)
+        assert np.allclose(sampler.of_class(label).log_density(blob), expected.log_density(blob))
+        sampled = sampler.of_class(label).sample(1000, np.random.default_rng(0))
+        # The largest spread is 2; a mean of 1000 draws is 0.06 off.
+        assert np.allclose(sampled.mean(axis=0), blob.mean(axis=0), atol=0.3)
+    # Of any class: that of the unlabelled blob, at -6 in the second latent, is never drawn.
+    assert sampler.sample(1000, np.random.default_rng(0))[:, 1].mean() > -1
+
+
+def test_classes_are_sampled_as_often_as_they_are(latents: np.ndarray) -> None:
+    labels = np.repeat([0, 1], [900, 300])
+    config = ClassGaussianMixtureConfig(kind="class_gaussian_mixture", num_components=3)
+    sampler = config.fit(latents, labels, seed=0)
+    assert sampler.weights[sampler.classes == 1].sum() == pytest.approx(0.25)
+
+
+def test_a_class_that_is_missing_or_too_small_is_refused(latents: np.ndarray) -> None:
+    config = ClassGaussianMixtureConfig(kind="class_gaussian_mixture", num_components=5)
+    with pytest.raises(DataError, match=r"^class 1: gaussian_mixture needs .* Expected >= 5"):
+        config.fit(latents[:10], np.repeat([0, 1], [8, 2]), seed=0)
+    sampler = config.fit(latents, np.zeros(1200, np.int64), seed=0)
+    with pytest.raises(DataError, match=r"Expected one of: 0\. Received: 3"):
+        sampler.of_class(3)
+
+
+@pytest.mark.parametrize("labels", [None, np.full(1200, -1)])
+def test_without_labels_there_are_no_classes(
+    latents: np.ndarray, labels: np.ndarray | None
+) -> None:
+    config = ClassGaussianMixtureConfig(kind="class_gaussian_mixture", num_components=2)
+    with pytest.raises(DataError, match="needs images with labels"):
+        config.fit(latents, labels, seed=0)
+
+
 # --- the section ---------------------------------------------------------------------------------
 
 
@@ -280,6 +355,19 @@ def test_the_section_parses() -> None:
         ({"num_images": 10, "sampler": {"kind": "gausian"}}, "Did you mean gaussian?"),
         ({"num_images": 10, "sampler": {"kind": "gaussian_mixture"}}, "num_components is missing"),
         ({"num_images": 10, "sampler": {"kind": "gaussian", "num_components": 3}}, "not a known"),
+        *(
+            (
+                {"num_images": 10, "sampler": {"kind": "gaussian_mixture", "num_components": num}},
+                said,
+            )
+            for num, said in (
+                (0, "num_components should be greater than or equal to 1. Received: 0."),
+                (1001, "num_components should be less than or equal to 1000. Received: 1001."),
+                (2.5, "num_components should be a valid integer. Received: 2.5."),
+                ([3], "num_components should be two or more whole numbers from 1 to 1000"),
+                ([3, 0], "num_components should be two or more whole numbers from 1 to 1000"),
+            )
+        ),
     ],
 )
 def test_a_wrong_section_is_refused(section: dict[str, Any], message: str) -> None:

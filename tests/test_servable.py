@@ -14,12 +14,13 @@ from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter
 
 from conftest import Checkout
-from latentworks import artifacts, inference
+from families import autoencoder
+from latentworks import artifacts, disk, inference
 from latentworks.errors import InputError, RegistryError
-from latentworks.models.config import AutoencoderConfig, ModelConfig
+from latentworks.models.config import ModelConfig
 from latentworks.preprocess import to_pixels
 from latentworks.samplers.config import GaussianConfig, SamplerConfig
-from latentworks.serving import export, golden, packaging, preflight, shipped
+from latentworks.serving import export, golden, packaging, preflight, seals, shipped
 from latentworks.serving.servable import Servable, load
 
 # Of latents, relative to 1 or to their size, and of pixels in [0, 1]. ONNX Runtime and Keras add
@@ -44,7 +45,7 @@ def packaged(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("packaged") / "model"
     model = finished.path / "models/autoencoder/model.keras"
     packaging.assemble(folder, finished.path / "models/servable", [model], "a run", "a model")
-    packaging.seal(folder)
+    seals.seal(folder)
     return folder
 
 
@@ -72,9 +73,7 @@ def test_it_equals_keras(servable: Servable, images: np.ndarray, finished: Check
 def test_other_shapes_export_as_well(
     image_shape: tuple[int, int, int], latent_dim: int, tmp_path: Path
 ) -> None:
-    config = AutoencoderConfig(
-        kind="autoencoder", latent_dim=latent_dim, filters=(4, 8), loss="mean_squared_error"
-    )
+    config = autoencoder(latent_dim=latent_dim, loss="mean_squared_error")
     network = config.build(image_shape)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (300, *image_shape), dtype=np.uint8)
@@ -107,7 +106,7 @@ def test_equal_models_export_to_equal_bytes(finished: Checkout, tmp_path: Path) 
         *call, "models/sampler", str(tmp_path / "again"), PYTHONPATH="src"
     )
     first, second = finished.path / "models/servable", tmp_path / "again"
-    assert packaging.content_digest(first) == packaging.content_digest(second)
+    assert seals.content_digest(first) == seals.content_digest(second)
 
 
 # --- verbs ---------------------------------------------------------------------------------------
@@ -208,8 +207,9 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("sample", None, {"num": "4"}, "whole number"),
     ("sample", None, {"seed": -1}, "seed is a whole number"),
     ("sample", None, {"sede": 1}, "Did you mean seed?"),
-    ("sample", None, {"label": 3}, "does not know the param 'label'"),
-    ("encode", GREY, {"num": 4}, "takes no params but verb"),
+    ("sample", None, {"label": 3}, "this model knows no classes"),
+    ("sample", None, {"model": 3}, "does not know the param 'model'. It takes num, seed, label."),
+    ("encode", GREY, {"num": 4}, "does not know the param 'num'. It takes label."),
     ("smaple", None, {}, "verb is one of reconstruct, encode"),
     (None, None, {}, "verb is one of"),  # type: ignore[list-item]
 ]
@@ -325,7 +325,7 @@ def test_nothing_of_this_machine_is_in_it(packaged: Path, finished: Checkout) ->
 def test_preflight_passes_what_works(packaged: Path) -> None:
     preflight.run(packaged)
     # Python would otherwise leave bytecode among files that are hashed.
-    packaging.verify(packaged, artifacts.file_digest(packaged / packaging.SUMS), "it")
+    seals.verify(packaged, disk.file_digest(packaged / seals.SUMS), "it")
 
 
 @pytest.fixture
@@ -354,8 +354,8 @@ def test_preflight_notices_another_graph(broken: Path, servable: Servable) -> No
 
 def test_preflight_notices_another_sampler(broken: Path) -> None:
     path = broken / "artifacts/servable/sampler/sampler.npz"
-    arrays = artifacts.read_arrays(path)
-    artifacts.write_arrays(path, {**arrays, "means": arrays["means"] + 1})
+    arrays = disk.read_arrays(path)
+    disk.write_arrays(path, {**arrays, "means": arrays["means"] + 1})
 
 
 @pytest.mark.parametrize("name", ["artifacts/servable/encoder.onnx", "pyfunc.py", "MLmodel"])
@@ -369,14 +369,14 @@ def test_preflight_notices_damage(broken: Path, name: str) -> None:
 def test_every_change_of_a_sealed_folder_is_noticed(packaged: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(packaged, folder)
-    digest = packaging.seal(folder)
-    packaging.verify(folder, digest, "it")
-    done = subprocess.run(["sha256sum", "--check", "--quiet", packaging.SUMS], cwd=folder)
+    digest = seals.seal(folder)
+    seals.verify(folder, digest, "it")
+    done = subprocess.run(["sha256sum", "--check", "--quiet", seals.SUMS], cwd=folder)
     assert done.returncode == 0
 
     def refused(said: str) -> None:
         with pytest.raises(RegistryError, match=said):
-            packaging.verify(folder, digest, "it")
+            seals.verify(folder, digest, "it")
 
     graph = folder / "artifacts/servable/decoder.onnx"
     content = graph.read_bytes()
@@ -388,14 +388,14 @@ def test_every_change_of_a_sealed_folder_is_noticed(packaged: Path, tmp_path: Pa
     (folder / "code/sitecustomize.py").write_text("")
     refused("sitecustomize.py was not there")
     (folder / "code/sitecustomize.py").unlink()
-    packaging.verify(folder, digest, "it")
-    packaging.seal(folder)
-    (folder / packaging.SUMS).write_text("")
+    seals.verify(folder, digest, "it")
+    seals.seal(folder)
+    (folder / seals.SUMS).write_text("")
     refused("SHA256SUMS does not match")
 
 
 def test_interface_is_closed(servable: Servable, finished: Checkout) -> None:
-    fields = artifacts.read_json(finished.path / "models/servable/interface.json")
+    fields = disk.read_json(finished.path / "models/servable/interface.json")
     assert TypeAdapter(dict[str, Any]).validate_python(fields) == {
         "image_shape": [8, 8, 1],
         "latent_dim": 2,

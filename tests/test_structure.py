@@ -19,11 +19,13 @@ STAGES = repository.stages(ROOT)
 WITHOUT_EFFECT = {
     "latentworks",  # a docstring
     "latentworks.locks",  # who works at what
+    "latentworks.processes",  # who ends with whom
     "latentworks.errors",  # only how a failure is worded
     "latentworks.stages",  # only how a failure is shown
     "latentworks.records",  # time and memory, beside the outs
     "latentworks.repository",  # what git says, for the records
     "latentworks.tracking",  # a view of the outs
+    "latentworks.live",
     "latentworks.tracking_store",
 }
 LIVE_PICTURES = {"train": {"latentworks.plots"}}  # shown in MLflow while it trains
@@ -96,6 +98,15 @@ def test_an_edit_in_a_sampler_never_retrains() -> None:
     assert Path("src/latentworks/samplers") in code_deps("sample")
 
 
+def test_models_are_compared_in_one_network() -> None:
+    """It does not depend on the model, its seed, or the code that trains it."""
+    stage = STAGES["features"]
+    assert "params" not in stage
+    assert [dep for dep in stage["deps"] if not dep.startswith("src/")] == ["data/prepared"]
+    foreign = ("models", "training.py", "metrics")
+    assert not any(set(dep.parts) & set(foreign) for dep in code_deps("features"))
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_are_the_sections_that_the_stage_reads(stage: str) -> None:
     module = importlib.import_module(f"latentworks.stages.{stage}")
@@ -107,11 +118,12 @@ def test_params_are_the_sections_that_the_stage_reads(stage: str) -> None:
 def test_command_runs_the_stage_of_this_checkout_on_its_own_paths(stage: str) -> None:
     written = STAGES[stage]
     words = written["cmd"].split()
-    assert words[:4] == ["PYTHONPATH=src", "python", "-m", f"latentworks.stages.{stage}"]
+    started = ["PYTHONPATH=src", "exec", "python", "-m", f"latentworks.stages.{stage}"]
+    assert words[:5] == started
     assert "${" not in written["cmd"]
     known = repository.paths([*written["deps"], *written["outs"], *written.get("metrics", ())])
     around = {*known, *(str(Path(path).parent) for path in known)}
-    assert set(words[4:]) <= around
+    assert set(words[5:]) <= around
 
 
 def test_every_stage_file_is_a_stage() -> None:
@@ -137,6 +149,20 @@ def test_models_are_keras_alone(module: str) -> None:
     assert packages(module) <= allowed
 
 
+PURE = {
+    "features": {"keras", "numpy", "sklearn", "threadpoolctl"},
+    "metrics": {"numpy", "scipy", "skimage", "sklearn"},
+}
+
+
+@pytest.mark.parametrize("noun", PURE)
+def test_what_compares_images_knows_itself_alone(noun: str) -> None:
+    for module in modules(f"{noun}/*.py"):
+        assert packages(module) <= PURE[noun], module
+        strangers = {name for name in ours(module) if noun not in name.split(".")}
+        assert strangers <= {"latentworks", "latentworks.errors"}, module
+
+
 @pytest.mark.parametrize("module", modules("*/config.py"))
 def test_a_config_needs_pydantic_alone(module: str) -> None:
     tree = ast.parse(file_of(module).read_text())
@@ -150,8 +176,9 @@ NOUNS = ("datasets", "models", "samplers")
 FORBIDDEN: dict[str, set[str]] = {
     **{f"{noun}/*.py": {"mlflow", "prefect", "dvc"} for noun in NOUNS},
     "preprocess.py": {"mlflow", "prefect", "tensorflow", "keras"},
-    "metrics.py": {"mlflow", "prefect", "tensorflow", "keras"},
+    "metrics/*.py": {"mlflow", "prefect", "tensorflow", "keras"},
     "promotion.py": {"mlflow", "prefect", "tensorflow", "keras"},
+    "drift.py": {"mlflow", "prefect", "tensorflow", "keras", "matplotlib"},
     "scoring.py": {"mlflow", "prefect", "tensorflow", "keras", "onnxruntime"},
     "plots/*.py": {"mlflow", "prefect", "tensorflow", "keras"},
     "stages/*.py": {"prefect", "dvc", "mlflow"},
@@ -166,16 +193,52 @@ def test_libraries_stay_in_their_rooms(folder: str, forbidden: set[str]) -> None
 
 
 MLFLOW = {  # the doors to it
+    "latentworks.decisions",
+    "latentworks.local_store",
     "latentworks.registry_store",
     "latentworks.serving.packaging",
     "latentworks.serving.preflight",
     "latentworks.serving.pyfunc",
     "latentworks.tracking_store",
+    "latentworks.version_files",
+    "latentworks.versions",
 }
 
 
 def test_mlflow_is_behind_its_doors() -> None:
     assert {name for name in modules("*.py", "*/*.py") if "mlflow" in packages(name)} == MLFLOW
+
+
+def pipeline_imports() -> set[str]:
+    """What the modules of pipeline/ name anywhere in their code."""
+    found: set[str] = set()
+    for file in (ROOT / "pipeline").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_the_pipeline_is_prefect_and_doors_without_keras() -> None:
+    named = pipeline_imports()
+    libraries = {name.split(".")[0] for name in named} - sys.stdlib_module_names
+    assert libraries == {"latentworks", "pipeline", "prefect", "ruamel", "typer"}
+    doors = {name for name in named if exists(name)}
+    needed = set().union(*(packages(each) for door in doors for each in closure(door, set())))
+    assert not needed & {"keras", "tensorflow", "tf2onnx"}
+
+
+def test_the_stages_are_named_in_dvc_yaml_alone() -> None:
+    """The pipeline has their order from DVC; one is named for what it does on the network."""
+    for file in (ROOT / "pipeline").glob("*.py"):
+        strings = {
+            node.value
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        assert strings & set(STAGES) <= ({"fetch"} if file.stem == "retraining" else set()), file
 
 
 def test_a_servable_runs_on_little() -> None:
@@ -184,6 +247,18 @@ def test_a_servable_runs_on_little() -> None:
     needed = set().union(*(packages(name) for name in shipped))
     fitted = {"sklearn"}  # imported by `fit` alone
     assert needed - fitted == {"numpy", "onnxruntime", "PIL", "pydantic", "scipy"}
+
+
+def test_the_server_starts_without_what_takes_long_to_import() -> None:
+    """TensorFlow is never in its process; MLflow is in another one, which watches the registry."""
+    started = closure("latentworks.server.run", set()) | closure("latentworks.connection", set())
+    needed = set().union(*map(packages, started))
+    assert not needed & {"keras", "tensorflow", "tf2onnx", "mlflow", "pandas", "pyarrow"}
+
+
+def test_who_fetches_for_the_server_needs_little() -> None:
+    needed = set().union(*map(packages, closure("latentworks.server.fetching", set())))
+    assert needed == {"mlflow", "numpy", "sqlalchemy"}
 
 
 def test_the_registry_needs_no_keras() -> None:
@@ -195,6 +270,7 @@ def test_the_registry_needs_no_keras() -> None:
 @pytest.mark.parametrize("noun", NOUNS)
 def test_nouns_do_not_know_one_another_nor_stages_nor_doors(noun: str) -> None:
     allowed = {f"latentworks.{noun}", "latentworks.errors", "latentworks.config", "latentworks"}
+    allowed.add("latentworks.processes")  # so that what one starts ends with it
     for module in modules(f"{noun}/*.py"):
         strangers = {
             n

@@ -14,7 +14,8 @@ import pytest
 from mlflow.entities import Run
 
 from conftest import Checkout, mlflow_server
-from latentworks import artifacts, repository, tracking
+from latentworks import artifacts, connection, disk, repository, tracking
+from latentworks.live import Live
 from latentworks.tracking import Outputs
 
 LIVE = ("images/", "system/")  # seen only while it happens: no file holds it
@@ -48,7 +49,9 @@ def contents(store: str) -> dict[str, Any]:
         },
         "files": {name for name in files(client, run) if not name.startswith(LIVE)},
         "data": [(i.dataset.name, i.dataset.digest) for i in run.inputs.dataset_inputs],
-        "tags": {n: v for n, v in run.data.tags.items() if not n.startswith(("mlflow.", "train"))},
+        "tags": {
+            n: v for n, v in run.data.tags.items() if not n.startswith(("mlflow.", "train", "run."))
+        },
         "status": run.info.status,
     }
 
@@ -67,11 +70,11 @@ def test_run_is_complete(finished: Checkout) -> None:
         "train",
         "sample",
     }
-    scores = artifacts.read_json(finished.path / "reports/metrics.json")
+    scores = disk.read_json(finished.path / "reports/metrics.json")
     for group, values in scores.items():
         for name, value in values.items():
             assert run.data.metrics[f"{group}.{name}"] == value
-    for stage in ("fetch", "prepare", "train", "encode", "sample", "evaluate"):
+    for stage in ("fetch", "prepare", "features", "train", "encode", "sample", "evaluate"):
         assert run.data.metrics[f"seconds.{stage}"] > 0
         assert run.data.metrics[f"peak_memory_mb.{stage}"] > 0
     curves = artifacts.read_curves(finished.path / "reports/curves.csv")
@@ -87,6 +90,7 @@ def test_run_is_complete(finished: Checkout) -> None:
         "sampler/sampler.npz",
         "latents/latents.parquet",
         "reports/metrics.json",
+        "reports/atlas.html",
         "pictures/latent_grid.png",
         "pictures/reconstructions.png",
     }
@@ -97,8 +101,9 @@ def test_run_is_complete(finished: Checkout) -> None:
     commit = finished.run("git", "rev-parse", "HEAD").stdout.strip()
     assert run.data.tags["git.commit"] == commit
     assert run.data.tags["git.dirty"] == "false"
-    profile = artifacts.read_json(finished.path / "data/prepared/profile.json")
+    profile = disk.read_json(finished.path / "data/prepared/profile.json")
     assert run.data.tags["data.fingerprint"] == profile["fingerprint"]
+    assert run.data.tags["features.kind"] == "trained"
 
 
 def test_deleted_store_is_written_again_from_the_files(finished: Checkout, tmp_path: Path) -> None:
@@ -133,6 +138,7 @@ def test_a_result_that_is_only_half_there_is_not_mixed_with_another(
     assert outputs == Outputs(
         prepared=checkout.path / "data/prepared",
         model=checkout.path / "models/autoencoder",
+        features=checkout.path / "models/features",
         params=outputs.params,
     )
     assert outputs.params is not None
@@ -170,9 +176,42 @@ def test_damaged_records_count_for_nothing(
     assert "train" not in listed
 
 
+def test_what_a_kill_left_open_or_half_written_is_settled(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    store = f"sqlite:///{checkout.path / 'mlflow.db'}"
+    client, run = the_run(store)
+    client.update_run(run.info.run_id, status="RUNNING")
+    live = Live(checkout.path, store)
+    live.begin("a training")
+    for step in (1, 2):
+        live.add(step, np.zeros((64, 64, 1), np.uint8))
+    spoiled = live.pictures()[1]
+    spoiled.write_bytes(spoiled.read_bytes()[:60])
+    live.became(disk.file_digest(checkout.path / "models/autoencoder/model.keras"))
+    assert "warning" not in checkout.run("latentworks", "sync").stderr
+    _, run = the_run(store)
+    assert run.info.status == "FINISHED"
+    assert not live.pictures()
+
+
+def test_a_store_that_was_copied_goes_on_beside_its_database(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    path = tmp_path / "another place"
+    shutil.copytree(finished.path, path)  # as a person copies a checkout
+    Checkout(path).run("latentworks", "sync")
+    client, run = the_run(f"sqlite:///{path / 'mlflow.db'}")
+    beside = (path / "mlartifacts").as_uri()
+    assert run.info.artifact_uri.startswith(f"{beside}/")
+    assert client.get_experiment(run.info.experiment_id).artifact_location == beside
+    assert files(client, run, "model")
+
+
 def test_a_password_is_not_shown() -> None:
-    assert tracking.without_password("http://me:secret@host/x") == "http://host/x"
-    assert tracking.without_password("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
+    assert connection.without_password("http://me:secret@host/x") == "http://host/x"
+    assert connection.without_password("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
 
 
 @pytest.fixture
@@ -185,6 +224,7 @@ def outputs(finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return found
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("kind", ["dead", "silent"])
 def test_a_server_that_does_not_answer_costs_seconds_and_nothing_else(
     kind: str,
@@ -207,6 +247,7 @@ def test_a_server_that_does_not_answer_costs_seconds_and_nothing_else(
     assert "`latentworks sync` writes the run from the files" in said
 
 
+@pytest.mark.timed
 def test_a_training_does_not_wait_for_a_silent_server(
     outputs: Outputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

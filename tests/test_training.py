@@ -1,19 +1,21 @@
 """Training: repeatable, interruptible, and honest about when it went wrong."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
+from families import FAMILIES, NUM_CLASSES, autoencoder
 from latentworks import training
 from latentworks.errors import ParamsError, TrainingError
-from latentworks.models.config import AutoencoderConfig, TrainConfig
+from latentworks.models.config import TrainConfig
 
-SMALL = AutoencoderConfig(
-    kind="autoencoder", latent_dim=2, filters=(4,), loss="binary_crossentropy"
-)
+SMALL = autoencoder(filters=(4,))
 CONFIG = TrainConfig(
     epochs=4,
     batch_size=16,
@@ -44,28 +46,36 @@ def train(
     validation: bool = True,
     report: Callable[[training.Epoch], None] = lambda epoch: None,
     initial_seed: int = 0,
+    family: Any = SMALL,
 ) -> tuple[keras.Model, training.Progress]:
     keras.utils.set_random_seed(initial_seed)
-    model = SMALL.build((8, 8, 1))
+    model = family.build((8, 8, 1), NUM_CLASSES)
     images = blobs(120, seed=1)
-    batches = training.Batches(images, np.arange(100), config.batch_size, seed=5)
-    held_out = training.Batches(images, np.arange(100, 120), 8) if validation else None
+    labels = np.arange(120) % (NUM_CLASSES + 1) - 1 if model.num_classes else None
+    batches = training.Batches(images, np.arange(100), config.batch_size, 5, labels)
+    held_out = training.Batches(images, np.arange(100, 120), 8, None, labels)
     checkpoint = training.Checkpoint(path, "fingerprint")
-    return model, training.fit(model, batches, held_out, config, checkpoint, report)
+    validated = held_out if validation else None
+    return model, training.fit(model, batches, validated, config, checkpoint, report)
 
 
 @pytest.mark.parametrize("validation", [True, False])
-def test_interrupted_training_ends_with_the_same_weights(tmp_path: Path, validation: bool) -> None:
-    whole, expected = train(tmp_path / "whole.npz", validation=validation)
+@pytest.mark.parametrize("family", [SMALL, *FAMILIES], ids=lambda config: config.kind)
+def test_interrupted_training_ends_with_the_same_weights(
+    tmp_path: Path, family: Any, validation: bool
+) -> None:
+    whole, expected = train(tmp_path / "whole.npz", validation=validation, family=family)
 
     def kill(epoch: training.Epoch) -> None:
         if epoch["epoch"] == 2:
             raise Killed
 
     with pytest.raises(Killed):
-        train(tmp_path / "cut.npz", validation=validation, report=kill)
+        train(tmp_path / "cut.npz", validation=validation, report=kill, family=family)
     # Other initial weights and another random state: all that matters is in the file.
-    resumed, progress = train(tmp_path / "cut.npz", validation=validation, initial_seed=99)
+    resumed, progress = train(
+        tmp_path / "cut.npz", validation=validation, initial_seed=99, family=family
+    )
     assert progress.epochs == expected.epochs
     assert len(progress.epochs) == 4
     for ours, theirs in zip(resumed.get_weights(), whole.get_weights(), strict=True):
@@ -87,12 +97,27 @@ def test_finished_training_is_not_done_again(tmp_path: Path) -> None:
 def test_finished_training_is_forgotten_once_its_model_is_on_record(tmp_path: Path) -> None:
     train(tmp_path / "c.npz")
     checkpoint = training.Checkpoint(tmp_path / "c.npz", "fingerprint")
-    lock = tmp_path / "dvc.lock"
-    checkpoint.forget_finished(recorded=lock)  # DVC was killed before it wrote any
+    checkpoint.forget_finished("md5")  # killed before there was a model
     assert checkpoint.path.exists()
-    lock.touch()
-    checkpoint.forget_finished(recorded=lock)
+    for recorded in (None, "that of an earlier model"):  # DVC was killed before it wrote it down
+        checkpoint.became("md5")
+        checkpoint.forget_finished(recorded)
+        assert checkpoint.path.exists()
+    checkpoint.became("md5")
+    checkpoint.forget_finished("md5")
     assert not checkpoint.path.exists()
+
+
+def test_sigterm_waits_for_the_checkpoint(tmp_path: Path) -> None:
+    heard: list[str] = []
+    former = signal.signal(signal.SIGTERM, lambda *_: heard.append("end"))
+    try:
+        with training.undisturbed():
+            os.kill(os.getpid(), signal.SIGTERM)
+            heard.append("saved")
+        assert heard == ["saved", "end"]
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text", "other"])

@@ -5,14 +5,10 @@ appears whole or not at all. None holds a time, a host or a path: equal inputs g
 """
 
 import csv
-import hashlib
 import io
 import json
-import os
-import shutil
 import zipfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,72 +20,13 @@ import pyarrow.parquet as pq
 from numpy.lib import format as npy_format
 from pydantic import BaseModel, TypeAdapter
 
-from latentworks.errors import DataError
+from latentworks import disk
+from latentworks.errors import DataError, UnsafeModel
+from latentworks.model_files import require_ours
 
-CURVES = ("epoch", "loss", "val_loss", "learning_rate")  # val_loss is empty without validation
+# Empty where there is none: val_… without validation, kl_loss but for variational models.
+CURVES = ("epoch", "loss", "val_loss", "kl_loss", "val_kl_loss", "learning_rate")
 NPY_HEADER_BYTES = 128  # of a version 1.0 header whose shape has up to four axes
-
-
-# --- whole or not at all -----------------------------------------------------------------------
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` for a file or folder; it becomes `path` when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    former = path.with_name(f".{path.name}.former")
-    _remove(temporary)
-    try:
-        yield temporary
-        for file in [temporary, *(temporary.rglob("*") if temporary.is_dir() else [])]:
-            flush_to_disk(file)
-        if path.is_dir() and not path.is_symlink():  # a folder cannot be renamed over another
-            _remove(former)
-            path.rename(former)
-            try:
-                os.replace(temporary, path)
-            except OSError:
-                former.rename(path)
-                raise
-        else:
-            os.replace(temporary, path)
-        flush_to_disk(path.parent)
-    finally:
-        _remove(temporary)
-        _remove(former)
-
-
-def flush_to_disk(path: Path) -> None:
-    """Return when the content of a file, or the names in a folder, would survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    with replacing(path) as temporary:
-        text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 # --- images ------------------------------------------------------------------------------------
@@ -167,7 +104,7 @@ def read_prepared(folder: Path) -> Prepared:
             f"{folder}: images and index differ in length. Received: {len(images)} images, "
             f"{len(index)} rows. Run `dvc repro --force prepare`."
         )
-    return Prepared(images, index, read_json(folder / "profile.json"))
+    return Prepared(images, index, disk.read_json(folder / "profile.json"))
 
 
 # --- models and samplers -----------------------------------------------------------------------
@@ -185,7 +122,7 @@ def write_model(folder: Path, model: Saveable, config: BaseModel) -> None:
     model.save(unsettled)
     _write_without_dates(unsettled, folder / "model.keras")
     unsettled.unlink()
-    write_json(folder / "config.json", config.model_dump(mode="json"))
+    disk.write_json(folder / "config.json", config.model_dump(mode="json"))
 
 
 def _write_without_dates(source: Path, target: Path) -> None:
@@ -201,9 +138,22 @@ def _write_without_dates(source: Path, target: Path) -> None:
 
 
 def read_model(folder: Path, schema: Any) -> Any:
-    """The model in `folder`; `schema` is the union of model configs."""
-    config = TypeAdapter(schema).validate_json((folder / "config.json").read_bytes())
-    return config.load(folder / "model.keras")
+    """The model in `folder`; `schema` is the union of model configs.
+
+    Raises UnsafeModel where a file is not one of ours: before Keras opens it, as far as it shows.
+    """
+    require_ours(folder / "model.keras")
+    try:
+        config = TypeAdapter(schema).validate_json((folder / "config.json").read_bytes())
+        return config.load(folder / "model.keras")
+    except (OSError, MemoryError, ImportError):
+        raise
+    except Exception as error:  # what Keras raises for values that our classes cannot have
+        raise UnsafeModel(
+            f"{folder}: model.keras and config.json do not describe a model of ours "
+            f"({type(error).__name__}). Bring back what `train` wrote: "
+            f"`dvc checkout --force {folder}`."
+        ) from error
 
 
 class Sampler(Protocol):
@@ -220,29 +170,36 @@ class Sampler(Protocol):
 
 def write_sampler(folder: Path, sampler: Sampler, config: BaseModel) -> None:
     """`sampler.npz` and the config that knows how to load it."""
-    write_arrays(folder / "sampler.npz", sampler.state())
-    write_json(folder / "config.json", config.model_dump(mode="json"))
+    disk.write_arrays(folder / "sampler.npz", sampler.state())
+    disk.write_json(folder / "config.json", config.model_dump(mode="json"))
 
 
 def read_sampler(folder: Path, schema: Any) -> Sampler:
     """The sampler in `folder`; `schema` is the union of sampler configs."""
     config = TypeAdapter(schema).validate_json((folder / "config.json").read_bytes())
-    sampler: Sampler = config.load(read_arrays(folder / "sampler.npz"))
+    sampler: Sampler = config.load(disk.read_arrays(folder / "sampler.npz"))
     return sampler
 
 
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """An `.npz` file without the dates that NumPy itself would put in."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, array in arrays.items():
-            content = io.BytesIO()
-            np.save(content, array, allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())
+@dataclass(frozen=True)
+class Features:
+    """The folder that `features` writes: the network in whose features images are compared."""
+
+    kind: str  # shipped, trained, random
+    class_names: list[str]  # that it tells apart; empty where there are none
+    accuracy: float | None  # of that, on test images
+    weights: dict[str, np.ndarray]  # by path
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+def write_features(folder: Path, features: Features) -> None:
+    disk.write_arrays(folder / "weights.npz", features.weights)
+    told = {name: value for name, value in vars(features).items() if name != "weights"}
+    disk.write_json(folder / "features.json", told)
+
+
+def read_features(folder: Path) -> Features:
+    told = disk.read_json(folder / "features.json")
+    return Features(**told, weights=disk.read_arrays(folder / "weights.npz"))
 
 
 # --- curves, latents, samples, pictures ----------------------------------------------------------
@@ -253,7 +210,7 @@ def write_curves(path: Path, epochs: list[dict[str, float]]) -> None:
 
     The columns are always the same, so that curves with and without validation can be compared.
     """
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with disk.replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=CURVES, lineterminator="\n")
         writer.writeheader()
         writer.writerows(epochs)
@@ -271,7 +228,7 @@ def write_latents(path: Path, frames: Iterable[pd.DataFrame]) -> int:
     """Parquet with the columns id, split, label, z0 … zk. Returns the number of rows."""
     num_rows = 0
     writer = None
-    with replacing(path) as temporary:
+    with disk.replacing(path) as temporary:
         for frame in frames:
             table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
             writer = writer or pq.ParquetWriter(temporary, table.schema)
@@ -317,16 +274,21 @@ class Samples:
 
     images: np.ndarray  # uint8 [N, H, W, C], a memory map
     latents: np.ndarray  # float32 [N, D]
+    labels: np.ndarray | None  # int64 [N], the classes asked for; None where none can be
 
 
-def write_sample_latents(folder: Path, latents: np.ndarray) -> None:
+def write_sample_latents(folder: Path, latents: np.ndarray, labels: np.ndarray | None) -> None:
     np.save(folder / "latents.npy", latents.astype(np.float32), allow_pickle=False)
+    if labels is not None:
+        np.save(folder / "labels.npy", labels.astype(np.int64), allow_pickle=False)
 
 
 def read_samples(folder: Path) -> Samples:
+    labels = folder / "labels.npy"
     return Samples(
         np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),
         np.load(folder / "latents.npy", allow_pickle=False),
+        np.load(labels, allow_pickle=False) if labels.exists() else None,
     )
 
 
@@ -334,6 +296,12 @@ class Figure(Protocol):
     """What a Matplotlib figure offers."""
 
     def savefig(self, fname: Path, **options: Any) -> None: ...
+
+
+def write_page(path: Path, text: str) -> None:
+    """An HTML file."""
+    with disk.replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_figure(path: Path, figure: Figure) -> None:

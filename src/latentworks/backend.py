@@ -15,4 +15,11 @@ with tempfile.TemporaryFile() as _greeting:
 
 import keras  # noqa: E402  it would import TensorFlow itself, aloud
 
-__all__ = ["keras", "tf"]
+__all__ = ["configure", "keras", "tf"]
+
+
+def configure(seed: int, num_threads: int) -> None:
+    """Make what follows repeatable. To be called once, before the first tensor is made."""
+    tf.config.threading.set_intra_op_parallelism_threads(num_threads)
+    tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(seed)

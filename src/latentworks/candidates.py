@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import latentworks
-from latentworks import artifacts, params, repository, tracking
+from latentworks import artifacts, disk, params, repository, tracking
 from latentworks.errors import DataError, Refused
-from latentworks.serving import packaging, preflight
+from latentworks.serving import packaging, preflight, seals
 from latentworks.tracking import Outputs
 
 
@@ -27,7 +27,7 @@ class Candidate:
 
     def interface(self) -> str:
         """What clients rely on, as one line."""
-        interface = artifacts.read_json(self.servable / "interface.json")
+        interface = disk.read_json(self.servable / "interface.json")
         height, width, channels = interface["image_shape"]
         text = f"{height}x{width}x{channels} images, {interface['latent_dim']} latents"
         if interface["labels"]:
@@ -36,12 +36,7 @@ class Candidate:
 
     def content(self) -> dict[str, str]:
         """Digests of what the version is made from; equal ones are the same version."""
-        return {
-            "model.sha256": self.outputs.model_digest(),
-            "content.sha256": packaging.content_digest(self.servable),
-            "wrapping.sha256": packaging.wrapping_digest(),
-            "data.fingerprint": self.fingerprint,
-        }
+        return {**content(self.outputs), "wrapping.sha256": packaging.wrapping_digest()}
 
     def assemble(self, folder: Path, run_id: str, model_id: str) -> None:
         """Write the model folder, try it in a fresh process and score it there.
@@ -69,7 +64,7 @@ class Candidate:
     def about(self) -> str:
         """Markdown for the page of the version."""
         kind, data = self.outputs.params["model"]["kind"], self.outputs.params["dataset"]["kind"]
-        scores = artifacts.read_json(_there(self.outputs.metrics))
+        scores = disk.read_json(_there(self.outputs.metrics))
         rows = [
             f"| {group} | {name} | {value:.4g} |"
             for group, values in scores.items()
@@ -140,9 +135,18 @@ def check(root: Path) -> Candidate:
     return Candidate(root, outputs, commit, data)
 
 
+def content(outputs: Outputs) -> dict[str, str]:
+    """Digests of a complete result, without what is put around it."""
+    return {
+        "model.sha256": outputs.model_digest(),
+        "content.sha256": seals.content_digest(_there(outputs.servable)),
+        "data.fingerprint": fingerprint(_there(outputs.prepared)),
+    }
+
+
 def fingerprint(prepared: Path) -> str:
     """What identifies the prepared images, their splits and labels. Raises DataError."""
-    value = artifacts.read_json(prepared / "profile.json").get("fingerprint")
+    value = disk.read_json(prepared / "profile.json").get("fingerprint")
     if not isinstance(value, str) or not value:
         raise DataError(
             f"{prepared / 'profile.json'} has no data fingerprint, so that nobody could tell what "
@@ -159,12 +163,13 @@ def _refuse_diverged(model: Path, metrics: Path) -> None:
                     f"the training diverged: {name} is {value} after epoch {epoch['epoch']:.0f}. "
                     "Lower train.learning_rate."
                 )
-    for name, value in _flat(artifacts.read_json(metrics)):
+    for name, value in flat(disk.read_json(metrics)):
         if not math.isfinite(value):
             raise Refused(f"the training diverged: {name} is {value}. Lower train.learning_rate.")
 
 
-def _flat(metrics: dict[str, dict[str, float]]) -> list[tuple[str, float]]:
+def flat(metrics: dict[str, dict[str, float]]) -> list[tuple[str, float]]:
+    """{"test": {"bce": 0.25}} as ("test.bce", 0.25)."""
     return [
         (f"{group}.{name}", v) for group, values in metrics.items() for name, v in values.items()
     ]

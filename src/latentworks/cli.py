@@ -1,16 +1,21 @@
 """The command line. What is heavy is imported inside the command that needs it."""
 
+import json
+import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from latentworks import params, recipes, repository
+from latentworks import connection, disk, params, recipes, repository
 from latentworks.config import Config, Seed
 from latentworks.datasets.config import DatasetConfig, PrepareConfig
-from latentworks.errors import LatentworksError, ParamsError, Refused
+from latentworks.drift import DriftConfig
+from latentworks.errors import Differs, LatentworksError, ParamsError, Refused, Unavailable
 from latentworks.models.config import ModelConfig, TrainConfig
 from latentworks.promotion import PromotionConfig
 from latentworks.samplers.config import SampleConfig
@@ -26,6 +31,7 @@ class Params(Config):
     train: TrainConfig
     sample: SampleConfig
     promotion: PromotionConfig
+    drift: DriftConfig
 
 
 app = typer.Typer(
@@ -37,6 +43,9 @@ app = typer.Typer(
 
 
 VERSION = typer.Argument(min=1, max=2**31 - 1, help="the number of a version")
+DRIFTED = 8  # exit code
+JSON = typer.Option("--json", help="for programs: one line of JSON instead of text")
+RESULT = typer.Option("--result", help="only the result in this checkout, without the registry")
 
 
 @app.command()
@@ -44,8 +53,7 @@ def validate() -> None:
     """Check every line of params.yaml, in a second; exit 2 with one line for each fault."""
     with _one_line_errors():
         root = repository.root()
-        checked = params.load(Params, root / params.PARAMS, whole=True)
-        _refuse_images_among_outputs(root, checked.dataset)
+        _refuse_images_among_outputs(root, _checked(root).dataset)
         typer.echo("params.yaml is valid")
 
 
@@ -55,6 +63,50 @@ def recipe(name: Annotated[str, typer.Argument(help="a file in recipes/, without
     with _one_line_errors():
         recipes.write(repository.root(), name)
         typer.echo(f"params.yaml now follows recipes/{name}.yaml")
+
+
+@app.command()
+def repro(
+    recipe: Annotated[str | None, typer.Option(help="one of recipes/, for params.yaml")] = None,
+) -> None:
+    """Run the stages that are out of date, whatever an earlier run has left; exit 75 if one is on.
+
+    What MLflow lacks of the result is written, too.
+    """
+    from latentworks import locks
+
+    with _one_line_errors(), _ended_by_sigterm():
+        root = repository.root()
+        with locks.exclusive(locks.of(root), "run the stages", wait=False):
+            from latentworks import runner, tracking
+
+            for line in runner.mend(root):
+                typer.echo(line)
+            if recipe:
+                recipes.write(root, recipe)
+            _refuse_images_among_outputs(root, _checked(root).dataset)
+            typer.echo("params.yaml is valid")
+            runner.reproduce(root, typer.echo)
+            outputs = tracking.recorded_outputs(root)
+            if outputs is not None and tracking.sync(outputs, root) is None:  # else it warns
+                uri = connection.without_password(connection.tracking_uri(root))
+                typer.echo(f"MLflow has this result: {uri}")
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """What was started is told to end, too, and has the time to."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
+    yield
+
+
+def _checked(root: Path) -> Params:
+    return params.load(Params, root / params.PARAMS, whole=True)
 
 
 @app.command()
@@ -71,8 +123,19 @@ def sync() -> None:
         if tracking.sync(outputs, root) is not None:
             raise typer.Exit(1)
         typer.echo(
-            f"MLflow has this result: {tracking.without_password(tracking.tracking_uri(root))}"
+            f"MLflow has this result: {connection.without_password(connection.tracking_uri(root))}"
         )
+
+
+@app.command()
+def plan() -> None:
+    """Which stages would run and why, what they took last time, and what they need on disk."""
+    from latentworks import plan as planning
+
+    with _one_line_errors():
+        root = repository.root()
+        _checked(root)
+        typer.echo(planning.table(planning.plan(root), root))
 
 
 @app.command()
@@ -90,29 +153,35 @@ def timings() -> None:
 
 
 @app.command()
-def register() -> None:
+def register(as_json: Annotated[bool, JSON] = False) -> None:
     """Make the result of this checkout a version of the registered model, its challenger."""
     from latentworks.registry import Registry
 
     with _one_line_errors():
         registry = Registry(repository.root())
         version = registry.register()
+        if as_json:
+            typer.echo(json.dumps(asdict(version)))
+            return
         typer.echo(
             f"{version} is registered; decide on it with `latentworks promote {version.number}`"
         )
 
 
 @app.command()
-def promote(number: Annotated[int | None, VERSION] = None) -> None:
+def promote(
+    number: Annotated[int | None, VERSION] = None, as_json: Annotated[bool, JSON] = False
+) -> None:
     """Compare a version, by default the challenger, with the champion; exit 7 if it is refused."""
     from latentworks import registry
 
     with _one_line_errors():
         entry = registry.Registry(repository.root()).promote(number)
-        typer.echo(entry.text)
+        typer.echo(json.dumps(asdict(entry)) if as_json else entry.text)
         if entry.decision == registry.REFUSED:
             raise typer.Exit(Refused.exit_code)
-        typer.echo(f"\n{entry.name} version {entry.version} is champion")
+        if not as_json:
+            typer.echo(f"\n{entry.name} version {entry.version} is champion")
 
 
 @app.command()
@@ -121,12 +190,116 @@ def rollback(
     reason: Annotated[str, typer.Option(help="why; kept with the decision")] = "",
 ) -> None:
     """Make the previous champion, or a version that was champion once, champion again."""
-    from latentworks.registry import Registry
+    from latentworks.serving import preflight
 
-    with _one_line_errors():
-        entry = Registry(repository.root()).rollback(number, reason)
+    # The minute is a bad one: what the trial has to import it imports while we import ours.
+    with _one_line_errors(), preflight.Trial() as trial:
+        from latentworks.registry import Registry
+
+        entry = Registry(repository.root()).rollback(number, reason, trial)
         instead = f", instead of version {entry.champion_before}" if entry.champion_before else ""
         typer.echo(f"{entry.name} version {entry.version} is champion again{instead}")
+
+
+@app.command()
+def rebuild(
+    version: Annotated[str, typer.Argument(help="models:/NAME/NUMBER, models:/NAME@ALIAS")],
+) -> None:
+    """Make a version again from its commit, parameters and data; exit 9 if it comes out otherwise.
+
+    It happens in a checkout of its own, and takes as long as the first time.
+    """
+    from latentworks.rebuilding import rebuild as make_again
+
+    with _one_line_errors():
+        rebuilt = make_again(repository.root(), version, typer.echo)
+        typer.echo(f"\n{rebuilt.table()}\n")
+        if rebuilt.same:
+            typer.echo(f"{rebuilt.version} came out the same")
+            return
+        if not rebuilt.same_environment:
+            typer.echo("its commit pins other packages than those installed here")
+        raise Differs(f"{rebuilt.version} did not come out the same.")
+
+
+@app.command()
+def drift(
+    picture: Annotated[Path, typer.Option(help="where to draw it")] = Path("drift.png"),
+) -> None:
+    """Compare images that came since with the champion's own test images; exit 8 on drift."""
+    from latentworks import artifacts, monitoring
+
+    with _one_line_errors():
+        report = monitoring.check(repository.root())
+        typer.echo(report.table())
+        if report.figure is not None:
+            with disk.replacing(picture) as temporary:
+                artifacts.write_figure(temporary, report.figure)
+            typer.echo(f"\nboth in a picture: {picture}")
+        if report.drifted:
+            raise typer.Exit(DRIFTED)
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Option(help="a registered model")] = "autoencoder",
+    alias: Annotated[str, typer.Option(help="which of its versions to follow")] = "champion",
+    host: Annotated[str, typer.Option(help="an address of this machine")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    home: Annotated[Path, typer.Option(help="where copies of versions are")] = Path(
+        ".latentworks/serving"
+    ),
+    every: Annotated[
+        float, typer.Option(min=0.1, max=60, help="seconds from one look to the next")
+    ] = 5,
+    max_waiting: Annotated[int, typer.Option(min=1, help="calls that may wait")] = 256,
+) -> None:
+    """Answer over HTTP with the version that an alias names, and follow it when it moves."""
+    from latentworks.server import run
+
+    with _one_line_errors():
+        for name in (model, alias):
+            if not (name and name.isascii() and name.isprintable()):
+                raise LatentworksError(f"a name has ASCII characters alone. Received: {name!a}.")
+        uri = connection.absolute(connection.tracking_uri(Path.cwd()))
+        run.serve(run.Settings(uri, home.absolute(), model, alias, host, port, every, max_waiting))
+
+
+@app.command()
+def verify(
+    result: Annotated[bool, RESULT] = False,
+) -> None:
+    """Hash again what dvc.lock and the registry reach, and mend it; exit 11 for what is lost.
+
+    What is damaged is kept in .latentworks/quarantine.
+    """
+    from latentworks import locks
+
+    with _one_line_errors(), _ended_by_sigterm(), ExitStack() as stack:
+        root = repository.root()
+        stack.enter_context(locks.exclusive(locks.of(root), "verify", wait=False))
+        from latentworks import runner, verification, version_files
+
+        runner.refuse_beside_dvc(root)
+        for line in runner.mend(root):
+            typer.echo(line)
+        verified = verification.verify(root, typer.echo)
+        for line in verified.lines():
+            typer.echo(line)
+        if not result:
+            try:
+                versions = version_files.verify(root, verified.objects)
+            except Unavailable as error:
+                typer.echo(verified.summary())
+                if verified.lost:  # the worse news decides
+                    typer.echo(str(error), err=True)
+                    verified.demand_whole()
+                raise
+            for line in versions.lines():
+                typer.echo(line)
+            verified += versions
+        typer.echo(verified.summary())
+        verified.demand_whole()
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from latentworks import artifacts, plots, tables
+from latentworks import artifacts, disk, plots, tables
 from latentworks.errors import LatentworksError
 from latentworks.registry import Registry
 from latentworks.serving import shipped
@@ -16,7 +16,7 @@ def compare(registry: Registry, first: int, second: int, picture: Path) -> str:
     if not picture.name or picture.is_dir():
         raise LatentworksError(f"--picture is the name of a PNG file. Received: {str(picture)!r}.")
     both = registry.compared(first, second)
-    images = artifacts.read_arrays(both[0].folder / shipped.SERVABLE / "golden.npz")["0.input"]
+    images = disk.read_arrays(both[0].folder / shipped.SERVABLE / "golden.npz")["0.input"]
     servables = {each.version.number: shipped.load(each.folder) for each in both}
     rows = {"Test images": images}
     for number, servable in servables.items():
@@ -25,6 +25,6 @@ def compare(registry: Registry, first: int, second: int, picture: Path) -> str:
         rows[f"Version {number}: samples"] = servable.sample(None, num=len(images), seed=0)
     title = f"{registry.name}: version {first} and version {second}"
     figure = plots.comparison(title, "Samples are drawn with seed 0, not hand-picked.", rows)
-    with artifacts.replacing(picture) as temporary:
+    with disk.replacing(picture) as temporary:
         artifacts.write_figure(temporary, figure)
     return tables.comparison([each.version for each in both], [each.scores for each in both])

@@ -35,12 +35,57 @@ class InputError(LatentworksError):
 
 
 class RegistryError(LatentworksError):
-    """A model cannot be registered, or the registry does not answer."""
+    """A model cannot be registered or found."""
 
     exit_code = 6
+
+
+class Unavailable(RegistryError):
+    """The registry does not answer, or not now."""
+
+    exit_code = 69  # EX_UNAVAILABLE of sysexits.h
+
+
+class NoChampion(RegistryError):
+    """There is nothing yet to compare with."""
 
 
 class Refused(LatentworksError):
     """A version does not deserve the alias; the message says why."""
 
     exit_code = 7
+
+
+class Differs(LatentworksError):
+    """What was made again is not what was recorded."""
+
+    exit_code = 9
+
+
+class UnsafeModel(LatentworksError):
+    """A model file is not one of ours, or could run code when it is opened."""
+
+    exit_code = 10
+
+
+class Damaged(LatentworksError):
+    """Stored data is not what was recorded, and there is nothing to mend it from."""
+
+    exit_code = 11
+
+
+class Busy(LatentworksError):
+    """Another process does the same at the moment; the message says which."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
+def by_exit_code(exit_code: int) -> type[LatentworksError]:
+    """The error that a process of ours had which ended so."""
+    waiting: list[type[LatentworksError]] = [LatentworksError]
+    kinds: dict[int, type[LatentworksError]] = {}
+    while waiting:
+        kind = waiting.pop()
+        kinds.setdefault(kind.exit_code, kind)
+        waiting += kind.__subclasses__()
+    return kinds.get(exit_code, LatentworksError)

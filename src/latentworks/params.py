@@ -8,7 +8,7 @@ import difflib
 import json
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -22,6 +22,9 @@ from latentworks.errors import ParamsError
 PARAMS = Path("params.yaml")
 MAX_BYTES = 100_000
 MAX_DEPTH = 20
+MAX_EVENTS = 3000  # keys, values and ends of lists; a hundred thousand take half a minute
+MAX_INTEGER = 2**63 - 1
+MAX_SHOWN = 200  # characters of what stands in the file
 
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -41,16 +44,21 @@ def load(schema: type[Schema], path: Path = PARAMS, *, whole: bool = False) -> S
 
 def parse(schema: type[Schema], sections: dict[str, Any], source: str) -> Schema:
     """Check `sections`, as read from the file called `source`. Raises ParamsError."""
-    try:
-        # Through JSON, where strict means "no '3' for 3" but a list may still fill a tuple.
-        return schema.model_validate_json(json.dumps(sections, default=str))
-    except ValidationError as error:
-        faults = [
-            _fault(schema, dict(fault), sections) for fault in error.errors(include_url=False)
-        ]
-        raise ParamsError("\n".join(f"{source}: {fault}" for fault in faults)) from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise ParamsError(f"{source}: {error}.") from None
+    faults = list(_foreign(sections))
+    if not faults:
+        try:
+            # Through JSON, where strict means "no '3' for 3" but a list may still fill a tuple.
+            accepted = schema.model_validate_json(json.dumps(sections))
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            faults = [_fault(schema, dict(fault), sections) for fault in found]
+        except ValueError as error:  # an integer of thousands of digits
+            faults = [f"{_line(str(error))}."]
+        else:
+            faults = list(_oversized(sections))
+    if faults:
+        raise ParamsError("\n".join(f"{source}: {fault}" for fault in faults))
+    return accepted
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -71,10 +79,11 @@ def read(path: Path) -> dict[str, Any]:
     except ParamsError:
         raise
     except Exception as error:  # ruamel passes on what its constructors raise: `!!bool maybe`
-        raise ParamsError(f"{path.name}: not valid YAML: {type(error).__name__} {error}.") from None
+        fault = f"{type(error).__name__} {_line(str(error))}"
+        raise ParamsError(f"{path.name}: not valid YAML: {fault}.") from None
     if not isinstance(sections, dict):
         raise ParamsError(
-            f"{path.name}: expected sections such as `model:`. Received: {reprlib.repr(sections)}"
+            f"{path.name}: expected sections such as `model:`. Received: {_short(sections)}"
         )
     return dict(_with_text_keys(sections))
 
@@ -82,7 +91,7 @@ def read(path: Path) -> dict[str, Any]:
 def _with_text_keys(value: Any) -> Any:
     """YAML allows any key, `? [1, 2]` for one; as text it is like any other unknown key."""
     if isinstance(value, dict):
-        return {str(key): _with_text_keys(item) for key, item in value.items()}
+        return {_encodable(str(key)): _with_text_keys(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_with_text_keys(item) for item in value]
     return value
@@ -91,11 +100,13 @@ def _with_text_keys(value: Any) -> Any:
 def _refuse_bombs(text: str, source: str) -> None:
     """A few hundred bytes of nested aliases unfold into gigabytes, so look before they unfold."""
     depth = 0
-    for event in YAML(typ="safe", pure=True).parse(text):
+    for number, event in enumerate(YAML(typ="safe", pure=True).parse(text)):
+        if number > MAX_EVENTS:
+            raise ParamsError(f"{source}: too many values. Expected less than {MAX_EVENTS}.")
         if isinstance(event, AliasEvent):
             line = event.start_mark.line + 1
             raise ParamsError(
-                f"{source}: line {line}: alias *{event.anchor}. Write the value out instead."
+                f"{source}: line {line}: alias *{_line(event.anchor)}. Write the value out instead."
             )
         if isinstance(event, CollectionStartEvent):
             depth += 1
@@ -107,16 +118,50 @@ def _refuse_bombs(text: str, source: str) -> None:
 
 def _yaml_fault(error: YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
-    problem = (getattr(error, "problem", None) or str(error)).splitlines()[0]
+    problem = _line(getattr(error, "problem", None) or str(error))
     where = f"line {mark.line + 1}: " if mark is not None else ""
-    return f"{where}{problem.removesuffix('.')}."
+    return f"{where}{problem}."
+
+
+def _foreign(sections: dict[str, Any]) -> Iterator[str]:
+    """What YAML has and JSON has not: it would have to be taken for something else."""
+    for path, value in _leaves(sections):
+        if isinstance(value, str):
+            if value != _encodable(value):
+                yield f"{_dotted(path)} holds half a character. Received: {_short(value)}."
+        elif not isinstance(value, int | float | None):
+            kind = type(value).__name__
+            yield f"{_dotted(path)} is a {kind}. Put a text in quotes. Received: {_short(value)}."
+
+
+def _oversized(sections: dict[str, Any]) -> Iterator[str]:
+    """Integers that no library takes, where a section sets no limit of its own."""
+    for path, value in _leaves(sections):
+        if isinstance(value, int) and value > MAX_INTEGER:
+            yield f"{_dotted(path)} should be at most {MAX_INTEGER}. Received: {_short(value)}."
+
+
+def _leaves(value: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, *path, key)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _leaves(item, *path, str(number))
+    else:
+        yield path, value
+
+
+def _encodable(text: str) -> str:
+    """Without lone surrogates, which YAML can write and UTF-8 cannot."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _fault(schema: type[BaseModel], fault: dict[str, Any], sections: dict[str, Any]) -> str:
     """One line for one fault: the path of the key, what was expected, what was received."""
     loc: tuple[str | int, ...] = fault["loc"]
     names, path = _walk(schema, loc)
-    where = ".".join(path) or "the file"
+    where = _dotted(path) or "the file"
     if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(path[-1], names, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]}?" if near else f"Expected one of: {', '.join(names)}."
@@ -125,7 +170,7 @@ def _fault(schema: type[BaseModel], fault: dict[str, Any], sections: dict[str, A
         return f"{where} is missing."
     if fault["type"] == "union_tag_not_found":
         return f"{where}.kind is missing."
-    message = re.sub(r"^(Input|Tuple|List|String) ", "", fault["msg"])
+    message = re.sub(r"^(Input|Tuple|List|String|Value error,) ", "", fault["msg"])
     message = message.removesuffix(", not 0").removesuffix(" after validation").rstrip(".")
     received = _value(sections, path)
     if fault["type"] in ("union_tag_invalid", "literal_error"):
@@ -185,4 +230,16 @@ def _value(sections: Any, path: list[str]) -> Any:
 
 
 def _short(value: Any) -> str:
-    return repr(value) if isinstance(value, (int, float)) else reprlib.repr(value)
+    text = repr(value) if isinstance(value, float) else reprlib.repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+def _dotted(path: Sequence[str]) -> str:
+    """The path of a key; one that no section has can be anything, also long or unprintable."""
+    return ".".join(key if re.fullmatch(r"\w{1,60}", key) else _short(key) for key in path)
+
+
+def _line(text: str) -> str:
+    """The first line, where what it cites from the file can be anything."""
+    first = (text.splitlines() or [""])[0][:MAX_SHOWN].removesuffix(".")
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in first)

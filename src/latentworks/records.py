@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from latentworks import artifacts, repository
+from latentworks import disk, repository
 
 STATE = Path(".latentworks")  # of this checkout alone; ignored by git and DVC
 FIGURES = ("seconds", "peak_memory_mb")
@@ -33,13 +33,13 @@ def write(stage: str, result: str, code: repository.Code | None = None) -> None:
         "code": asdict(code or repository.code(repository.root())),
         "machine": machine(),
     }
-    artifacts.write_json(_path(stage), record)
+    disk.write_json(_path(stage), record)
 
 
 def read(stage: str, folder: Path = Path()) -> dict[str, Any] | None:
     """What the last run of `stage` in the checkout `folder` took; None if it never ran there."""
     try:
-        record = dict(artifacts.read_json(folder / _path(stage)))
+        record = dict(disk.read_json(folder / _path(stage)))
     except (OSError, ValueError, TypeError):  # it never ran here, or its note was spoiled
         return None
     return record if {"stage", "result", "code", "machine", *FIGURES} <= set(record) else None

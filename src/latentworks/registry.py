@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from latentworks import (
-    artifacts,
     candidates,
+    connection,
+    disk,
     locks,
     params,
     promotion,
@@ -26,18 +27,19 @@ from latentworks import (
 )
 from latentworks.candidates import Candidate
 from latentworks.config import Config
-from latentworks.errors import Refused, RegistryError
+from latentworks.decisions import Entry
+from latentworks.errors import Refused, RegistryError, Unavailable
 from latentworks.promotion import PromotionConfig
-from latentworks.registry_store import Entry, RegistryStore, Version, one_line
+from latentworks.registry_store import RegistryStore
 from latentworks.scores import Scores, scorer_digest
 from latentworks.serving import packaging, preflight
+from latentworks.versions import Version, one_line
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 PROMOTED, REFUSED, RESTORED = "promoted", "refused", "restored"
 SINCE = "champion.since"  # tags of a version: when it last became champion,
 WITHDRAWN = "withdrawn"  # and why it was rolled back
-
-
+MLFLOW_PAGES = "http://127.0.0.1:5000"  # of a store without a server, while `make ui` runs
 MAX_REASON = 500  # characters: it stands on pages and in tables
 
 
@@ -57,12 +59,13 @@ class Compared:
 class Registry:
     """The registered model that params.yaml names, at the tracking URI of a checkout."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, uri: str | None = None) -> None:
+        """For the checkout `root`; `uri` where it has no store of its own."""
         self.root = root
         self.config = params.load(_Params, root / params.PARAMS).promotion
         self.name = self.config.model_name
-        self.uri = tracking.tracking_uri(root)
-        with self._one_line("Try again when it answers."):
+        self.uri = uri or connection.tracking_uri(root)
+        with self.one_line("Try again when it answers."):
             self.store = RegistryStore(self.uri, root)
         self._working: set[str] = set()  # versions, by sha256, that passed in this process
 
@@ -75,13 +78,13 @@ class Registry:
         cannot be told what the version would be, or it does not work.
         """
         candidate = candidates.check(self.root)
-        with self._one_line("Run `latentworks register` again."):
+        with self.one_line("Run `latentworks register` again."):
             self._refuse_other_interface(candidate)
             known = self._registered(candidate)
             if known:
                 return known
             if tracking.sync(candidate.outputs, self.root) is not None:
-                raise RegistryError("the run of this result could not be written.")
+                raise Unavailable("the run of this result could not be written.")
             uploaded = self.store.upload(self.name, candidate)
             self.store.create(self.name, candidate)
             self._refuse_other_interface(candidate)
@@ -99,12 +102,31 @@ class Registry:
         for version in reversed(self.store.versions(self.name, candidate.content())):
             try:
                 self.store.fetch(version)
+            except Unavailable:
+                raise
             except RegistryError:  # its files were changed: another one takes its place
                 continue
             if "decision" not in version.tags:
                 self.store.move_alias(self.name, CHALLENGER, version.number)
             return version
         return None
+
+    def decided(self) -> Version | None:
+        """The version that this result is, if something was decided on it. A quick look.
+
+        A decision that a killed process had written down, and no more, is carried out first.
+        """
+        outputs = tracking.recorded_outputs(self.root)
+        if outputs is None or outputs.servable is None or outputs.prepared is None:
+            return None
+        content = candidates.content(outputs)
+        with self.one_line("Try again when it answers."):
+            known = self.store.versions(self.name, content)
+            if known and self.store.decisions.of(self.name, unfinished=True):
+                with self._lock("finish what was interrupted"):
+                    self._finish_interrupted()
+                known = self.store.versions(self.name, content)
+        return next((version for version in known if "decision" in version.tags), None)
 
     def _refuse_other_interface(self, candidate: Candidate) -> None:
         known, ours = self.store.interface(self.name), candidate.interface()
@@ -121,7 +143,7 @@ class Registry:
 
         Returns the decision, which may be a refusal. Raises RegistryError where none can be made.
         """
-        with self._one_line("Run `latentworks promote` again."):
+        with self.one_line("Run `latentworks promote` again."):
             if self.store.interface(self.name) is not None:
                 with self._lock("finish what was interrupted"):
                     finished = self._finish_interrupted()
@@ -151,15 +173,17 @@ class Registry:
             )
         try:
             self._preflight(version)
+        except Unavailable:
+            raise
         except RegistryError as error:
             return str(error).rstrip(".")
         return None
 
-    def _preflight(self, version: Version) -> None:
+    def _preflight(self, version: Version, trial: preflight.Trial | None = None) -> None:
         """Raises RegistryError; the hashes are compared always, the answers once in a process."""
         folder = self.store.fetch(version)
         if version.sha256 not in self._working:
-            preflight.run(folder)
+            (trial.run if trial else preflight.run)(folder)
             self._working.add(version.sha256)
 
     def _decide(self, challenger: Version) -> Entry:
@@ -199,7 +223,7 @@ class Registry:
             with suppress(
                 OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
             ):  # none there, or an old one
-                scores = Scores.from_json(artifacts.read_json(path))
+                scores = Scores.from_json(disk.read_json(path))
                 if (scores.data, scores.scorer) == (data, scorer_digest()):
                     return scores
         outputs = tracking.recorded_outputs(self.root)
@@ -211,21 +235,26 @@ class Registry:
                 "after `dvc checkout`."
             )
         preflight.run(folder, prepared, kept)
-        return Scores.from_json(artifacts.read_json(kept))
+        return Scores.from_json(disk.read_json(kept))
 
     # --- back, and what was ----------------------------------------------------------------------
 
-    def rollback(self, number: int | None = None, reason: str = "") -> Entry:
+    def rollback(
+        self, number: int | None = None, reason: str = "", trial: preflight.Trial | None = None
+    ) -> Entry:
         """Make the previous champion, or version `number`, champion again.
 
-        Its hashes and golden answers are checked first. Only what was champion once can be again.
+        Its hashes and golden answers are checked first, in `trial` where somebody has started one.
+        Only what was champion once can be again.
         """
         reason = " ".join("".join(filter(str.isprintable, reason.replace("\n", " "))).split())
         if len(reason) > MAX_REASON:
             raise RegistryError(f"a reason has at most {MAX_REASON} characters.")
         if self.store.interface(self.name) is None:
-            raise RegistryError(f"there is no registered model {self.name}.")
-        with self._one_line("Run `latentworks rollback` again."), self._lock("roll back"):
+            raise RegistryError(
+                f"there is no registered model {self.name}. Run `latentworks register`."
+            )
+        with self.one_line("Run `latentworks rollback` again."), self._lock("roll back"):
             finished = self._finish_interrupted()
             if finished and finished.decision == RESTORED and number in (None, finished.version):
                 return finished  # asked for again after it was interrupted
@@ -235,20 +264,20 @@ class Registry:
                 raise RegistryError(f"{target} is champion already.")
             if SINCE not in target.tags:
                 raise RegistryError(f"{target} was never champion. Use `latentworks promote`.")
-            self._preflight(target)
+            self._preflight(target, trial)
             if not reason:
                 reason = f"version {champion.number} was withdrawn" if champion else "no champion"
             return self._write(RESTORED, reason, target, champion, target)
 
     def history(self) -> list[Entry]:
         """Every decision about this model, the oldest first."""
-        with self._one_line("Try again when it answers."):
-            return self.store.decisions(self.name)
+        with self.one_line("Try again when it answers."):
+            return self.store.decisions.of(self.name)
 
     def history_table(self) -> str:
         """The decisions as text, one a line, and who is champion now."""
         entries = self.history()
-        with self._one_line("Try again when it answers."):
+        with self.one_line("Try again when it answers."):
             champion = _number(self.store.aliased(self.name, CHAMPION))
         return tables.history(self.name, entries, champion)
 
@@ -258,7 +287,7 @@ class Registry:
         Where that is not in this checkout and the first one was scored on other data, each has the
         scores that were recorded with it.
         """
-        with self._one_line("Try again when it answers."):
+        with self.one_line("Try again when it answers."):
             versions = [self.store.get(self.name, number) for number in (first, second)]
             folders = [self.store.fetch(version) for version in versions]
             try:
@@ -266,6 +295,22 @@ class Registry:
             except RegistryError:
                 scores = [self.scores(version, version.data) for version in versions]
         return [Compared(*each) for each in zip(versions, folders, scores, strict=True)]
+
+    def tidy(self) -> None:
+        """Remove the copies of versions that no alias names; they can be fetched again."""
+        with self.one_line("Try again when it answers."):
+            self.store.forget(self.name, (CHALLENGER, CHAMPION, PREVIOUS))
+
+    def pages(self, number: int, run_id: str) -> dict[str, str]:
+        """Where MLflow shows a version and its run."""
+        base = self.uri if self.uri.startswith("http") else MLFLOW_PAGES
+        base = f"{connection.without_password(base).rstrip('/')}/#"
+        with self.one_line("Try again when it answers."):
+            experiment = self.store.store.experiment_id
+        return {
+            "version": f"{base}/models/{self.name}/versions/{number}",
+            "run": f"{base}/experiments/{experiment}/runs/{run_id}",
+        }
 
     # --- under the lock --------------------------------------------------------------------------
 
@@ -292,7 +337,7 @@ class Registry:
             _number(after),
             text,
         )
-        entry = self.store.record(entry, _metrics(scored) if scored else {})
+        entry = self.store.decisions.record(entry, _metrics(scored) if scored else {})
         self._apply(entry)
         return entry
 
@@ -312,7 +357,7 @@ class Registry:
             challenger = self.store.aliased(self.name, CHALLENGER)
             if challenger is not None and challenger.number == after:
                 self.store.move_alias(self.name, CHALLENGER, None)
-        self.store.close(entry)
+        self.store.decisions.close(entry)
 
     def _finish_interrupted(self) -> Entry | None:
         """Do what was decided by a process that was killed before it had done it, and return it.
@@ -320,7 +365,7 @@ class Registry:
         Whoever decides holds the lock, so that nobody is still at it.
         """
         finished = None
-        for entry in self.store.decisions(self.name, unfinished=True):
+        for entry in self.store.decisions.of(self.name, unfinished=True):
             number = _number(self.store.aliased(self.name, CHAMPION))
             there = {version.number for version in self.store.versions(self.name)}
             unmoved = number in (entry.champion_before, entry.champion_after)
@@ -329,7 +374,7 @@ class Registry:
                 finished = replace(entry, champion_before=before)
                 self._apply(finished)
             else:  # somebody has moved the alias, or deleted the version, by hand since
-                self.store.close(entry, "KILLED")
+                self.store.decisions.close(entry, "KILLED")
         return finished
 
     @contextmanager
@@ -349,7 +394,8 @@ class Registry:
             raise RegistryError(f"{self.name} has no version with the alias {alias}. {cure}")
         return found
 
-    def _one_line(self, resume: str) -> Any:
+    def one_line(self, resume: str) -> Any:
+        """What MLflow raises in a `with` block, as one line with the way to go on."""
         return one_line(self.uri, resume)
 
 

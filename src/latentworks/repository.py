@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from latentworks.errors import LatentworksError
+from latentworks import locks, processes
+from latentworks.errors import Busy, LatentworksError
 
 DAG = "dvc.yaml"
 LOCK = "dvc.lock"
@@ -41,16 +42,44 @@ def stages(folder: Path) -> dict[str, dict[str, Any]]:
     return {name: dict(stage) for name, stage in _read_stages(folder / DAG).items()}
 
 
+def stages_in(text: str) -> dict[str, Any]:
+    """The stages of a dvc.yaml or dvc.lock. Raises what damage can make a YAML reader raise."""
+    return dict(YAML(typ="safe", pure=True).load(text).get("stages", {}))
+
+
+def is_complete(stage: Any) -> bool:
+    """Whether an entry of dvc.lock has a command, and every file that it names a hash."""
+    if not isinstance(stage, dict) or not isinstance(stage.get("cmd"), str):
+        return False
+    deps, outs = stage.get("deps") or (), stage.get("outs") or ()
+    if not isinstance(deps, list | tuple) or not isinstance(outs, list | tuple):
+        return False
+    return all(
+        isinstance(file, dict) and {"path", "md5", "size"} <= set(file) for file in (*deps, *outs)
+    )
+
+
 def _read_stages(path: Path) -> dict[str, Any]:
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-        return dict(content.get("stages", {}))
+        return stages_in(path.read_text(encoding="utf-8"))
     except Exception as error:  # what a damaged file, or one with conflict marks, can raise
         fault = type(error).__name__
         raise LatentworksError(
             f"{path.name} cannot be read ({fault}). Expected stages, as DVC writes them. "
             f"Look at it, or take the committed one: `git checkout {path.name}`."
         ) from None
+
+
+def is_made(folder: Path, path: Path) -> bool:
+    """Whether a path of the project is, or lies in, what a stage writes."""
+    outs = (out for stage in stages(folder).values() for out in paths(stage["outs"]))
+    return any(Path(os.path.normpath(path)).is_relative_to(out) for out in outs)
+
+
+def locked_md5(folder: Path, out: Path) -> str | None:
+    """The MD5 that dvc.lock has for an out; None where it has none."""
+    outs = [out for stage in locked(folder).values() for out in stage.get("outs", ())]
+    return next((entry["md5"] for entry in outs if Path(entry["path"]) == out), None)
 
 
 @dataclass(frozen=True)
@@ -61,20 +90,28 @@ class Record:
     params: dict[str, Any]  # the sections of params.yaml that it was run with
 
 
+def locked(folder: Path) -> dict[str, Any]:
+    """The stages of dvc.lock by name, as written there; none where there is no such file."""
+    if not (folder / LOCK).exists():
+        return {}
+    stages = _read_stages(folder / LOCK)
+    if not all(map(is_complete, stages.values())):
+        raise LatentworksError(f"{LOCK} is not whole. `make repro` mends what a kill has left.")
+    return stages
+
+
 def recorded(folder: Path) -> dict[str, Record]:
     """The stages whose outs are there, as locked, and made from what other stages have now.
 
     After a repro that was interrupted, later stages still have the outs of an earlier result;
     after `git checkout` without `dvc checkout`, all of them have.
     """
-    if not (folder / LOCK).is_file():
-        return {}
-    locked = _read_stages(folder / LOCK)
-    made = {out["path"]: out for stage in locked.values() for out in stage.get("outs", ())}
+    locks = locked(folder)
+    made = {out["path"]: out for stage in locks.values() for out in stage.get("outs", ())}
     current = {}
     for name, written in stages(folder).items():
-        stage = locked.get(name, {})
-        names = paths([*written["outs"], *written.get("metrics", ())])
+        stage = locks.get(name, {})
+        names = outs_of(written)
         fresh = all(
             dep.get("md5") == made.get(dep["path"], dep).get("md5") for dep in stage.get("deps", ())
         )
@@ -84,20 +121,32 @@ def recorded(folder: Path) -> dict[str, Record]:
     return current
 
 
+def is_as_recorded(folder: Path, stage: str) -> bool:
+    """Whether all outs of a stage are there, as dvc.lock has them."""
+    made = {out["path"]: out for out in locked(folder).get(stage, {}).get("outs", ())}
+    names = outs_of(stages(folder)[stage])
+    return all(_is_as_locked(folder / name, made.get(name, {})) for name in names)
+
+
 def _is_as_locked(path: Path, entry: dict[str, Any]) -> bool:
     """Whether a file or folder is the one in dvc.lock. Folders are hashed as DVC does."""
     if not path.exists():
         return False
     if entry.get("size", 0) > MAX_HASHED_BYTES:
         return True
-    md5 = str(entry.get("md5"))
+    return md5_of(path) == str(entry.get("md5"))
+
+
+def md5_of(path: Path) -> str:
+    """The MD5 of a file or folder, as DVC writes it."""
     if not path.is_dir():
-        return _md5(path) == md5
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+        return _md5(path)
+    found = (file for file in path.rglob("*") if "__pycache__" not in file.parts)  # .dvcignore
+    files = sorted(file for file in found if file.is_file())
     entries = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
     entries.sort(key=lambda entry: entry["relpath"].split("/"))
     text = json.dumps(entries, sort_keys=True)
-    return f"{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}.dir" == md5
+    return f"{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}.dir"
 
 
 def _md5(path: Path) -> str:
@@ -105,9 +154,26 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
+def outs_of(stage: dict[str, Any]) -> list[str]:
+    """All that a stage of dvc.yaml writes, metrics last."""
+    return paths([*stage["outs"], *stage.get("metrics", ())])
+
+
 def paths(entries: Iterable[Any]) -> list[str]:
     """`path` or `{path: options}`, as dvc.yaml allows both."""
     return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+
+
+def options(stage: dict[str, Any]) -> dict[str, dict[str, bool]]:
+    """What dvc.yaml says of each out of a stage: `cache`, `persist`."""
+    entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, ())]
+    written: dict[str, Any] = {}
+    for entry in entries:
+        written |= {entry: {}} if isinstance(entry, str) else entry
+    return {
+        name: {"cache": bool(of.get("cache", True)), "persist": bool(of.get("persist", False))}
+        for name, of in written.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -128,7 +194,8 @@ def code(folder: Path) -> Code:
 def differences(folder: Path) -> list[str]:
     """Tracked files that are not as committed, but for those in NOT_CODE, and new ones in src."""
     others = [f":(exclude){name}" for name in NOT_CODE]
-    call = ["git", "status", "--porcelain", "-uno", "--", ".", *others]
+    # Without the lock that git would take to refresh the index of whoever works here.
+    call = ["git", "--no-optional-locks", "status", "--porcelain", "-uno", "--", ".", *others]
     try:
         done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -166,45 +233,70 @@ OUTCOMES = {  # what DVC prints for a stage, and what that means
     "Running stage": "ran",
 }
 
+# What DVC would have a person do after each stage, and its empty lines.
+ADVICE = re.compile(r"\s*($|To track|git add|To enable|dvc config core\.autostage|Use `dvc push`)")
 
-def order(folder: Path) -> list[str]:
-    """The stages, each after those whose outs it needs, as DVC sees them."""
-    edges = re.findall(r'"([^"]+)" -> "([^"]+)"', _dvc(folder, "dag", "--dot"))
+Environment = Mapping[str, str] | None  # what is to differ from that of this process
+
+
+def needs(folder: Path, env: Environment = None) -> dict[str, set[str]]:
+    """For each stage those whose outs it needs, as DVC sees them; these come before it."""
     graph: dict[str, set[str]] = {name: set() for name in stages(folder)}
-    for before, after in edges:
-        graph[after].add(before)
-    return list(TopologicalSorter(graph).static_order())
+    dot = dvc(folder, "dag", "--dot", env=env)
+    for before, after in re.findall(r'"([^"]+)" -> "([^"]+)"', dot):
+        if before in graph:  # and not the .dvc file of a source that was added to DVC
+            graph[after].add(before)
+    return {name: graph[name] for name in TopologicalSorter(graph).static_order()}
 
 
-def reproduce(folder: Path, stage: str, report: Callable[[str], None]) -> str:
+def reproduce(
+    folder: Path,
+    stage: str,
+    report: Callable[[str], None],
+    env: Environment = None,
+    *,
+    force: bool = False,
+    on_terminal: bool = False,
+) -> str:
     """Run one stage if it is out of date, telling every line; return one of OUTCOMES' meanings.
 
-    The stages before it are the caller's duty. Raises StageError with DVC's exit code.
+    The stages before it are the caller's duty. With `force` it runs in any case; `on_terminal`
+    leaves errors and bars of progress to the terminal of this process. Raises StageError with
+    DVC's exit code.
     """
     call = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    if force:
+        call.append("--force")
     outcome = "unchanged"
-    with subprocess.Popen(
+
+    def watch(line: str) -> None:
+        nonlocal outcome
+        outcome = next((OUTCOMES[sign] for sign in OUTCOMES if sign in line), outcome)
+        if not ADVICE.match(line):
+            report(line)
+
+    exit_code = processes.stream(
         call,
-        cwd=folder,
-        env=_environment(folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            outcome = next((OUTCOMES[sign] for sign in OUTCOMES if sign in line), outcome)
-            report(line.rstrip())
-    if process.returncode != 0:
-        raise StageError(f"stage {stage} failed: dvc exited with {process.returncode}.")
+        folder,
+        watch,
+        environment(folder, env),
+        locks.handles(),
+        deaf=True,
+        err=None if on_terminal else subprocess.STDOUT,
+    )
+    if exit_code != 0:
+        raise StageError(f"stage {stage} failed: dvc exited with {exit_code}.")
     return outcome
+
+
+def status(folder: Path, env: Environment = None) -> dict[str, list[Any]]:
+    """What DVC finds changed in each stage that is out of date, as `dvc status` says it."""
+    return dict(json.loads(dvc(folder, "status", "--json", env=env) or "{}"))
 
 
 def stale(folder: Path) -> list[str]:
     """What differs from dvc.lock, a sentence for each stage; none where all is up to date."""
-    status = json.loads(_dvc(folder, "status", "--json") or "{}")
-    return [f"stage {stage}: {_changes(changes)}" for stage, changes in status.items()]
+    return [f"stage {stage}: {_changes(changes)}" for stage, changes in status(folder).items()]
 
 
 def _changes(changes: list[Any]) -> str:
@@ -223,22 +315,27 @@ class StageError(LatentworksError):
     """DVC could not reproduce a stage; its lines say why."""
 
 
-def _dvc(folder: Path, *arguments: str) -> str:
+def dvc(folder: Path, *arguments: str, env: Environment = None) -> str:
+    """What a DVC command prints. Raises LatentworksError with its first line where it fails."""
     call = ["dvc", *arguments]
-    done = subprocess.run(
-        call, cwd=folder, env=_environment(folder), capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise LatentworksError(f"dvc {' '.join(arguments)} failed: {_first_line(done.stderr)}")
-    return done.stdout
+    exit_code, out, err = processes.run(call, folder, environment(folder, env), locks.handles())
+    if exit_code != 0:
+        fault = _first_line(err)
+        if "is busy, it is being blocked by" in fault:
+            raise Busy("DVC is at work in this checkout, a run of the stages for one. Wait for it.")
+        raise LatentworksError(f"dvc {' '.join(arguments)} failed: {fault}")
+    return out
 
 
 def _first_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it does not say why"])[0]
+    """The fault, without what follows, unless that is what it leads up to."""
+    first, *others = text.strip().splitlines() or ["it does not say why"]
+    return " ".join([first, *(line.strip() for line in others[:2])]) if first[-1:] == ":" else first
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path, changes: Environment = None) -> dict[str, str]:
     """A stage's `python` is the one that runs us, and DVC keeps its notes inside the project."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     notes = os.environ.get("DVC_SITE_CACHE_DIR", str(folder / ".dvc/site_cache"))
-    return {**os.environ, "PATH": path, "DVC_SITE_CACHE_DIR": notes, "PYTHONUNBUFFERED": "1"}
+    ours = {"PATH": path, "DVC_SITE_CACHE_DIR": notes, "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **ours, **(changes or {})}

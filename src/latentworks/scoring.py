@@ -37,12 +37,12 @@ class Servable(Protocol):
     @property
     def latent_dim(self) -> int: ...
 
-    def encode_images(self, images: np.ndarray) -> np.ndarray:
-        """Images uint8 [N, H, W, C] to latents float32 [N, D]."""
+    def encode_images(self, images: np.ndarray, *labels: np.ndarray) -> np.ndarray:
+        """Images uint8 [N, H, W, C] to latents float32 [N, D]; conditional ones take labels."""
         ...
 
-    def decode_latents(self, latents: np.ndarray) -> np.ndarray:
-        """Latents float32 [N, D] to images float32 [N, H, W, C] in [0, 1]."""
+    def decode_latents(self, latents: np.ndarray, *labels: np.ndarray) -> np.ndarray:
+        """Latents float32 [N, D] to images float32 [N, H, W, C] in [0, 1]; the same holds."""
         ...
 
     def draw_latents(self, num: int, seed: int) -> np.ndarray:
@@ -96,7 +96,8 @@ def _reconstruction(servable: Servable, prepared: Prepared) -> Score:
     with _bar(len(rows), "images") as bar:
         for part in metrics.chunks(rows, mean.size, DECODED_BYTES):
             images = prepared.images[part]
-            decoded = servable.decode_latents(servable.encode_images(images))
+            labels = _labels(servable, prepared, part)
+            decoded = servable.decode_latents(servable.encode_images(images, *labels), *labels)
             targets = images / 255.0
             errors.append(metrics.mean_squared_error(targets, decoded.astype(np.float64)))
             of_mean.append(metrics.mean_squared_error(targets, mean))
@@ -104,6 +105,17 @@ def _reconstruction(servable: Servable, prepared: Prepared) -> Score:
     each = np.concatenate(errors)
     replicates = np.array([each[again].mean() for again in resamples(len(each))])
     return Score(float(each.mean()), replicates, float(np.concatenate(of_mean).mean()))
+
+
+def _labels(servable: Any, prepared: Prepared, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What a conditional model is given beside images; nothing for others."""
+    labels = prepared.labels(rows) if _is_conditional(servable) else None
+    return () if labels is None else (labels,)
+
+
+def _is_conditional(servable: Any) -> bool:
+    """A version that was registered before there were such models does not say."""
+    return getattr(servable, "conditional", False)
 
 
 def mean_image(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -117,7 +129,11 @@ def _active_units(servable: Servable, prepared: Prepared) -> Score:
     """How many latents vary over training images; its reference is how many there are."""
     rows = metrics.subset(prepared.rows("train"), MAX_LATENTS)
     parts = metrics.chunks(rows, prepared.images[0].size, DECODED_BYTES)
-    latents = np.concatenate([servable.encode_images(prepared.images[part]) for part in parts])
+    encoded = [
+        servable.encode_images(prepared.images[part], *_labels(servable, prepared, part))
+        for part in parts
+    ]
+    latents = np.concatenate(encoded)
     value = metrics.active_units(latents) if np.isfinite(latents).all() else math.nan
     return Score(float(value), None, float(servable.latent_dim))
 
@@ -155,13 +171,17 @@ def _draw(servable: Servable) -> tuple[np.ndarray, np.ndarray, bool]:
     """NUM_SAMPLES samples: all projected, float32 [n, P]; thumbnails of those that are looked up
     among the training images, float32 [m, D]; whether all their pixels were finite numbers.
     """
-    latents = servable.draw_latents(NUM_SAMPLES, SEED)
+    asked: list[np.ndarray] = []  # the labels, where it is told some
+    if _is_conditional(servable):
+        latents, *asked = servable.draw(NUM_SAMPLES, SEED)  # type: ignore[attr-defined]
+    else:
+        latents = servable.draw_latents(NUM_SAMPLES, SEED)
     looked_up = metrics.subset(np.arange(len(latents)), metrics.MAX_SEARCHED)
     size = math.prod(servable.image_shape)
     projected, thumbnails, finite = [], [], True
     with _bar(len(latents), "samples") as bar:
         for part in metrics.chunks(np.arange(len(latents)), size, DECODED_BYTES):
-            decoded = servable.decode_latents(latents[part])
+            decoded = servable.decode_latents(latents[part], *(each[part] for each in asked))
             finite &= bool(np.isfinite(decoded).all())
             pixels = np.rint(np.nan_to_num(decoded).clip(0, 1) * 255).astype(np.uint8)
             projected.append(metrics.project(pixels, np.arange(len(pixels))))
@@ -179,16 +199,33 @@ def resampled_distances(samples: np.ndarray, real: np.ndarray) -> np.ndarray:
     the distance on these. A resample lies further from anything than its source, by about as much
     for every model, so that it cancels in the differences between two.
     """
-    # One projection after the other in memory, so that sorting is fast.
-    x, y = (np.ascontiguousarray(each[:, :REPLICATED_PROJECTIONS].T) for each in (samples, real))
+    x, y = (each[:, :REPLICATED_PROJECTIONS].T for each in (samples, real))
+    ranked = [(np.sort(each), each.argsort().argsort().astype(np.uint16)) for each in (x, y)]
     i, j, share = metrics.quantile_pairs(x.shape[1], y.shape[1])
+    share = share.astype(np.float32)
     distances = []
     with _bar(NUM_REPLICATES, "resamples") as bar:
         for again, drawn in zip(resamples(len(real)), resamples(len(samples), 1), strict=True):
-            gaps = np.sort(x[:, drawn])[:, i] - np.sort(y[:, again])[:, j]
-            distances.append(float(np.sqrt((gaps.astype(np.float64) ** 2 @ share).mean())))
+            squares = []
+            for of_samples, of_real in zip(
+                _resampled(*ranked[0], drawn), _resampled(*ranked[1], again), strict=True
+            ):
+                gaps = of_samples.take(i) - of_real.take(j)
+                squares.append(gaps * gaps @ share)
+            distances.append(math.sqrt(np.mean(squares)))
             bar.update()
     return np.asarray(distances, np.float64) - metrics.sliced_wasserstein(x.T, y.T)
+
+
+def _resampled(values: np.ndarray, ranks: np.ndarray, drawn: np.ndarray) -> Iterator[np.ndarray]:
+    """Each projection of a resample, sorted: float32 [N].
+
+    Its ranks are sorted, whole numbers below MAX_PROJECTED, which takes a fraction of the time.
+    """
+    for row, rank in zip(values, ranks, strict=True):
+        again = rank.take(drawn)
+        again.sort(kind="stable")  # by radix, for numbers of two bytes
+        yield row.take(again)
 
 
 def resampled_ratios(of_samples: np.ndarray, of_test: np.ndarray) -> np.ndarray | None:

@@ -1,12 +1,18 @@
 """Versions and decisions as text that reads well in a terminal."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from latentworks.promotion import Decision, number, percent, span
-from latentworks.registry_store import Entry, Version
 from latentworks.scores import Scores
+
+if TYPE_CHECKING:
+    from latentworks.decisions import Entry  # which import MLflow
+    from latentworks.versions import Version
 
 NOT_DONE = {
     "RUNNING": " (under way, or interrupted: then the next `promote` or `rollback` does it)",
@@ -42,7 +48,7 @@ def decision(made: Decision) -> str:
 def history(name: str, entries: list[Entry], champion: int | None) -> str:
     """A line for each decision, and who is champion now."""
     if not entries:
-        return f"nothing was decided about {name} yet. Run `latentworks promote`."
+        return f"nothing was decided about {name} yet. Run `latentworks register`, then `promote`."
     rows = [("when", "version", "decision", "champion", "why")]
     for entry in entries:
         when = datetime.fromtimestamp(entry.milliseconds / 1000).astimezone()

@@ -7,9 +7,7 @@ the same thing twice changes nothing.
 
 from __future__ import annotations
 
-import os
 import queue
-import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -20,15 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from latentworks import artifacts, params, records, repository
+from latentworks import disk, locks, params, records, repository
+from latentworks.connection import SQLITE, settle_client, tracking_uri, without_password
 from latentworks.errors import LatentworksError
+from latentworks.live import Live
 
 if TYPE_CHECKING:
     from latentworks.tracking_store import Store
 
-REMOTE_PATIENCE = 10.0  # seconds that a stage waits, in all, for a server
+PATIENCE = 10.0  # seconds that a stage waits, in all, for a store
+LAST_PATIENCE = 4.0  # of a stage that was told to end
 MAX_WAITING = 100  # epochs kept for a server that is slow; what is left out is written at the end
-LOCAL_PATIENCE = 120.0  # for a store of files: making a new one takes some 10 seconds
+MAKING = 120.0  # seconds for a new store of files, which takes some 10, and for MLflow's import
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,21 @@ class Outputs:
     samples: Path | None = None
     metrics: Path | None = None
     pictures: Path | None = None
+    atlas: Path | None = None
     servable: Path | None = None
+    features: Path | None = None
     params: dict[str, Any] = field(default_factory=dict)  # the sections it was made with
 
     def model_digest(self) -> str:
         assert self.model is not None
-        return artifacts.file_digest(self.model / "model.keras")
+        return disk.file_digest(self.model / "model.keras")
 
     def sampler_digest(self) -> str | None:
-        return artifacts.file_digest(self.sampler / "sampler.npz") if self.sampler else None
+        return disk.file_digest(self.sampler / "sampler.npz") if self.sampler else None
 
     def samples_digest(self) -> str | None:
         """Of the latents drawn: it changes with the sampler, their number and the seed."""
-        return artifacts.file_digest(self.samples / "latents.npy") if self.samples else None
+        return disk.file_digest(self.samples / "latents.npy") if self.samples else None
 
     def digest_of(self, stage: str) -> str:
         """What `stage` made, or made it from: tells whether its time and memory belong here."""
@@ -79,10 +82,21 @@ def recorded_outputs(root: Path) -> Outputs | None:
     (model,) = outs("train", 1)
     (latents,) = outs("encode", 1)
     sampler, samples = outs("sample", 2)
-    _, pictures, metrics = outs("evaluate", 3)
+    _, pictures, atlas, metrics = outs("evaluate", 4)
     (servable,) = outs("export", 1)
+    (features,) = outs("features", 1)
     return Outputs(
-        prepared, model, latents, sampler, samples, metrics, pictures, servable, sections
+        prepared,
+        model,
+        latents,
+        sampler,
+        samples,
+        metrics,
+        pictures,
+        atlas,
+        servable,
+        features,
+        sections,
     )
 
 
@@ -102,25 +116,6 @@ def _sections(root: Path, stage: str) -> dict[str, Any]:
     return sections
 
 
-def tracking_uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI; without it, SQLite in the checkout, whatever the working directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-
-
-def without_password(uri: str) -> str:
-    """`uri` as it may be shown."""
-    return re.sub(r"//[^/@]*@", "//", uri)
-
-
-def settle_client() -> None:
-    """MLflow's defaults would retry a dead server for four minutes. A user's settings win."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
-
 def log(stage: str, outputs: Outputs) -> None:
     """Show what `stage` made in the run of this result. Never fails, and never waits for long."""
     records.write(stage, outputs.digest_of(stage))
@@ -132,29 +127,37 @@ def log(stage: str, outputs: Outputs) -> None:
 
 
 def sync(outputs: Outputs, root: Path) -> str | None:
-    """Write the run of the files in `root`, or what it lacks; return what is wrong."""
-    outbox = Outbox(root)
-    outbox.send(lambda store: store.write_all(outputs))  # one call, so that any fault is told
-    return outbox.close()
+    """Write the run of the files in `root`, or what it lacks; return what is wrong.
+
+    Nothing waits behind it, so that a slow server has all the time it takes; each call of MLflow's
+    client ends by itself where none answers.
+    """
+    with locks.exclusive(locks.of(root, "sync"), "write to MLflow"):
+        outbox = Outbox(root, patience=None)
+        outbox.send(lambda store: store.write_all(outputs))  # one call, so that any fault is told
+        return outbox.close()
 
 
 class LiveRun:
     """The run of a training that is under way."""
 
-    def __init__(self, outbox: Outbox, outputs: Outputs) -> None:
+    def __init__(self, outbox: Outbox, live: Live, outputs: Outputs) -> None:
         self.outbox = outbox
+        self.live = live
         self.outputs = outputs
         self.code = repository.code(outbox.root)
 
     def log_epoch(self, epoch: dict[str, float], grid: np.ndarray) -> None:
         """Add a point to the curves and the reconstructions as they are now, uint8 [h, w, C]."""
+        self.live.add(int(epoch["epoch"]), grid)
         if self.outbox.num_waiting() < MAX_WAITING:
-            self.outbox.send(lambda store: store.log_epoch(epoch, grid))
+            self.outbox.send(lambda store: store.log_epoch(epoch))
 
     def finish(self, model: Path) -> None:
         """The training is over and its model is written: the run belongs to this model now."""
         outputs = replace(self.outputs, model=model)
         records.write("train", outputs.digest_of("train"), self.code)
+        self.live.became(outputs.model_digest())
         self.outbox.send(lambda store: store.finish_training(outputs))
 
 
@@ -164,11 +167,17 @@ def live_run(fingerprint: str, outputs: Outputs) -> Iterator[LiveRun]:
     root = repository.root()
     outbox = Outbox(root)
     outputs = replace(outputs, params=_sections(root, "train"))
+    live = Live(root, without_password(outbox.uri))
+    live.begin(fingerprint)
     outbox.send(lambda store: store.start_training(fingerprint, outputs))
     try:
-        yield LiveRun(outbox, outputs)
-    except BaseException:
-        outbox.send(lambda store: store.fail_training())
+        yield LiveRun(outbox, live, outputs)
+    except Exception:
+        outbox.send(lambda store: store.stop_training("FAILED"))
+        raise
+    except BaseException:  # told to end
+        outbox.patience = LAST_PATIENCE
+        outbox.send(lambda store: store.stop_training("KILLED"))
         raise
     finally:
         outbox.close()
@@ -177,14 +186,19 @@ def live_run(fingerprint: str, outputs: Outputs) -> Iterator[LiveRun]:
 class Outbox:
     """Calls to MLflow, made one after the other in a thread of their own.
 
-    A training never waits for a server. Only `close` does, up to the patience that is left.
+    A training never waits for a server. Only `close` does, for so many seconds; with None, until
+    all is sent.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, patience: float | None = PATIENCE) -> None:
         self.root = root
         self.uri = tracking_uri(root)
-        self.patience = LOCAL_PATIENCE if self.uri.startswith("sqlite:") else REMOTE_PATIENCE
+        database = Path(self.uri.removeprefix(SQLITE))
+        new = self.uri.startswith(SQLITE) and not database.exists()
+        self.patience = MAKING if new and patience is not None else patience
         self.fault: str | None = None
+        self._imported = threading.Event()
+        self._given_up = False
         self._calls: queue.SimpleQueue[Callable[[Store], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, daemon=True, name="mlflow")
         self._thread.start()
@@ -199,9 +213,11 @@ class Outbox:
     def close(self) -> str | None:
         """Wait until all is sent or the patience is over; say what went wrong, once."""
         self._calls.put(None)
+        self._imported.wait(MAKING)  # which is no server's fault
         self._thread.join(self.patience)
         if self._thread.is_alive():
-            self.fault = f"no answer in {self.patience:.0f} seconds"
+            self._given_up = True
+            self.fault = f"it was not done in {self.patience:.0f} seconds"
         if self.fault:
             print(
                 f"warning: MLflow at {without_password(self.uri)} was not updated: {self.fault}. "
@@ -212,17 +228,19 @@ class Outbox:
 
     def _work(self) -> None:
         settle_client()
+        # It takes seconds; in this thread no stage waits for them before it has to.
+        from latentworks.tracking_store import Store
+
+        self._imported.set()
         store: Store | None = None
-        while (call := self._calls.get()) is not None:
+        while (call := self._calls.get()) is not None and not self._given_up:
             try:
                 if store is None:
-                    # Importing MLflow takes seconds; in this thread no stage waits for them.
-                    from latentworks.tracking_store import Store
-
                     store = Store(self.uri, self.root)
                 call(store)
                 self.fault = None  # the last call counts: it writes what earlier ones could not
             except Exception as error:  # whatever it is, a training is worth more than its view
-                self.fault = (str(error).splitlines() or [type(error).__name__])[0][:200]
+                fault = (str(error).splitlines() or [type(error).__name__])[0][:200]
+                self.fault = without_password(fault)
         if store is not None:
             store.close()

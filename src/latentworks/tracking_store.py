@@ -3,7 +3,9 @@
 import hashlib
 import logging
 import os
+import re
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,20 +15,24 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from PIL import Image
 
-from latentworks import artifacts, locks, params, records, repository
-from latentworks.errors import LatentworksError
-from latentworks.tracking import Outputs, without_password
+from latentworks import artifacts, disk, local_store, locks, params, records, repository
+from latentworks.connection import SQLITE, without_password
+from latentworks.live import Live
+from latentworks.local_store import ARTIFACTS, EXPERIMENT
+from latentworks.tracking import Outputs
 
-EXPERIMENT = "latentworks"
 PAGES = {"mlflow.experimentKind": "custom_model_development"}  # those that MLflow opens with
-SQLITE = "sqlite:///"
 TRAINING = "training"  # tags: whose run it is, before the model exists
 MODEL = "model.sha256"  # and after
 SAMPLER = "sampler.sha256"
 SAMPLES = "samples.sha256"
 DATA = "data.fingerprint"
-NOTE = records.STATE / "run.json"  # the run of a training under way, so that it can go on
+FEATURES = "features.kind"  # of the network in which samples were compared with real images
+KEY = "run.key"  # of one run, made once, and of one training, however often interrupted
+RECONSTRUCTIONS = "reconstructions"
+PICTURE = re.compile(rf"{RECONSTRUCTIONS}\+step\+(\d+)\+.*\.png")  # as MLflow names them
 SYSTEM_METRICS_INTERVAL = "5"  # seconds, unless MLflow's own setting says otherwise
 
 
@@ -39,11 +45,13 @@ class Store:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # raises it, too
         self.uri = uri
         self.root = root
-        if uri.startswith(SQLITE) and "?" not in uri and ":memory:" not in uri:
-            _make_database(Path(uri.removeprefix(SQLITE)))
+        local_store.make_ready(uri)
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment_id = str(self.experiment(EXPERIMENT, PAGES).experiment_id)
+        self.live = Live(root, without_password(uri))
         self.training_run: str | None = None
+        self.logged: set[int] | None = None  # steps whose pictures its run has
+        self.curves: dict[str, set[int]] = {}  # steps of the curves that a run has
         self.monitor: SystemMetricsMonitor | None = None
 
     def experiment(self, name: str, tags: dict[str, str] | None = None) -> Experiment:
@@ -51,8 +59,11 @@ class Store:
         known = self.client.get_experiment_by_name(name)
         if known is not None:
             return known
-        # Beside the database; a server has a place of its own.
-        local = (self.root / "mlartifacts").as_uri() if self.uri.startswith(SQLITE) else None
+        # Beside the database, whoever writes to it; a server has a place of its own.
+        local = None
+        if self.uri.startswith(SQLITE):
+            database = Path(self.uri.removeprefix(SQLITE).partition("?")[0])
+            local = (database.resolve().parent / ARTIFACTS).as_uri()
         try:
             made = self.client.create_experiment(name, artifact_location=local, tags=tags)
         except MlflowException as error:
@@ -65,12 +76,14 @@ class Store:
 
     def start_training(self, fingerprint: str, outputs: Outputs) -> None:
         """Open a run, or the one in which the training with this fingerprint was interrupted."""
-        run_id = self._interrupted(fingerprint)
-        resumed = run_id is not None
-        if run_id is None:
-            run_id = self._create(outputs, {TRAINING: fingerprint, **_code_tags(self.root)})
-            note = {"fingerprint": fingerprint, "uri": without_password(self.uri), "run_id": run_id}
-            artifacts.write_json(self.root / NOTE, note)
+        self.close_left()
+        key = self.live.key
+        assert key is not None  # whoever trains has begun
+        runs = self._search({KEY: key})
+        if runs:
+            run_id = runs[-1].info.run_id
+        else:
+            run_id = self._create(outputs, key, {TRAINING: fingerprint, **_code_tags(self.root)})
         self.training_run = run_id
         self._log_params(
             run_id, self._sections(outputs, "seed", "dataset", "prepare", "model", "train")
@@ -82,47 +95,71 @@ class Store:
             float(
                 os.environ.get("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", SYSTEM_METRICS_INTERVAL)
             ),
-            resume_logging=resumed,
+            resume_logging=bool(runs),
             tracking_uri=self.uri,
         )
         self.monitor.start()
 
-    def _interrupted(self, fingerprint: str) -> str | None:
-        if not (self.root / NOTE).is_file():
-            return None
-        note = artifacts.read_json(self.root / NOTE)
-        if (note["fingerprint"], note["uri"]) != (fingerprint, without_password(self.uri)):
-            return None
-        found = self._search({TRAINING: fingerprint})
-        return next((run.info.run_id for run in found if run.info.run_id == note["run_id"]), None)
+    def close_left(self) -> None:
+        """The runs of trainings in this checkout that never went on are not under way."""
+        for key in self.live.left:
+            self._stop(key)
 
-    def log_epoch(self, epoch: dict[str, float], grid: np.ndarray) -> None:
-        """One point of each curve, and the reconstructions at that time: uint8 [h, w, C]."""
+    def _stop(self, key: str, status: str = "KILLED") -> None:
+        for run in self._search({KEY: key}):
+            if run.info.status == "RUNNING":
+                self.client.set_terminated(run.info.run_id, status)
+
+    def log_epoch(self, epoch: dict[str, float]) -> None:
+        """One point of each curve, and the pictures that are kept by now."""
         if self.training_run is None:
             return  # the store was away when the training began; finish_training writes it all
-        step = int(epoch["epoch"])
-        self._log_metrics(self.training_run, _without_epoch(epoch), step)
-        self.client.log_image(self.training_run, grid, key="reconstructions", step=step)
+        self._log_curves(self.training_run, [epoch])
+        self._log_pictures(self.training_run)
+
+    def _log_pictures(self, run_id: str) -> None:
+        """The reconstructions after each epoch, uint8 [h, w, C], each of them once."""
+        pictures = self.live.pictures()
+        if pictures and self.logged is None:
+            there = self.client.list_artifacts(run_id, "images")
+            names = [PICTURE.fullmatch(Path(file.path).name) for file in there]
+            self.logged = {int(name[1]) for name in names if name}
+        for step, file in pictures.items():
+            assert self.logged is not None
+            if step not in self.logged:
+                picture = _picture(file)
+                if picture is not None:
+                    self.client.log_image(run_id, picture, key=RECONSTRUCTIONS, step=step)
+                    self.logged.add(step)
+            file.unlink()
 
     def finish_training(self, outputs: Outputs) -> None:
-        """Give the run to its model; where an equal model has one already, that one stays."""
+        """The training became a model, which is written: the run belongs to that now."""
         self._stop_monitor()
-        run_id, self.training_run = self.training_run, None
-        if run_id is not None:
-            digest = outputs.model_digest()
-            others = [run for run in self._search({MODEL: digest}) if run.info.run_id != run_id]
-            if others:
-                self.client.delete_run(run_id)
-            else:
-                self.client.set_tag(run_id, MODEL, digest)
-                self.client.set_terminated(run_id)
+        self.training_run = None
         self.write(outputs)
-        (self.root / NOTE).unlink(missing_ok=True)
 
-    def fail_training(self) -> None:
+    def _adopt(self, digest: str) -> None:
+        """Give the run of a training to the model that it became.
+
+        Where an equal model has a run already, that one stays.
+        """
+        key = self.live.key
+        if key is None or self.live.model != digest:
+            return
+        runs = self._search({KEY: key})
+        others = [run for run in self._search({MODEL: digest}) if run.data.tags.get(KEY) != key]
+        for run in runs if others else runs[:-1]:
+            self.client.delete_run(run.info.run_id)
+        if runs and not others:
+            self.client.set_tag(runs[-1].info.run_id, MODEL, digest)
+            self.client.set_terminated(runs[-1].info.run_id)
+
+    def stop_training(self, status: str) -> None:
+        """It ended before its end. Where it goes on, so does the run."""
         self._stop_monitor()
         if self.training_run is not None:
-            self.client.set_terminated(self.training_run, status="FAILED")
+            self.client.set_terminated(self.training_run, status)
 
     def _stop_monitor(self) -> None:
         monitor, self.monitor = self.monitor, None
@@ -134,9 +171,12 @@ class Store:
     def write(self, outputs: Outputs) -> None:
         """Find the run of this result, or make it, and write what it lacks."""
         assert outputs.model is not None
+        digest = outputs.model_digest()
+        self._adopt(digest)
         run_id = self.find(outputs)
         if run_id is None:
-            run_id = self._create(outputs, {MODEL: outputs.model_digest()})
+            run_id = self._create(outputs, uuid.uuid4().hex, {MODEL: digest})
+        if self.client.get_run(run_id).info.status == "RUNNING":  # now, or by one that was killed
             self.client.set_terminated(run_id)
         self._log_params(
             run_id, self._sections(outputs, "seed", "dataset", "prepare", "model", "train")
@@ -152,16 +192,34 @@ class Store:
             self._log_params(run_id, self._sections(outputs, "sample"))
             self._log_files(run_id, "sampler", sorted(outputs.sampler.iterdir()))
         if outputs.metrics:
-            self._log_metrics(run_id, dict(_flat(artifacts.read_json(outputs.metrics))), step=0)
+            self._log_metrics(run_id, dict(_flat(disk.read_json(outputs.metrics))), step=0)
             self._log_files(run_id, "reports", [outputs.metrics])
+            if outputs.features:
+                kind = artifacts.read_features(outputs.features).kind
+                self.client.set_tag(run_id, FEATURES, kind)
         if outputs.pictures:
             self._log_files(run_id, "pictures", sorted(outputs.pictures.iterdir()))
+        if outputs.atlas:
+            self._log_files(run_id, "reports", [outputs.atlas])
         self._log_records(run_id, outputs)
+        if self.live.model == digest:
+            self._log_pictures(run_id)
+            self.close_left()
+            self.live.end()
 
     def write_all(self, outputs: Outputs) -> None:
         """A result that is finished, with the settings it was made with."""
         self.write(outputs)
+        self._close_interrupted()
         self._write_settings(outputs)
+
+    def _close_interrupted(self) -> None:
+        """A training that was killed, and did not go on, is not under way."""
+        key = self.live.key
+        if key is not None and locks.holder(locks.of(self.root, "train")) is None:
+            self.close_left()
+            self.live.forget_left()
+            self._stop(key)
 
     def _write_settings(self, outputs: Outputs) -> None:
         """Add dvc.lock, complete once the last stage has ended, and params.yaml if unedited."""
@@ -186,13 +244,21 @@ class Store:
         terms = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
         return list(self.client.search_runs([self.experiment_id], " and ".join(terms)))
 
-    def _create(self, outputs: Outputs, tags: dict[str, str]) -> str:
+    def _create(self, outputs: Outputs, key: str, tags: dict[str, str]) -> str:
+        """Make the run with this key, once.
+
+        MLflow's client sends a call again that a server has heard and not answered.
+        """
         kind = self._sections(outputs, "dataset", "model")
         name = "-".join(kind[key] for key in ("model.kind", "dataset.kind") if key in kind)
         if "model.latent_dim" in kind:
             name += f"-{kind['model.latent_dim']}d"
-        tags = {"mlflow.source.name": "dvc repro", "mlflow.source.type": "LOCAL", **tags}
-        return str(self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id)
+        tags = {"mlflow.source.name": "dvc repro", "mlflow.source.type": "LOCAL", **tags, KEY: key}
+        self.client.create_run(self.experiment_id, tags=tags, run_name=name)
+        *doubles, first = self._search({KEY: key})
+        for run in doubles:
+            self.client.delete_run(run.info.run_id)
+        return str(first.info.run_id)
 
     def _sections(self, outputs: Outputs, *names: str) -> dict[str, str]:
         """Sections of params.yaml as flat text."""
@@ -217,15 +283,19 @@ class Store:
         )
 
     def _log_curves(self, run_id: str, epochs: list[dict[str, float]]) -> None:
-        known = {metric.step for metric in self.client.get_metric_history(run_id, "loss")}
+        if run_id not in self.curves:
+            history = self.client.get_metric_history(run_id, "loss")
+            self.curves[run_id] = {metric.step for metric in history}
         for epoch in epochs:
-            if int(epoch["epoch"]) not in known:
-                self._log_metrics(run_id, _without_epoch(epoch), int(epoch["epoch"]))
+            step = int(epoch["epoch"])
+            if step not in self.curves[run_id]:
+                self._log_metrics(run_id, _without_epoch(epoch), step)
+                self.curves[run_id].add(step)
 
     def _log_data(self, run_id: str, outputs: Outputs) -> None:
         if outputs.prepared is None or DATA in self.client.get_run(run_id).data.tags:
             return
-        profile = artifacts.read_json(outputs.prepared / "profile.json")
+        profile = disk.read_json(outputs.prepared / "profile.json")
         dataset = self._sections(outputs, "dataset")
         data = Dataset(
             name=dataset["dataset.kind"],
@@ -239,7 +309,7 @@ class Store:
 
     def _log_files(self, run_id: str, folder: str, files: list[Path]) -> None:
         """Upload, unless the same content was uploaded before."""
-        content = "".join(f"{file.name} {artifacts.file_digest(file)}\n" for file in files)
+        content = "".join(f"{file.name} {disk.file_digest(file)}\n" for file in files)
         digest = hashlib.sha256(content.encode()).hexdigest()
         tag = f"files.{folder or 'settings'}"
         if self.client.get_run(run_id).data.tags.get(tag) == digest:
@@ -253,8 +323,9 @@ class Store:
         stages = ("train", "encode", "sample", "evaluate", "export")
         results = {stage: outputs.digest_of(stage) for stage in stages}
         if outputs.prepared is not None:
-            profile = artifacts.read_json(outputs.prepared / "profile.json")
-            results |= {"fetch": profile["source"], "prepare": profile["fingerprint"]}
+            profile = disk.read_json(outputs.prepared / "profile.json")
+            results |= {"fetch": profile["source"]}
+            results |= dict.fromkeys(("prepare", "features"), profile["fingerprint"])
         for stage, digest in results.items():
             record = records.read(stage, self.root)
             if record is None or record["result"] != digest:
@@ -273,20 +344,13 @@ class Store:
         self._stop_monitor()
 
 
-def _make_database(path: Path) -> None:
-    """A kill while MLflow makes its tables, step by step, would spoil the file for good."""
-    if not path.parent.is_dir():
-        raise LatentworksError(f"{path.parent} is not a folder")
-    if path.is_dir():
-        raise LatentworksError(f"{path} is a folder. Expected a database, or a name for one")
-    if path.exists():
-        return
-    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    with locks.exclusive(name, f"make {path.name}"):
-        if path.exists():
-            return
-        with artifacts.replacing(path) as temporary:
-            MlflowClient(f"{SQLITE}{temporary}").get_experiment_by_name(EXPERIMENT)
+def _picture(file: Path) -> np.ndarray | None:
+    """Its pixels; None where a power cut has spoiled it."""
+    try:
+        with Image.open(file) as picture:
+            return np.asarray(picture)
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises for damaged files
+        return None
 
 
 def _code_tags(root: Path, code: dict[str, Any] | None = None) -> dict[str, str]:

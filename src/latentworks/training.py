@@ -8,15 +8,19 @@ the best weights so far and the curves; batches are shuffled by (seed, epoch) al
 import hashlib
 import json
 import math
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from latentworks import artifacts
+from latentworks import disk
+from latentworks.backend import configure as configure
 from latentworks.backend import keras, tf
 from latentworks.errors import ParamsError, TrainingError
 from latentworks.models.config import TrainConfig
@@ -24,22 +28,40 @@ from latentworks.models.config import TrainConfig
 Epoch = dict[str, float]  # epoch, loss, learning_rate and, with validation images, val_loss
 
 
-def configure(seed: int, num_threads: int) -> None:
-    """Make what follows repeatable. To be called once, before the first tensor is made."""
-    tf.config.threading.set_intra_op_parallelism_threads(num_threads)
-    tf.config.experimental.enable_op_determinism()
-    keras.utils.set_random_seed(seed)
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """SIGTERM has to wait for the end of the block: a finished epoch is not lost."""
+    told: list[int] = []
+    former = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+        for number in told:
+            os.kill(os.getpid(), number)
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of images, uint8 [B, H, W, C], each read from the memory map when it is needed."""
+    """Batches of images, uint8 [B, H, W, C], each read from the memory map when it is needed.
+
+    With labels a batch is images and labels, int64 [B].
+    """
 
     def __init__(
-        self, images: np.ndarray, rows: np.ndarray, batch_size: int, seed: int | None = None
+        self,
+        images: np.ndarray,
+        rows: np.ndarray,
+        batch_size: int,
+        seed: int | None = None,
+        labels: np.ndarray | None = None,
     ) -> None:
-        """`rows` int64 [n] of `images`; with `seed` they are shuffled anew for every epoch."""
+        """`rows` int64 [n] of `images`; with `seed` they are shuffled anew for every epoch.
+
+        `labels` int64 [N] are those of all `images`.
+        """
         super().__init__()
         self.images = images
+        self.labels = labels
         self.rows = self.order = rows
         self.batch_size = batch_size
         self.seed = seed
@@ -52,9 +74,12 @@ class Batches(keras.utils.PyDataset):
     def __len__(self) -> int:
         return math.ceil(len(self.rows) / self.batch_size)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[Any]:
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        return (self.images[np.sort(rows)],)  # ascending, as the disk likes it
+        rows = np.sort(rows)  # ascending, as the disk likes it
+        if self.labels is None:
+            return (self.images[rows],)
+        return ((self.images[rows], self.labels[rows]),)
 
 
 @dataclass
@@ -88,8 +113,8 @@ class Checkpoint:
         arrays = {"note": np.frombuffer(json.dumps(note).encode(), np.uint8)}
         arrays |= _numbered("variable", [np.asarray(variable) for variable in _variables(model)])
         arrays |= _numbered("best", progress.best_weights or [])
-        with artifacts.replacing(self.path) as temporary:
-            artifacts.write_arrays(temporary, arrays)
+        with disk.replacing(self.path) as temporary:
+            disk.write_arrays(temporary, arrays)
 
     def restore(self, model: keras.Model) -> Progress:
         """Fill `model` and say how far it is; a file of another training counts for nothing."""
@@ -101,22 +126,33 @@ class Checkpoint:
         best = _listed("best", arrays)
         return Progress(note["epochs"], best or None, note["finished"])
 
-    def forget_finished(self, recorded: Path) -> None:
-        """Forget a finished training once `recorded`, which DVC writes after it, is younger.
+    def became(self, model: str) -> None:
+        """The finished training is written as a model with this MD5."""
+        note = {"fingerprint": self.fingerprint, "model": model}
+        disk.write_json(self._result, note)
+
+    def forget_finished(self, recorded: str | None) -> None:
+        """Forget a finished training whose model has the MD5 `recorded`, which DVC wrote down.
 
         Until then DVC may have been killed before it took the model over, and the next run
         needs nothing but the file. Afterwards a run is one that the user forced.
         """
-        note, _ = self._read()
-        if not (note.get("finished") and recorded.is_file()):
+        try:
+            result = disk.read_json(self._result)
+        except (OSError, ValueError):
             return
-        if recorded.stat().st_mtime_ns >= self.path.stat().st_mtime_ns:
-            self.path.unlink()
+        if recorded is not None and result == {"fingerprint": self.fingerprint, "model": recorded}:
+            self.path.unlink(missing_ok=True)
+        self._result.unlink()
+
+    @property
+    def _result(self) -> Path:
+        return self.path.with_suffix(".json")
 
     def _read(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The note and all arrays; both empty where there is no file, or a damaged one."""
         try:
-            arrays = artifacts.read_arrays(self.path)
+            arrays = disk.read_arrays(self.path)
             return dict(json.loads(arrays["note"].tobytes())), arrays
         except Exception:  # whatever the byte that is wrong makes of it, training starts anew
             return {}, {}
@@ -182,8 +218,10 @@ class _EveryEpoch(keras.callbacks.Callback):
         patient = "val_loss" not in numbers or epoch - best < self.config.patience
         self.progress.finished = epoch + 1 == self.config.epochs or not patient
         self.model.stop_training = self.progress.finished
-        self.checkpoint.save(self.model, self.progress)
-        self.report(self.progress.epochs[-1])
+        with undisturbed():
+            # In this order: a kill in between costs the epoch, and not what was to be shown of it.
+            self.report(self.progress.epochs[-1])
+            self.checkpoint.save(self.model, self.progress)
 
 
 def fit(
@@ -240,7 +278,7 @@ def learning_rate(config: TrainConfig, steps_per_epoch: int) -> Any:
 def fingerprint(*parts: Any) -> str:
     """One hash of what decides a training: `parts`, the code that is loaded, its libraries."""
     own = sorted(name for name in sys.modules if name.split(".")[0] == "latentworks")
-    code = {name: artifacts.file_digest(Path(str(sys.modules[name].__file__))) for name in own}
+    code = {name: disk.file_digest(Path(str(sys.modules[name].__file__))) for name in own}
     versions = {module.__name__: module.__version__ for module in (keras, np, tf)}
     text = json.dumps([parts, code, versions], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

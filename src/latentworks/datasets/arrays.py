@@ -21,9 +21,23 @@ from latentworks.errors import DataError
 
 BLOCK_BYTES = 4 << 20  # what is read, and held in memory, at a time
 MAX_CLASSES = 100_000
+MAX_REASON = 150  # characters
 
 # What gzip, zipfile and the file system raise on a damaged or unreadable file.
-DAMAGE = (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+DAMAGE = (
+    *(OSError, EOFError, RuntimeError, UnicodeDecodeError),
+    *(zlib.error, lzma.LZMAError, zipfile.BadZipFile),
+)
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in a line; it may cite any bytes of a damaged file, and many."""
+    first = (str(error).splitlines() or [""])[0][:MAX_REASON].rstrip(".")
+    return printable(first) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 class Readable(Protocol):
@@ -72,7 +86,7 @@ class ArrayFile:
                 self.check_length(received + len(file.read(1)))
         except DAMAGE as error:
             raise DataError(
-                f"{self.where}: damaged: {error}. Expected shape {self.shape}."
+                f"{self.where}: damaged: {reason(error)}. Expected shape {self.shape}."
             ) from None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from latentworks import processes
 from latentworks.datasets.pinned import (
     IncompleteError,
     MirrorError,
@@ -58,7 +59,7 @@ class DebianMirror:
     def _run(self, command: list[str], folder: Path, check: bool = True) -> None:
         try:
             subprocess.run(
-                command,
+                processes.tied(command),
                 cwd=folder,
                 env={**os.environ, "LC_ALL": "C"},
                 stdin=subprocess.DEVNULL,

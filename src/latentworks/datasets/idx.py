@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latentworks.datasets.arrays import DAMAGE, ArrayFile, Part, Readable, open_parts
+from latentworks.datasets.arrays import DAMAGE, ArrayFile, Part, Readable, open_parts, reason
 from latentworks.datasets.source import Source
 from latentworks.errors import DataError
 
@@ -47,12 +47,14 @@ def _find(folder: Path, pattern: str) -> Path | None:
 
 
 def _array_file(path: Path, axes: tuple[int, ...]) -> ArrayFile:
+    if not path.is_file():  # a folder, or a pipe that would wait for ever
+        raise DataError(f"{path}: not a file. Expected an IDX file.")
     try:
         with _opened(path) as file:
             magic = file.read(4)
             sizes = file.read(4 * magic[3]) if len(magic) == 4 else b""
     except DAMAGE as error:
-        raise DataError(f"{path}: cannot be read: {error}. Expected an IDX file.") from None
+        raise DataError(f"{path}: cannot be read: {reason(error)}. Expected an IDX file.") from None
     if magic not in [bytes([0, 0, UNSIGNED_BYTE, number]) for number in axes]:
         expected = " or ".join(f"0x{UNSIGNED_BYTE << 8 | number:08x}" for number in axes)
         raise DataError(

@@ -77,10 +77,16 @@ def read_image(root: str, file: str) -> np.ndarray:
         raise Reject("unsupported_format")
     if not os.path.isfile(path):  # a folder, a broken link, a pipe that would wait for ever
         raise Reject("unreadable")
+    with open(path, "rb") as stream:
+        return decode_image(stream, os.fstat(stream.fileno()).st_size)
+
+
+def decode_image(stream: IO[bytes], num_bytes: int) -> np.ndarray:
+    """Decode an image of a known size in bytes, upright: see `read_image`."""
     try:
-        with warnings.catch_warnings(), open(path, "rb") as stream:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow: what matters here is raised
-            return _decode(stream)
+            return _decode(stream, num_bytes)
     except Image.DecompressionBombError:
         raise Reject("too_large") from None
     except (Reject, MemoryError):
@@ -90,8 +96,7 @@ def read_image(root: str, file: str) -> np.ndarray:
         raise Reject("truncated" if truncated else "unreadable") from None
 
 
-def _decode(stream: IO[bytes]) -> np.ndarray:
-    num_bytes = os.fstat(stream.fileno()).st_size
+def _decode(stream: IO[bytes], num_bytes: int) -> np.ndarray:
     if num_bytes == 0:
         raise Reject("empty")
     if num_bytes > MAX_BYTES:
@@ -106,6 +111,10 @@ def _decode(stream: IO[bytes]) -> np.ndarray:
         # An MPO is a photograph with its preview behind it, as many cameras write a JPEG.
         if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
             raise Reject("animated")
+        if picture.format == "PNG":  # whose checksums Pillow does not compare while it decodes
+            picture.verify()  # which uses the picture up
+    stream.seek(0)
+    with Image.open(stream, formats=FORMATS) as picture:
         return to_array(ImageOps.exif_transpose(picture))
 
 

@@ -13,7 +13,15 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy_format
 
-from latentworks.datasets.arrays import DAMAGE, ArrayFile, Part, Readable, open_parts
+from latentworks.datasets.arrays import (
+    DAMAGE,
+    ArrayFile,
+    Part,
+    Readable,
+    open_parts,
+    printable,
+    reason,
+)
 from latentworks.datasets.source import Source
 from latentworks.errors import DataError
 
@@ -26,11 +34,13 @@ def load(path: Path) -> Source:
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if name.endswith(".npy")]
             names = {name.removesuffix(".npy") for name in members}
+            if len(names) < len(members):
+                raise DataError(f"{path}: an array is there twice. Expected each name once.")
     except DAMAGE as error:
-        raise DataError(f"{path}: not an .npz archive: {error}.") from None
+        raise DataError(f"{path}: not an .npz archive: {reason(error)}.") from None
     suffix = "_train" if "x_train" in names else ""
     if f"x{suffix}" not in names:
-        received = ", ".join(sorted(names)[:10]) or "none"
+        received = ", ".join(printable(name[:20]) for name in sorted(names)[:10]) or "none"
         raise DataError(f"{path}: expected an array called x_train or x. Received: {received}.")
     train = Part(
         _array_file(path, f"x{suffix}"),
@@ -51,9 +61,8 @@ def _array_file(path: Path, name: str) -> ArrayFile:
             offset = file.tell()
             num_bytes = archive.getinfo(f"{name}.npy").file_size - offset
     except Exception as error:  # NumPy reads a header as Python, so that any error can come of it
-        fault = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise DataError(f"{where}: not a plain NumPy array: {fault}.") from None
-    if not shape or min(shape) < 0:
+        raise DataError(f"{where}: not a plain NumPy array: {reason(error)}.") from None
+    if not shape or min(shape) < 0 or any(type(size) is not int for size in shape):
         raise DataError(f"{where}: expected an array [N, …]. Received shape: {shape}.")
     if fortran_order:
         raise DataError(

@@ -1,29 +1,35 @@
-"""The convolutional autoencoder of Foster, *Generative Deep Learning*, 2nd edition, chapter 3.
+"""The autoencoder of Foster, *Generative Deep Learning*, 2nd edition, chapter 3.
 
-The encoder halves the image with each convolution and ends in a dense layer of `latent_dim`
-units; the decoder mirrors it with transposed convolutions. Both are trained as one.
+Encoder and decoder are trained as one. With `latent_l2` and `latent_noise` it is a regularised
+autoencoder (Ghosh et al. 2020, *From Variational to Deterministic Autoencoders*): the latents stay
+together, and neighbours decode to alike images, so that new ones are easier to draw.
 """
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import keras
 from keras import layers, ops
 
-STRIDE = 2
-KERNEL = 3
+from latentworks.models.architectures import build_decoder, build_encoder
 
 
 @keras.saving.register_keras_serializable(package="latentworks")
 class Autoencoder(keras.Model):
     """Takes images as uint8 [B, H, W, C] and returns reconstructions as float32 in [0, 1]."""
 
+    num_classes = 0  # whose labels it is given
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],
         latent_dim: int,
+        architecture: str,
         filters: tuple[int, ...],
         loss: str,
+        latent_l2: float = 0.0,
+        latent_noise: float = 0.0,
         name: str = "autoencoder",
         **kwargs: Any,
     ) -> None:
@@ -31,28 +37,45 @@ class Autoencoder(keras.Model):
         height, width, channels = image_shape
         self.image_shape = (height, width, channels)
         self.latent_dim = latent_dim
+        self.architecture = architecture
         self.filters = tuple(filters)
         self.loss_name = loss
-        self.encoder = build_encoder(self.image_shape, latent_dim, self.filters)
-        self.decoder = build_decoder(self.image_shape, latent_dim, self.filters)
+        self.latent_l2, self.latent_noise = latent_l2, latent_noise
+        self.encoder = self._build_encoder()
+        self.decoder = self._build_decoder()
+        self.noise = layers.GaussianNoise(latent_noise, name="noise")
         self.built = True  # both halves are, and there is nothing else
 
-    def encode(self, images: Any) -> Any:
-        """Images uint8 [B, H, W, C] to latents [B, D]."""
+    def _build_encoder(self) -> keras.Model:
+        outputs = {"latents": self.latent_dim}
+        return build_encoder(self.architecture, self.image_shape, self.filters, outputs)
+
+    def _build_decoder(self) -> keras.Model:
+        return build_decoder(self.architecture, self.image_shape, self.filters, self.latent_dim)
+
+    def encode(self, images: Any, labels: Any = None) -> Any:
+        """Images uint8 [B, H, W, C] to latents [B, D]. Labels make no difference to this family."""
         return self.encoder(scale(images))
 
-    def decode(self, latents: Any) -> Any:
+    def decode(self, latents: Any, labels: Any = None) -> Any:
         """Latents [B, D] to images in [0, 1], [B, H, W, C]."""
         return self.decoder(latents)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return self.decoder(self.encoder(scale(inputs), training=training), training=training)
+        latents = self.encoder(scale(inputs), training=training)
+        if self.latent_l2:
+            norms = ops.sum(ops.square(latents), axis=-1) / 2
+            self.add_loss(self.latent_l2 * ops.mean(norms) / math.prod(self.image_shape))
+        return self.decoder(self.noise(latents, training=training), training=training)
 
     def graphs(self) -> dict[str, keras.Model]:
         """What is exported: `encoder` is `encode`, `decoder` is `decode`."""
         images = layers.Input(self.image_shape, dtype="uint8", name="images")
-        latents = self.encoder(scale(images))
-        return {"encoder": keras.Model(images, latents, name="encoder"), "decoder": self.decoder}
+        latents = layers.Input((self.latent_dim,), name="latents")
+        return {
+            "encoder": keras.Model(images, self.encode(images), name="encoder"),
+            "decoder": keras.Model(latents, self.decode(latents), name="decoder"),
+        }
 
     def compute_loss(
         self,
@@ -62,16 +85,33 @@ class Autoencoder(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """The reconstruction loss, a mean over pixels and images. The images are the targets."""
+        """The reconstruction loss, a mean over pixels and images, and what `call` added to it.
+
+        The images are the targets. What is added is divided by the number of pixels, too.
+        """
         loss = keras.losses.get(self.loss_name)
-        return ops.mean(loss(scale(x), y_pred))
+        return sum(self.losses, ops.mean(loss(scale(x), y_pred)))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The model in a `.keras` file; one that would run code of its own is refused by Keras.
+
+        Raises TypeError where it is of another family.
+        """
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        if type(model) is not cls:
+            raise TypeError(f"expected {cls.__name__}. Received: {type(model).__name__}.")
+        return model
 
     def get_config(self) -> dict[str, Any]:
         return {
             "image_shape": list(self.image_shape),
             "latent_dim": self.latent_dim,
+            "architecture": self.architecture,
             "filters": list(self.filters),
             "loss": self.loss_name,
+            "latent_l2": self.latent_l2,
+            "latent_noise": self.latent_noise,
             "name": self.name,
         }
 
@@ -79,51 +119,3 @@ class Autoencoder(keras.Model):
 def scale(images: Any) -> Any:
     """Images uint8, 0 to 255, to float32, 0 to 1."""
     return ops.cast(images, "float32") / 255.0
-
-
-def build_encoder(
-    image_shape: tuple[int, int, int], latent_dim: int, filters: tuple[int, ...]
-) -> keras.Model:
-    """Images [B, H, W, C] in [0, 1] to latents [B, latent_dim]."""
-    x = images = layers.Input(image_shape, name="images")
-    for number, num_filters in enumerate(filters, start=1):
-        x = layers.Conv2D(
-            num_filters, KERNEL, STRIDE, padding="same", activation="relu", name=f"conv_{number}"
-        )(x)
-    x = layers.Flatten(name="flatten")(x)
-    latents = layers.Dense(latent_dim, name="latents")(x)
-    return keras.Model(images, latents, name="encoder")
-
-
-def build_decoder(
-    image_shape: tuple[int, int, int], latent_dim: int, filters: tuple[int, ...]
-) -> keras.Model:
-    """Latents [B, latent_dim] to images [B, H, W, C] in [0, 1]."""
-    height, width, channels = image_shape
-    reduction = STRIDE ** len(filters)
-    # A side that the strides do not divide is rounded up here and cropped at the end.
-    smallest = (-(-height // reduction), -(-width // reduction), filters[-1])
-    latents = layers.Input((latent_dim,), name="latents")
-    x = layers.Dense(smallest[0] * smallest[1] * smallest[2], name="dense")(latents)
-    x = layers.Reshape(smallest, name="reshape")(x)
-    for number, num_filters in enumerate(reversed(filters), start=1):
-        x = layers.Conv2DTranspose(
-            num_filters,
-            KERNEL,
-            STRIDE,
-            padding="same",
-            activation="relu",
-            name=f"conv_transpose_{number}",
-        )(x)
-    x = layers.Conv2D(channels, KERNEL, padding="same", activation="sigmoid", name="pixels")(x)
-    surplus = (smallest[0] * reduction - height, smallest[1] * reduction - width)
-    if any(surplus):
-        cropping = tuple((extra // 2, extra - extra // 2) for extra in surplus)
-        x = layers.Cropping2D(cropping, name="crop")(x)
-    return keras.Model(latents, x, name="decoder")
-
-
-def load(path: Path) -> Autoencoder:
-    """The model kept in a `.keras` file; one that would run code of its own is refused by Keras."""
-    model: Autoencoder = keras.saving.load_model(path, compile=False, safe_mode=True)
-    return model

@@ -3,40 +3,105 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from latentworks.config import Config
+from latentworks.errors import DataError
 
 if TYPE_CHECKING:
     from latentworks.models.autoencoder import Autoencoder
+    from latentworks.models.conditional import Conditional
+    from latentworks.models.vae import VAE
 
 
-class AutoencoderConfig(Config):
-    """The convolutional autoencoder of Foster, *Generative Deep Learning* (2nd ed.), chapter 3."""
+class _Network(Config):
+    """What all families have."""
 
-    kind: Literal["autoencoder"]
     latent_dim: Annotated[int, Field(ge=1, le=1024)]
+    architecture: Literal["plain", "fast", "residual"]
     filters: Annotated[
         tuple[Annotated[int, Field(ge=1, le=2048)], ...], Field(min_length=1, max_length=8)
     ]
     loss: Literal["binary_crossentropy", "mean_squared_error"]
 
-    def build(self, image_shape: tuple[int, int, int]) -> Autoencoder:
+    def _settings(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"kind"})
+
+
+class AutoencoderConfig(_Network):
+    """The convolutional autoencoder of Foster, *Generative Deep Learning* (2nd ed.), chapter 3.
+
+    `latent_l2` and `latent_noise` make it a regularised one (Ghosh et al. 2020).
+    """
+
+    kind: Literal["autoencoder"]
+    latent_l2: Annotated[float, Field(ge=0)]
+    latent_noise: Annotated[float, Field(ge=0)]
+
+    def build(self, image_shape: tuple[int, int, int], num_classes: int = 0) -> Autoencoder:
         """A model with fresh weights for images of `image_shape`: (height, width, channels)."""
         from latentworks.models.autoencoder import Autoencoder
 
-        return Autoencoder(image_shape, self.latent_dim, self.filters, self.loss)
+        return Autoencoder(image_shape, **self._settings())
 
     def load(self, path: Path) -> Autoencoder:
         """The model kept in a `.keras` file. Nothing in the file is executed."""
-        from latentworks.models.autoencoder import load
+        from latentworks.models.autoencoder import Autoencoder
 
-        return load(path)
+        return Autoencoder.load(path)
 
 
-ModelConfig = AutoencoderConfig  # one `kind` so far; the next makes this a union told apart by it
+class VAEConfig(_Network):
+    """A variational autoencoder (Kingma and Welling 2014), the KL divergence weighted by `beta`."""
+
+    kind: Literal["vae"]
+    beta: Annotated[float, Field(ge=0)]
+    kl_warmup_steps: Annotated[int, Field(ge=0)]
+
+    def build(self, image_shape: tuple[int, int, int], num_classes: int = 0) -> VAE:
+        """A model with fresh weights for images of `image_shape`: (height, width, channels)."""
+        from latentworks.models.vae import VAE
+
+        return VAE(image_shape, **self._settings())
+
+    def load(self, path: Path) -> VAE:
+        """The model kept in a `.keras` file. Nothing in the file is executed."""
+        from latentworks.models.vae import VAE
+
+        return VAE.load(path)
+
+
+class ConditionalConfig(_Network):
+    """A variational autoencoder whose both halves are given the label (Sohn et al. 2015)."""
+
+    kind: Literal["conditional"]
+    beta: Annotated[float, Field(ge=0)]
+    kl_warmup_steps: Annotated[int, Field(ge=0)]
+    label_dropout: Annotated[float, Field(ge=0, lt=1)]
+
+    def build(self, image_shape: tuple[int, int, int], num_classes: int = 0) -> Conditional:
+        """As the others, for labels from 0 to `num_classes` - 1. Raises DataError without any."""
+        from latentworks.models.conditional import Conditional
+
+        if num_classes < 1:
+            raise DataError(
+                "conditional needs images with labels. Received: none has one. "
+                "Set model.kind to vae."
+            )
+        return Conditional(image_shape, num_classes=num_classes, **self._settings())
+
+    def load(self, path: Path) -> Conditional:
+        """The model kept in a `.keras` file. Nothing in the file is executed."""
+        from latentworks.models.conditional import Conditional
+
+        return Conditional.load(path)
+
+
+ModelConfig = Annotated[
+    AutoencoderConfig | VAEConfig | ConditionalConfig, Field(discriminator="kind")
+]
 
 
 class TrainConfig(Config):

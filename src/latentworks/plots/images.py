@@ -1,9 +1,20 @@
 """Pages of images: samples, reconstructions, interpolations."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 
-from latentworks.plots.page import FAINT, HEADER, MARGIN, WIDTH, blank_page, place, write
+from latentworks.plots.page import (
+    FAINT,
+    HEADER,
+    MARGIN,
+    MAX_NAMED,
+    WIDTH,
+    blank_page,
+    place,
+    write,
+)
 from latentworks.plots.tiles import (
     GAP,
     PICTURE_HEIGHT,
@@ -17,6 +28,7 @@ from latentworks.plots.tiles import (
 
 MIN_WIDTH = 720  # of a page with few images, for its title
 SPACE = 20  # between groups of images
+NAME = 150  # for the name of a class, left of its row
 
 
 def samples(images: np.ndarray, title: str) -> Figure:
@@ -26,6 +38,37 @@ def samples(images: np.ndarray, title: str) -> Figure:
     shown = shown[: max(1, PICTURE_HEIGHT // (shown.shape[1] + GAP)) * num_columns]
     subtitle = f"{len(shown)} of {len(images):,}, not hand-picked."
     return _picture_page(tile(shown, num_columns), title, subtitle)
+
+
+def class_samples(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """A row for each class, of the first samples that it was asked for.
+
+    Images are uint8 [N, H, W, C], labels int64 [N].
+    """
+    classes = np.unique(labels)[:MAX_NAMED]
+    side = int(np.clip(PICTURE_HEIGHT // len(classes) - GAP, SIDE, 2 * SIDE))
+    height, width = fitted(images[:1], side).shape[1:3]
+    num_columns = columns_for(width, WIDTH - 2 * MARGIN - NAME)
+    rows = [np.flatnonzero(labels == label)[:num_columns] for label in classes]
+    most = max(map(len, rows))
+    title, subtitle = (
+        "Samples of each class",
+        f"Up to {most} of each, the first ones, not hand-picked.",
+    )
+    if left_out := len(class_names) - len(classes):
+        title = f"Samples of {len(classes)} of {len(class_names):,} classes"
+        subtitle += f" Classes left out: {left_out:,}."
+    figure = blank_page(
+        max(2 * MARGIN + NAME + most * (width + GAP) - GAP, MIN_WIDTH),
+        HEADER + len(classes) * (height + GAP) - GAP + MARGIN,
+        title,
+        subtitle,
+    )
+    for line, (label, row) in enumerate(zip(classes, rows, strict=True)):
+        top = HEADER + line * (height + GAP)
+        write(figure, MARGIN, top + height / 2 + 4, class_names[label], NAME - SPACE)
+        place(figure, tile(fitted(images[row], side), most), MARGIN + NAME, top)
+    return figure
 
 
 def reconstructions(originals: np.ndarray, reconstructed: np.ndarray) -> Figure:

@@ -102,7 +102,7 @@ def _scatter(
     class_names: Sequence[str],
 ) -> None:
     """Points that are seen one by one where there are few; where there are many, how dense."""
-    colours = np.array([to_rgb(colour) for colour in [*_palette(len(class_names)), UNLABELLED]])
+    colours = np.array([to_rgb(colour) for colour in [*palette(len(class_names)), UNLABELLED]])
     chosen = np.zeros(len(z), dtype=np.int64) if labels is None else labels  # -1 is UNLABELLED
     order = np.random.default_rng(0).permutation(len(z))  # or the last class covers all others
     x, y = plane.project(z)[order].T
@@ -120,10 +120,14 @@ def _scatter(
         axes.set(yticks=[])
 
 
-def _palette(num_classes: int) -> list[Any]:
+def palette(num_classes: int) -> list[Any]:
     if num_classes <= len(PALETTE):
         return PALETTE[: max(num_classes, 1)]
-    return list(colormaps["turbo"](np.linspace(0.04, 0.96, num_classes)))
+    # Steps of the golden ratio, so that classes next to each other in the legend look different.
+    order = np.argsort(np.arange(num_classes) * (5**0.5 - 1) / 2 % 1)
+    colours = np.empty((num_classes, 4))
+    colours[order] = colormaps["turbo"](np.linspace(0.04, 0.96, num_classes))
+    return list(colours)
 
 
 def _count(z: np.ndarray) -> str:
@@ -138,7 +142,7 @@ def _meaning(labels: np.ndarray | None) -> str:
 
 def _legend(figure: Figure, left: int, labels: np.ndarray, class_names: Sequence[str]) -> None:
     """The classes beside a square plot, with how many points each has."""
-    entries = [*zip(class_names, _palette(len(class_names)), range(len(class_names)), strict=True)]
+    entries = [*zip(class_names, palette(len(class_names)), range(len(class_names)), strict=True)]
     shown = entries[:MAX_NAMED]
     if (labels < 0).any():
         shown.append(("no label", UNLABELLED, -1))

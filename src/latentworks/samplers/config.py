@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainValidator
 
 from latentworks.config import Config
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from latentworks.samplers.class_gaussian_mixture import ClassGaussianMixture
     from latentworks.samplers.gaussian import Gaussian
     from latentworks.samplers.gaussian_mixture import GaussianMixture
+    from latentworks.samplers.standard_normal import StandardNormal
     from latentworks.samplers.uniform_box import UniformBox
+
+MAX_COMPONENTS = 1000
+
+
+def _one_or_best(value: Any) -> int | list[int]:
+    """A fault is told of the key itself; a union would tell one of each of its members."""
+    if isinstance(value, list):
+        if len(value) < 2 or not all(type(x) is int and 1 <= x <= MAX_COMPONENTS for x in value):
+            raise ValueError(
+                f"should be two or more whole numbers from 1 to {MAX_COMPONENTS}, or one number"
+            )
+        return value
+    if type(value) is not int:
+        raise ValueError("should be a valid integer")
+    if value < 1:
+        raise ValueError("should be greater than or equal to 1")
+    if value > MAX_COMPONENTS:
+        raise ValueError(f"should be less than or equal to {MAX_COMPONENTS}")
+    return value
+
+
+# One number, or some of which that with the highest likelihood of held-out latents is taken.
+OneOrBest = Annotated[int | list[int], PlainValidator(_one_or_best)]
 
 
 class UniformBoxConfig(Config):
@@ -52,6 +77,24 @@ class GaussianConfig(Config):
         return Gaussian(**arrays)
 
 
+class StandardNormalConfig(Config):
+    """N(0, I), the prior of variational autoencoders; nothing is fitted."""
+
+    kind: Literal["standard_normal"]
+
+    def fit(self, latents: np.ndarray, labels: np.ndarray | None, seed: int) -> StandardNormal:
+        """For latents: float32 [N, D]. Raises DataError where they cannot be used."""
+        from latentworks.samplers.standard_normal import StandardNormal
+
+        return StandardNormal.fit(latents)
+
+    def load(self, arrays: dict[str, np.ndarray]) -> StandardNormal:
+        """The sampler whose `state()` is `arrays`."""
+        from latentworks.samplers.standard_normal import StandardNormal
+
+        return StandardNormal(**arrays)
+
+
 class GaussianMixtureConfig(Config):
     """A mixture of Gaussians, each with a full covariance: ex-post density estimation.
 
@@ -59,7 +102,7 @@ class GaussianMixtureConfig(Config):
     """
 
     kind: Literal["gaussian_mixture"]
-    num_components: Annotated[int, Field(ge=1, le=1000)]
+    num_components: OneOrBest
 
     def fit(self, latents: np.ndarray, labels: np.ndarray | None, seed: int) -> GaussianMixture:
         """Fit to latents: float32 [N, D]. Raises DataError where they cannot be used."""
@@ -74,8 +117,34 @@ class GaussianMixtureConfig(Config):
         return GaussianMixture(**arrays)
 
 
+class ClassGaussianMixtureConfig(Config):
+    """A mixture of Gaussians for each class of labelled images."""
+
+    kind: Literal["class_gaussian_mixture"]
+    num_components: OneOrBest  # for each class
+
+    def fit(
+        self, latents: np.ndarray, labels: np.ndarray | None, seed: int
+    ) -> ClassGaussianMixture:
+        """Fit to latents: float32 [N, D]. Raises DataError where they cannot be used."""
+        from latentworks.samplers.class_gaussian_mixture import ClassGaussianMixture
+
+        return ClassGaussianMixture.fit(latents, labels, self.num_components, seed)
+
+    def load(self, arrays: dict[str, np.ndarray]) -> ClassGaussianMixture:
+        """The sampler whose `state()` is `arrays`."""
+        from latentworks.samplers.class_gaussian_mixture import ClassGaussianMixture
+
+        return ClassGaussianMixture(**arrays)
+
+
 SamplerConfig = Annotated[
-    UniformBoxConfig | GaussianConfig | GaussianMixtureConfig, Field(discriminator="kind")
+    UniformBoxConfig
+    | StandardNormalConfig
+    | GaussianConfig
+    | GaussianMixtureConfig
+    | ClassGaussianMixtureConfig,
+    Field(discriminator="kind"),
 ]
 
 

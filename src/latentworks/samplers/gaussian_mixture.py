@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -13,6 +15,7 @@ from latentworks.samplers.gaussian import REGULARISATION, Gaussian
 from latentworks.samplers.latents import checked, standardised
 
 MAX_ITERATIONS = 300  # 50 components on 60 000 latents settle in 11 (2-D) to 52 (16-D)
+HELD_OUT = 0.1  # of the latents, to choose the number of components by
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,16 @@ class GaussianMixture:
     choleskys: np.ndarray  # float64 [K, D, D], lower
 
     @classmethod
-    def fit(cls, latents: np.ndarray, num_components: int, seed: int) -> GaussianMixture:
+    def fit(
+        cls, latents: np.ndarray, num_components: int | Sequence[int], seed: int
+    ) -> GaussianMixture:
         """Expectation maximisation from a k-means start, on latents: float32 [N, D].
 
-        Raises DataError where there are fewer distinct latents than components.
+        Of several numbers of components the one is taken that makes latents likeliest which it
+        was not fitted to. Raises DataError where there are fewer distinct latents than components.
         """
+        if not isinstance(num_components, int):
+            num_components = cls._likeliest(latents, num_components, seed)
         # Needed to fit alone: where a model is served, scikit-learn is not installed.
         from sklearn import mixture
         from sklearn.exceptions import ConvergenceWarning
@@ -50,6 +58,16 @@ class GaussianMixture:
             fitted = expectation_maximisation.fit(z)
         choleskys = scale[:, None] * np.linalg.cholesky(fitted.covariances_)
         return cls(fitted.weights_, mean + scale * fitted.means_, choleskys)
+
+    @classmethod
+    def _likeliest(cls, latents: np.ndarray, candidates: Sequence[int], seed: int) -> int:
+        """The number of components with the highest mean log density on a held-out share."""
+        shuffled = np.random.default_rng(seed).permutation(latents)
+        num_held_out = math.ceil(len(latents) * HELD_OUT)
+        held_out, rest = shuffled[:num_held_out], shuffled[num_held_out:]
+        return max(
+            candidates, key=lambda num: cls.fit(rest, num, seed).log_density(held_out).mean()
+        )
 
     def sample(self, num: int, rng: np.random.Generator) -> np.ndarray:
         """Draw `num` latents: float32 [num, D]."""

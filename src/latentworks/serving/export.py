@@ -4,6 +4,7 @@ encoder.onnx, decoder.onnx    the graphs
 interface.json                what a client may rely on
 sampler/                      as the stage `sample` wrote it
 test_errors.npy               for the percentiles of anomaly scores
+class_shares.npy              how often each class is drawn, where one can be asked for
 golden.json, golden.npz       what Keras answered
 code/latentworks_<digest>/    the modules of ours that `servable` needs
 """
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from latentworks import artifacts
+from latentworks import artifacts, disk
 from latentworks.backend import keras
 from latentworks.serving import golden
 from latentworks.serving.servable import Interface, Servable
@@ -39,41 +40,50 @@ def write(
     prepare: dict[str, Any],
     test_images: np.ndarray,
     test_errors: np.ndarray,
+    labels: tuple[str, ...] = (),
+    class_shares: np.ndarray | None = None,
 ) -> None:
     """Write all of it into a folder that is there.
 
     `test_images`: uint8 [N, H, W, C] with N >= 2, for the golden answers. `test_errors`: [T],
     ascending, mean squared reconstruction errors of test images. `prepare`: `fit` and `background`.
+    `labels`: the names of the K classes that can be asked for, and how often each is drawn: [K].
     """
-    interface = Interface(network.image_shape, network.latent_dim, labels=(), **prepare)
+    interface = Interface(network.image_shape, network.latent_dim, labels=labels, **prepare)
     errors = test_errors.astype(np.float32)
     reference = Servable(
         interface,
-        lambda images: keras.ops.convert_to_numpy(network.encode(images)),
-        lambda latents: keras.ops.convert_to_numpy(network.decode(latents)),
+        lambda images, labels: keras.ops.convert_to_numpy(network.encode(images, labels)),
+        lambda latents, labels: keras.ops.convert_to_numpy(network.decode(latents, labels)),
         sampler,
         errors,
+        class_shares,
+        conditional=network.num_classes > 0,
     )
     for name, graph in network.graphs().items():
         write_onnx(folder / f"{name}.onnx", graph)
-    artifacts.write_json(folder / "interface.json", asdict(interface))
+    disk.write_json(folder / "interface.json", asdict(interface))
     shutil.copytree(sampler_folder, folder / "sampler")
     np.save(folder / "test_errors.npy", errors, allow_pickle=False)
+    if class_shares is not None:
+        np.save(folder / "class_shares.npy", class_shares, allow_pickle=False)
     golden.write(folder, reference, test_images)
     write_code(folder / "code")
 
 
 def write_onnx(path: Path, graph: Any) -> None:
-    """A Keras model with one input, whose first axis may have any length, as ONNX."""
-    (tensor,) = graph.inputs
-    signature = [keras.InputSpec(shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)]
+    """A Keras model whose inputs' first axis may have any length, as ONNX."""
+    inputs = [
+        keras.InputSpec(shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
+        for tensor in graph.inputs
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # Keras looks for what NumPy has dropped
         graph.export(
             path,
             format="onnx",
             verbose=False,
-            input_signature=signature,
+            input_signature=inputs if len(inputs) == 1 else [inputs],
             opset_version=OPSET,
         )
     onnx.save(_with_settled_names(onnx.load(path)), path)

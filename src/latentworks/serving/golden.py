@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from latentworks import artifacts
+from latentworks import disk
 from latentworks.errors import RegistryError
 from latentworks.serving.servable import Servable
 
@@ -33,21 +33,26 @@ def write(folder: Path, reference: Servable, images: np.ndarray) -> None:
     ]
     if hasattr(reference.sampler, "log_density"):
         calls.append(("log_density", latents, {}))
+    if reference.class_shares is not None:
+        label = int(reference.class_shares.argmax())
+        calls.append(("sample", None, {"num": NUM_DRAWN, "seed": 1, "label": label}))
+        if reference.conditional:
+            calls += [("encode", images, {"label": label}), ("decode", latents, {"label": label})]
     arrays: dict[str, np.ndarray] = {}
     for number, (verb, inputs, params) in enumerate(calls):
         if inputs is not None:
             arrays[f"{number}.input"] = inputs
         arrays |= _named(number, reference.call(verb, inputs, params))
-    artifacts.write_arrays(folder / "golden.npz", arrays)
-    artifacts.write_json(
+    disk.write_arrays(folder / "golden.npz", arrays)
+    disk.write_json(
         folder / "golden.json", [{"verb": verb, "params": params} for verb, _, params in calls]
     )
 
 
 def check(folder: Path, call: Callable[[str, Any, dict[str, Any]], Any]) -> None:
     """Ask `call(verb, inputs, params)` all of it again. Raises RegistryError at other answers."""
-    arrays = artifacts.read_arrays(folder / "golden.npz")
-    for number, question in enumerate(artifacts.read_json(folder / "golden.json")):
+    arrays = disk.read_arrays(folder / "golden.npz")
+    for number, question in enumerate(disk.read_json(folder / "golden.json")):
         verb = question["verb"]
         answers = _named(number, call(verb, arrays.get(f"{number}.input"), question["params"]))
         expected = {name for name in arrays if name.startswith(f"{number}.output")}

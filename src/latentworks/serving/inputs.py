@@ -101,6 +101,11 @@ def _to_array(inputs: Any, expected: str) -> np.ndarray:
     if not isinstance(inputs, np.ndarray | Sequence) or isinstance(inputs, str | bytes):
         raise InputError(f"expected {expected}, as an array. Received: {type(inputs).__name__}.")
     try:
+        if not isinstance(inputs, np.ndarray):
+            # A long text among numbers would make texts as long of all of them.
+            kinds = set(map(type, np.asarray(inputs, dtype=object).ravel().tolist()))
+            if not all(issubclass(kind, int | float | np.generic) for kind in kinds):
+                raise TypeError
         array = np.asarray(inputs)
     except (ValueError, OverflowError, TypeError):  # rows of unlike lengths, enormous integers
         array = np.empty(0, dtype=object)
@@ -115,10 +120,24 @@ def check_params(params: Mapping[str, Any], known: Sequence[str], verb: str) -> 
     """Raise InputError for a param that `verb` does not take."""
     for name in params:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            shown = repr(name)[:50]
+            near = difflib.get_close_matches(str(name)[:50], known, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]}?" if near else ""
-            takes = ", ".join(known) if known else "no params but verb"
-            raise InputError(f"{verb} does not know the param {name!r}. It takes {takes}.{hint}")
+            takes = ", ".join(known)
+            raise InputError(f"{verb} does not know the param {shown}. It takes {takes}.{hint}")
+
+
+def to_label(value: Any, names: Sequence[str]) -> int:
+    """The number of a class that is told by its name or number. Raises InputError."""
+    if not names:
+        raise InputError("this model knows no classes, so that none can be asked for by a label.")
+    if isinstance(value, str):
+        if value in names:
+            return names.index(value)
+        near = difflib.get_close_matches(value[:50], names, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r:.50}?" if near else f" One of them: {names[0]!r:.50}."
+        raise InputError(f"label is the name of a class. Received: {value[:50]!r}.{hint}")
+    return to_whole_number(value, "label", 0, len(names) - 1)
 
 
 def to_whole_number(value: Any, name: str, low: int, high: int) -> int:
@@ -128,5 +147,5 @@ def to_whole_number(value: Any, name: str, low: int, high: int) -> int:
     except TypeError:
         number = None
     if number is None or isinstance(value, bool | np.bool_) or not low <= number <= high:
-        raise InputError(f"{name} is a whole number from {low} to {high}. Received: {value!r}.")
+        raise InputError(f"{name} is a whole number from {low} to {high}. Received: {value!r:.50}.")
     return number

@@ -1,7 +1,8 @@
 """Try a model folder as a client would: in a process of its own, which knows nothing of it yet.
 
-`python -m latentworks.serving.preflight FOLDER` loads it through MLflow and compares its golden
-answers. With `PREPARED SCORES` behind, it is also scored on that data.
+`python -m latentworks.serving.preflight` is told on standard input, in a line of JSON, which folder
+to load through MLflow, to compare its golden answers; with prepared data and a file for scores
+behind, it is also scored on that data.
 """
 
 import json
@@ -9,38 +10,71 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from latentworks import artifacts
+from latentworks import disk, processes
 from latentworks.errors import LatentworksError, RegistryError
-from latentworks.serving import golden, shipped
+from latentworks.serving import shipped
+
+
+class Trial:
+    """A process that will try one folder; what it needs for that it imports while it waits."""
+
+    def __init__(self) -> None:
+        environment = {
+            **os.environ,
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "PYTHONDONTWRITEBYTECODE": "1",  # a folder that is hashed gets no other files
+        }
+        # -P: nothing is imported from the working directory.
+        self.process = subprocess.Popen(
+            processes.tied([sys.executable, "-P", "-m", __name__]),
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """What was not tried until here never will be."""
+        self.process.kill()
+        self.process.communicate()
+
+    def run(self, folder: Path, prepared: Path | None = None, scores: Path | None = None) -> None:
+        """Try `folder`; write `scores`, a file, on the data in `prepared`.
+
+        Its progress goes to standard error. Raises RegistryError where it does not answer as it
+        should.
+        """
+        arguments = [str(path) for path in (folder, prepared, scores) if path is not None]
+        said, _ = self.process.communicate(json.dumps(arguments) + "\n")
+        ended = self.process.returncode
+        if ended < 0:
+            raise LatentworksError(f"the pre-flight was ended by signal {-ended}. Try again.")
+        if ended != 0:
+            raise RegistryError((said.strip().splitlines() or [f"it ended with {ended}"])[-1])
 
 
 def run(folder: Path, prepared: Path | None = None, scores: Path | None = None) -> None:
-    """Pre-flight `folder` in a fresh process; write `scores`, a file, on the data in `prepared`.
-
-    Its progress goes to standard error. Raises RegistryError where it does not answer as it should.
-    """
-    arguments = [str(path) for path in (folder, prepared, scores) if path is not None]
-    environment = {
-        **os.environ,
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "PYTHONDONTWRITEBYTECODE": "1",  # a folder that is hashed gets no other files
-    }
-    # -P: nothing is imported from the working directory.
-    call = [sys.executable, "-P", "-m", __name__, *arguments]
-    done = subprocess.run(call, env=environment, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode < 0:
-        raise LatentworksError(f"the pre-flight was ended by signal {-done.returncode}. Try again.")
-    if done.returncode != 0:
-        said = done.stdout.strip().splitlines() or [f"it ended with {done.returncode}"]
-        raise RegistryError(said[-1])
+    """What `Trial.run` does, in a process that is started now."""
+    with Trial() as trial:
+        trial.run(folder, prepared, scores)
 
 
-def main(folder: Path, prepared: Path | None = None, scores: Path | None = None) -> None:
+def main() -> None:
     import mlflow.pyfunc
 
+    from latentworks import artifacts
+    from latentworks.serving import golden
+
+    told = sys.stdin.readline()
+    if not told:  # nothing is to be tried, or whoever asks has gone
+        return
+    folder, *scoring_paths = map(Path, json.loads(told))
     model = mlflow.pyfunc.load_model(str(folder))
     golden.check(
         folder / shipped.SERVABLE,
@@ -48,14 +82,15 @@ def main(folder: Path, prepared: Path | None = None, scores: Path | None = None)
     )
     if "tensorflow" in sys.modules:
         raise RegistryError("pre-flight: it brings TensorFlow into the process that serves it")
-    if prepared is not None and scores is not None:
+    if scoring_paths:
         from latentworks import scoring
 
+        prepared, scores = scoring_paths
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
         scored = scoring.score(
             shipped.load(folder), artifacts.read_prepared(prepared), size_mb=size
         )
-        artifacts.write_json(scores, scored.to_json())
+        disk.write_json(scores, scored.to_json())
 
 
 def _arrays(answer: Any) -> Any:
@@ -67,7 +102,7 @@ def _arrays(answer: Any) -> Any:
 
 if __name__ == "__main__":
     try:
-        main(*(Path(argument) for argument in sys.argv[1:]))
+        main()
     except LatentworksError as error:
         print(error)
         sys.exit(error.exit_code)

@@ -17,7 +17,7 @@ def main(prepared: Path, model: Path, latents: Path) -> None:
     network = artifacts.read_model(model, ModelConfig)
 
     rows = np.arange(len(data.images))
-    batches = inference.encode(network, data.images, rows)
+    batches = inference.encode(network, data.images, rows, data.labels(rows))
 
     num_images = artifacts.write_latents(latents, _tables(data, batches))
     print(f"encode: {num_images} images to {network.latent_dim} latents each")

@@ -1,23 +1,20 @@
 """Score the model and its samples, and draw what they look like."""
 
-from collections.abc import Iterator
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from latentworks import artifacts, inference, metrics, plots, tracking
+from latentworks import artifacts, disk, inference, judging, metrics, picturing, plots, tracking
 from latentworks.models.config import ModelConfig
 from latentworks.stages import run
 
 MAX_LATENTS = 200_000  # scored and drawn, so that memory does not grow with the data
-NUM_PER_CLASS = 8  # test images that are shown with their reconstructions
-NUM_LINES, NUM_STEPS = 8, 10  # of interpolation
 
 
 def main(
     prepared: Path,
+    features: Path,
     model: Path,
     latents: Path,
     sampler: Path,
@@ -25,82 +22,53 @@ def main(
     metrics_file: Path,
     curves: Path,
     figures: Path,
+    atlas: Path,
 ) -> None:
     data = artifacts.read_prepared(prepared)
+    judge = artifacts.read_features(features)
     network = artifacts.read_model(model, ModelConfig)
     epochs = artifacts.read_curves(model / "curves.csv")
     train = artifacts.read_latents(latents, "train", MAX_LATENTS)
     test = artifacts.read_latents(latents, "test", MAX_LATENTS)
     drawn = artifacts.read_samples(samples)
-    rows, names = data.rows("test"), data.class_names
-    decode = partial(_decode_all, network)
+    rows = data.rows("test")
 
+    some = metrics.subset(rows, metrics.MAX_TRUSTED)
+    z = np.concatenate([*inference.encode(network, data.images, some, data.labels(some))])
+    pairs = inference.reconstruct(network, data.images, rows, data.labels(rows))
     scores = {
-        "test": metrics.reconstruction_metrics(_reconstructions(network, data.images, rows)),
-        "latents": metrics.latent_metrics(train.z, train.labels, test.z, test.labels),
-        "samples": metrics.sample_metrics(drawn.images, data.images, data.rows("train"), rows),
+        "test": metrics.reconstruction_metrics(inference.counted(pairs, len(rows))),
+        "latents": {
+            **metrics.latent_metrics(train.z, train.labels, test.z, test.labels),
+            **metrics.trustworthiness(data.images, some, z),
+        },
+        "samples": {
+            **metrics.sample_metrics(drawn.images, data.images, data.rows("train"), rows),
+            **judging.compare(judge, network, data, drawn),
+        },
     }
-    shown = _some_of_each_class(data, rows)
-    originals = data.images[shown]
-    z = np.concatenate([*inference.encode(network, data.images, shown)])
-    starts, ends = _pairs(len(shown))
     pictures = {
-        "data": plots.data_profile(data.images, data.index, data.profile),
         "curves": plots.curves(epochs),
-        "reconstructions": plots.reconstructions(originals, decode(z)),
-        "latent_scatter": plots.latent_scatter(train.z, train.labels, names),
-        "latent_grid": plots.latent_grid(decode, train.z, train.labels, names),
-        "samples": plots.samples(drawn.images, "Samples: latents drawn at random, decoded"),
-        "interpolations": plots.interpolations(
-            decode, z[starts], z[ends], originals[starts], originals[ends], NUM_STEPS
-        ),
+        **picturing.of_data(network, data),
+        **picturing.of_latents(network, train, data.class_names),
+        **picturing.of_samples(data, drawn),
     }
+    page = picturing.atlas(network, data, scores["test"]["mse"])
 
-    artifacts.write_json(metrics_file, scores)
+    disk.write_json(metrics_file, scores)
     artifacts.write_curves(curves, epochs)
-    with artifacts.replacing(figures) as folder:
+    with disk.replacing(figures) as folder:
         folder.mkdir()
         for name, figure in pictures.items():
             artifacts.write_figure(folder / f"{name}.png", figure)
+    artifacts.write_page(atlas, page)
     print(
-        f"evaluate: test.bce {scores['test']['bce']:.4f} on {len(rows)} images; "
-        f"{len(pictures)} pictures in {figures}"
+        f"evaluate: test.bce {scores['test']['bce']:.4f} on {len(rows)} images; samples compared "
+        f"in {judge.kind} features; {len(pictures)} pictures in {figures}, and {atlas}"
     )
 
     outputs = tracking.Outputs(prepared, model, latents, sampler, samples, metrics_file, figures)
-    tracking.log("evaluate", outputs)
-
-
-def _decode_all(network: object, latents: np.ndarray) -> np.ndarray:
-    return np.concatenate([*inference.decode(network, latents)])
-
-
-def _reconstructions(
-    network: object, images: np.ndarray, rows: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Originals uint8 and reconstructions float32 [B, H, W, C], batch by batch."""
-    with tqdm(total=len(rows), unit=" images", desc="evaluate", disable=None) as bar:
-        start = 0
-        for z in inference.encode(network, images, rows):
-            yield images[rows[start : start + len(z)]], _decode_all(network, z)
-            start += len(z)
-            bar.update(len(z))
-
-
-def _some_of_each_class(data: artifacts.Prepared, rows: np.ndarray) -> np.ndarray:
-    """The first few of `rows` in each class, the classes in turn; without labels, the first few."""
-    labels = data.labels(rows)
-    if labels is None:
-        return rows[: 10 * NUM_PER_CLASS]
-    chosen = [rows[labels == label][:NUM_PER_CLASS] for label in np.unique(labels)[:10]]
-    longest = max(len(part) for part in chosen)
-    return np.array([part[turn] for turn in range(longest) for part in chosen if turn < len(part)])
-
-
-def _pairs(num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where lines start and end: from each image to the next, which is of another class."""
-    starts = np.arange(max(1, min(NUM_LINES, num - 1)))
-    return starts, (starts + 1) % num
+    tracking.log("evaluate", replace(outputs, features=features, atlas=atlas))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from latentworks import artifacts, inference, tracking
+from latentworks import artifacts, disk, inference, tracking
 from latentworks.models.config import ModelConfig
 from latentworks.samplers.config import SamplerConfig
+from latentworks.samplers.drawing import class_shares, has_classes
 from latentworks.serving import export
 from latentworks.stages import run
 
@@ -19,16 +20,19 @@ def main(prepared: Path, model: Path, sampler: Path, servable: Path) -> None:
     data = artifacts.read_prepared(prepared)
     network = artifacts.read_model(model, ModelConfig)
     fitted = artifacts.read_sampler(sampler, SamplerConfig)
-    rows = data.rows("test")
+    rows, names = data.rows("test"), tuple(data.class_names)
+    asked = names if network.num_classes or has_classes(fitted) else ()
+    train_labels = data.labels(data.rows("train"))
+    shares = class_shares(train_labels, len(asked)) if asked and train_labels is not None else None
 
     errors = np.sort(_reconstruction_errors(network, data.images, rows))
     ranks = errors[_spread(len(errors), MAX_RANKS)]
     shown = data.images[np.resize(rows[_spread(len(rows), NUM_GOLDEN)], max(2, NUM_GOLDEN))]
 
     settings = {name: data.profile[name] for name in ("fit", "background")}
-    with artifacts.replacing(servable) as folder:
+    with disk.replacing(servable) as folder:
         folder.mkdir()
-        export.write(folder, network, fitted, sampler, settings, shown, ranks)
+        export.write(folder, network, fitted, sampler, settings, shown, ranks, asked, shares)
     size = sum(file.stat().st_size for file in servable.rglob("*") if file.is_file())
     print(f"export: {size / 1e6:.1f} MB in {servable}, with {len(shown)} golden test images")
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from latentworks import records
-from latentworks.artifacts import file_digest, replacing, write_json
 from latentworks.config import Config
 from latentworks.datasets import fashion_mnist
 from latentworks.datasets.config import DatasetConfig
 from latentworks.datasets.pinned import Mirror
+from latentworks.disk import file_digest, replacing, write_json
 from latentworks.errors import DataError
 from latentworks.params import load
 from latentworks.stages import run

@@ -10,19 +10,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from latentworks import records
-from latentworks.artifacts import (
-    ImageWriter,
-    file_digest,
-    read_json,
-    replacing,
-    write_index,
-    write_json,
-)
+from latentworks.artifacts import ImageWriter, write_index
 from latentworks.config import Config
 from latentworks.datasets.catalog import Catalog, Row
 from latentworks.datasets.config import DatasetConfig, PrepareConfig
 from latentworks.datasets.decoding import decoded
 from latentworks.datasets.split import choose_split, content_id
+from latentworks.disk import file_digest, read_json, replacing, write_json
 from latentworks.errors import DataError
 from latentworks.params import load
 from latentworks.preprocess import prepare_image

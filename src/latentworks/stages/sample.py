@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from latentworks import artifacts, inference, preprocess, tracking
+from latentworks import artifacts, disk, inference, preprocess, tracking
 from latentworks.config import Config, Seed
 from latentworks.models.config import ModelConfig
 from latentworks.params import load
 from latentworks.samplers.config import SampleConfig
+from latentworks.samplers.drawing import class_shares, draw, has_classes
 from latentworks.stages import run
 
 MAX_LATENTS = 200_000  # that a sampler is fitted to, so that memory does not grow with the data
@@ -27,25 +28,35 @@ def main(model: Path, latents: Path, sampler: Path, samples: Path) -> None:
     num_images, config = params.sample.num_images, params.sample.sampler
 
     fitted = config.fit(train.z, train.labels, params.seed)
-    points = fitted.sample(num_images, np.random.default_rng(params.seed))
+    shares = _class_shares(network.num_classes, fitted, train.labels)
+    points, labels = draw(fitted, num_images, np.random.default_rng(params.seed), shares)
 
-    with artifacts.replacing(sampler) as folder:
+    with disk.replacing(sampler) as folder:
         folder.mkdir()
         artifacts.write_sampler(folder, fitted, config)
-    with artifacts.replacing(samples) as folder:
+    with disk.replacing(samples) as folder:
         folder.mkdir()
-        artifacts.write_sample_latents(folder, points)
+        artifacts.write_sample_latents(folder, points, labels)
         with (
             artifacts.ImageWriter(folder / "images.npy", network.image_shape) as writer,
             tqdm(total=num_images, unit=" images", desc="sample", disable=None) as bar,
         ):
-            for images in inference.decode(network, points):
+            for images in inference.decode(network, points, labels):
                 writer.append(preprocess.to_pixels(images))
                 bar.update(len(images))
     print(f"sample: {config.kind} fitted to {len(train.z)} latents; {num_images} images decoded")
 
     outputs = tracking.Outputs(model=model, latents=latents, sampler=sampler, samples=samples)
     tracking.log("sample", outputs)
+
+
+def _class_shares(
+    num_classes: int, sampler: artifacts.Sampler, labels: np.ndarray | None
+) -> np.ndarray | None:
+    """How often each class is drawn: as often as it was trained on; None where none can be."""
+    if labels is None or not (num_classes or has_classes(sampler)):
+        return None
+    return class_shares(labels, num_classes)
 
 
 if __name__ == "__main__":

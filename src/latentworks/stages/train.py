@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from latentworks import artifacts, plots, tracking, training
+from latentworks import artifacts, disk, plots, repository, tracking, training
 from latentworks.config import Config, Seed
 from latentworks.models.config import ModelConfig, TrainConfig
 from latentworks.params import load
 from latentworks.records import STATE
-from latentworks.repository import LOCK
 from latentworks.stages import run
 
 NUM_WATCHED = 10  # images whose reconstruction is shown after every epoch
@@ -25,32 +24,38 @@ def main(prepared: Path, model: Path) -> None:
     params = load(Params)
     data = artifacts.read_prepared(prepared)
     train, val = data.rows("train"), data.rows("val")
-    watched = data.images[data.rows("test")[:NUM_WATCHED]]
+    test = data.rows("test")[:NUM_WATCHED]
+    watched = data.images[test], data.labels(test)
 
     training.configure(params.seed, params.train.num_threads)
-    network = params.model.build(data.image_shape)
+    # Drawn from Python's one random state: no thread may be at work yet that draws from it, too.
+    network = params.model.build(data.image_shape, len(data.class_names))
+    labels = data.labels(np.arange(len(data.images))) if network.num_classes else None
     size = params.train.batch_size
-    batches = training.Batches(data.images, train, size, params.seed)
-    validation = training.Batches(data.images, val, size) if len(val) else None
+    batches = training.Batches(data.images, train, size, params.seed, labels)
+    validation = training.Batches(data.images, val, size, labels=labels) if len(val) else None
     fingerprint = training.fingerprint(
         params.model_dump(mode="json"),
         data.profile["fingerprint"],
-        artifacts.file_digest(Path(__file__)),
+        disk.file_digest(Path(__file__)),
     )
     checkpoint = training.Checkpoint(STATE / "checkpoint.npz", fingerprint)
-    checkpoint.forget_finished(recorded=Path(LOCK))
+    checkpoint.forget_finished(repository.locked_md5(Path(), model))
 
     with tracking.live_run(fingerprint, tracking.Outputs(prepared=prepared)) as live:
 
         def report(epoch: training.Epoch) -> None:
-            pairs = np.concatenate([watched / 255.0, network.decode(network.encode(watched))])
+            images, classes = watched
+            again = network.decode(network.encode(images, classes), classes)
+            pairs = np.concatenate([images / 255.0, again])
             live.log_epoch(epoch, plots.tile(pairs, NUM_WATCHED))
 
         progress = training.fit(network, batches, validation, params.train, checkpoint, report)
-        with artifacts.replacing(model) as folder:
+        with disk.replacing(model) as folder:
             folder.mkdir()
             artifacts.write_model(folder, network, params.model)
             artifacts.write_curves(folder / "curves.csv", progress.epochs)
+        checkpoint.became(repository.md5_of(model))
         live.finish(model)
 
     best = progress.epochs[progress.best_epoch]

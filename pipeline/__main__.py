@@ -1,0 +1,133 @@
+"""`python -m pipeline`: retrain now, or when it is time."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from latentworks import repository
+from latentworks.errors import Busy, LatentworksError, ParamsError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+
+@app.callback()
+def commands() -> None:
+    """Retrain now, or when it is time."""
+
+
+@app.command()
+def retrain(
+    recipe: Annotated[str | None, typer.Option(help="one of recipes/")] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="a parameter, such as train.epochs=12")
+    ] = None,
+    revision: Annotated[str, typer.Option(help="branch, tag or commit to check out")] = "HEAD",
+    branch: Annotated[bool, typer.Option(help="keep the result as a branch, too")] = False,
+) -> None:
+    """Bring the result up to date in a checkout of its own, and let the gate decide on it."""
+    from latentworks import locks, processes
+    from latentworks.workspace import RETRAINING, Workspace
+
+    with _one_line_errors():
+        overrides = dict(_override(text) for text in override or ())
+        workspace = Workspace(repository.root(), RETRAINING)
+        with workspace.held("retrain"):  # told at once, and not when Prefect is there
+            arguments = json.dumps([recipe, overrides, revision, branch])
+            call = [sys.executable, "-m", "pipeline", "flow", arguments]
+            environment = {**os.environ, locks.LEFT: workspace.lock}
+            code = processes.hand_over(call, locks.handles(), environment)
+    raise typer.Exit(code)
+
+
+@app.command(hidden=True)
+def flow(arguments: str) -> None:
+    """What `retrain` starts when it has the lock: the flow, with its arguments as JSON."""
+    from prefect.logging.handlers import APILogHandler
+    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+
+    from pipeline import temporary
+    from pipeline.deployments import require_server
+
+    with _one_line_errors():
+        if get_current_settings().api.url:
+            require_server()
+            _run(*json.loads(arguments))
+            return
+        with temporary.server() as address, temporary_settings({PREFECT_API_URL: address}):
+            try:
+                _run(*json.loads(arguments))
+            finally:
+                APILogHandler().flush()  # while there is somebody to send it to
+
+
+def _run(*arguments: Any) -> None:
+    from prefect import tags
+
+    from pipeline import retraining
+    from pipeline.deployments import TAG
+
+    with tags(TAG):
+        state: Any = retraining.retrain(*arguments, return_state=True)
+    if state.is_completed():
+        typer.echo(f"{state.name}: {state.message}")
+        return
+    fault = state.result(raise_on_failure=False)
+    ours = isinstance(fault, LatentworksError)
+    typer.echo(str(fault) if ours else f"{state.name}: {state.message}", err=True)
+    raise typer.Exit(Busy.exit_code if state.is_cancelled() else fault.exit_code if ours else 1)
+
+
+@app.command()
+def schedule() -> None:
+    """Serve the deployments of prefect.yaml until interrupted; needs a Prefect server."""
+    from pipeline import deployments
+
+    with _one_line_errors():
+        deployments.serve(repository.root())
+
+
+@app.command()
+def automations(
+    tell: Annotated[
+        str | None, typer.Option(help="a notification block, such as slack-webhook/latentworks")
+    ] = None,
+    pending: Annotated[float, typer.Option(min=10, help="seconds until a run has to start")] = (
+        600
+    ),
+    silent: Annotated[
+        float, typer.Option(min=35, help="seconds without a heartbeat after which a run is dead")
+    ] = 600,
+) -> None:
+    """Make or renew what happens on new images, drift, failures and decisions."""
+    from pipeline.automations import apply
+
+    with _one_line_errors():
+        apply(tell, typer.echo, pending=pending, silent=silent)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except LatentworksError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(error.exit_code) from None
+
+
+def _override(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ParamsError(f"--set takes NAME=VALUE, such as train.epochs=12. Received: {text!r}.")
+    try:
+        return name.strip(), json.loads(value)
+    except ValueError:  # a word is text without quotes, too
+        return name.strip(), value
+
+
+if __name__ == "__main__":
+    app()

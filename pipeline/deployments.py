@@ -1,0 +1,82 @@
+"""The deployments of prefect.yaml, served from one process: no work pool, no worker."""
+
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import prefect
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+from prefect.client.schemas.objects import ConcurrencyLimitConfig
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import PrefectHTTPStatusError
+from ruamel.yaml import YAML
+
+from latentworks.errors import LatentworksError
+
+FILE = "prefect.yaml"
+TAG = "latentworks"  # of all runs, so that they are told from those of other projects
+RUNS_AT_ONCE = 5  # of this process; each deployment has its own limit, which cancels what collides
+
+
+def written(root: Path) -> list[dict[str, Any]]:
+    """The deployments as prefect.yaml has them."""
+    content = YAML(typ="safe", pure=True).load((root / FILE).read_text(encoding="utf-8"))
+    return [dict(deployment) for deployment in content["deployments"]]
+
+
+def serve(root: Path) -> None:
+    """Register the deployments, run them when it is time, and return when interrupted.
+
+    Raises LatentworksError where no Prefect server answers: one that a flow starts for itself has
+    no schedule.
+    """
+    require_server()
+    served = [_runner(deployment) for deployment in written(root)]
+    with get_client(sync_client=True) as client:
+        for deployment in served:
+            # Prefect leaves the folder of a deployment that it knows as it was, and a run copies
+            # what is in there over the project, unless it is the project.
+            identity = deployment.apply()
+            assert isinstance(identity, UUID)  # and not a coroutine: nothing here is asynchronous
+            client.update_deployment(identity, DeploymentUpdate(path=str(root)))
+    prefect.serve(*served, limit=RUNS_AT_ONCE)
+
+
+def require_server() -> None:
+    url = prefect.settings.get_current_settings().api.url
+    if not url:
+        raise LatentworksError(
+            "no Prefect server is known. Start one with `make prefect`, or set PREFECT_API_URL."
+        )
+    with get_client(sync_client=True) as client:
+        fault = client.api_healthcheck()
+        if fault is not None:
+            raise LatentworksError(f"the Prefect server at {url} does not answer. Start it first.")
+        try:
+            client.read_flows(limit=1)
+        except PrefectHTTPStatusError as error:
+            raise LatentworksError(
+                f"the Prefect server at {url} says {error.response.status_code}. "
+                "Is PREFECT_API_AUTH_STRING, or PREFECT_API_KEY, what it expects?"
+            ) from None
+
+
+def _runner(deployment: dict[str, Any]) -> RunnerDeployment:
+    schedules = [
+        DeploymentScheduleCreate(
+            schedule=CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+        )
+        for schedule in deployment["schedules"]
+    ]
+    made: RunnerDeployment = RunnerDeployment.from_entrypoint(
+        deployment["entrypoint"],
+        name=deployment["name"],
+        description=deployment["description"],
+        parameters=deployment.get("parameters", {}),
+        tags=deployment["tags"],
+        schedules=schedules,
+        concurrency_limit=ConcurrencyLimitConfig(**deployment["concurrency_limit"]),
+    )
+    return made

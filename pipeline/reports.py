@@ -1,0 +1,82 @@
+"""What a run leaves on Prefect's pages: its stages, the decision, pictures, and the way to MLflow.
+
+An artifact is found by its key, so that Prefect shows the history of each.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+
+from latentworks import records
+
+if TYPE_CHECKING:  # importing it takes seconds
+    from latentworks.monitoring import Report
+
+PICTURES = ("reconstructions", "samples")  # of those that `evaluate` draws
+
+
+@dataclass(frozen=True)
+class Step:
+    """What became of a stage."""
+
+    stage: str
+    outcome: str  # ran, restored or unchanged
+    seconds: float  # that it took in this run
+
+
+def stages(steps: list[Step], folder: Path) -> None:
+    """A row for each stage; memory where it ran."""
+    rows = []
+    for step in steps:
+        record = records.read(step.stage, folder) if step.outcome == "ran" else None
+        memory = f"{record['peak_memory_mb']:,} MB" if record else ""
+        seconds = f"{step.seconds:.1f}"
+        rows.append(
+            {"stage": step.stage, "state": step.outcome, "seconds": seconds, "memory": memory}
+        )
+    create_table_artifact(rows, "stages", "What became of each stage, and how long it took.")
+
+
+def decision(entry: Mapping[str, Any], pages: Mapping[str, str]) -> None:
+    """Champion against challenger, and links to what was decided on."""
+    name, number = entry["name"], entry["version"]
+    champion = f"{name}: champion is version {entry['champion_after'] or '-'}"
+    text = f"# {name} version {number}\n\n{entry['text']}\n\n{champion}\n"
+    create_markdown_artifact(text, "decision", f"Version {number} {entry['decision']}")
+    create_link_artifact(pages["version"], f"{name} version {number}", "version", "In MLflow")
+    create_link_artifact(pages["run"], "The MLflow run of this result", "mlflow-run", "In MLflow")
+
+
+def drift(report: Report) -> None:
+    """The table and the picture of a drift check."""
+    names, *rows = report.rows()
+    table: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in rows]
+    about = f"{report.version}: {report.reason}. {report.path}: {report.counted}."
+    create_table_artifact(table or [report.counts], "drift", about)
+    if report.figure is not None:
+        content = io.BytesIO()
+        report.figure.savefig(content, format="png")
+        _picture("drift-picture", report.reason, content.getvalue())
+
+
+def pictures(title: str, figures: Path) -> None:
+    """The pictures themselves, as text, so that no other server is needed to see them."""
+    for name in PICTURES:
+        _picture(name, f"{title}: {name}", (figures / f"{name}.png").read_bytes())
+
+
+def _picture(key: str, title: str, png: bytes) -> None:
+    content = base64.b64encode(png).decode()
+    text = f"# {title}\n\n![{title}](data:image/png;base64,{content})\n"
+    create_markdown_artifact(text, key, title)

@@ -1,0 +1,278 @@
+"""From the committed code and today's images to a decision about the champion.
+
+DVC says which stages run and in which order; Prefect watches. All of it happens in a checkout of
+its own, by the code of that checkout.
+"""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Completed
+
+from latentworks import connection, params, recipes, repository, runner, tracking, verification
+from latentworks.errors import Busy, LatentworksError, Unavailable
+from latentworks.live import Live
+from latentworks.registry import Registry
+from latentworks.versions import Version
+from latentworks.workspace import RETRAINING, Workspace
+from pipeline import reports
+from pipeline.reports import Step
+
+OWN = "pipeline/retraining.py"  # this file
+NETWORK_STAGE = "fetch"  # the only one that another try may help, where there is something to fetch
+DELAYS = [10.0, 60.0, 300.0]  # seconds until a server or a mirror is asked again
+
+
+class OneLine(logging.Filter):
+    """What went wrong is logged as its message, without a traceback, where the message says it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, LatentworksError):
+            record.msg, record.args, record.exc_info = str(error), (), None
+        return True
+
+
+for run in ("flow_runs", "task_runs"):
+    logging.getLogger(f"prefect.{run}").addFilter(OneLine())
+
+
+@flow(name="retrain")
+def retrain(
+    recipe: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    revision: str = "HEAD",
+    branch: bool = False,
+) -> State[Any]:
+    """Run what is out of date, register the result, and let the gate decide on it.
+
+    `recipe` is one of recipes/; `overrides` are parameters such as {"train.epochs": 12}; `revision`
+    is what to check out of the source repository. With `branch`, params.yaml and dvc.lock also
+    become a branch retrain/NAME-VERSION there.
+    """
+    workspace = Workspace(repository.root(), RETRAINING)
+    try:
+        with workspace.held("retrain"):
+            return _retrain(workspace, recipe, overrides or {}, revision, branch)
+    except Busy as busy:
+        return Cancelled(name="Busy", message=str(busy))
+
+
+def _retrain(
+    workspace: Workspace, recipe: str | None, overrides: dict[str, Any], revision: str, branch: bool
+) -> State[Any]:
+    started = time.monotonic()
+    check_out(workspace, recipe, overrides, revision)
+    steps = run_stages(workspace)
+    if known := _decided(workspace):
+        if Live(workspace.path, connection.without_password(workspace.uri)).key is not None:
+            workspace.command(get_run_logger().info, "sync")  # a training that never went on
+        told = _tell(workspace, steps, {"name": known.name, "number": known.number}, None, branch)
+        decision = f"{known} is this result already, and was {known.tags['decision']}"
+        return Completed(name="Nothing new", message=decision + told)
+    verify(workspace)
+    version = register(workspace)
+    push(workspace)
+    entry: Any = promote(workspace, version["number"], return_state=True).result()
+    told = _tell(workspace, steps, version, entry, branch)
+    champion = f"{entry['name']}: champion is version {entry['champion_after'] or '-'}"
+    get_run_logger().info("%s after %.0f seconds", champion, time.monotonic() - started)
+    return Completed(name=str(entry["decision"]).capitalize(), message=entry["reason"] + told)
+
+
+def _tell(
+    workspace: Workspace,
+    steps: list[Step],
+    version: dict[str, Any],
+    entry: dict[str, Any] | None,
+    branch: bool,
+) -> str:
+    """Pages and branch. The decision stands, whatever becomes of these: what failed is returned."""
+    states = [report(workspace, steps, version, entry, return_state=True)]
+    if branch:
+        name, number = version["name"], version["number"]
+        states.append(push_branch(workspace, name, number, return_state=True))
+    return "".join(f"; {state.message}" for state in states if not state.is_completed())
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+@task(task_run_name="check out", cache_policy=NO_CACHE)
+def check_out(
+    workspace: Workspace, recipe: str | None, overrides: dict[str, Any], revision: str
+) -> None:
+    """The committed code, with the parameters of this run checked by it."""
+    log = get_run_logger()
+    commit = workspace.check_out(revision)
+    if not (workspace.path / OWN).is_file():
+        raise LatentworksError(f"commit {commit[:10]} has no {OWN}: it is too old to be retrained.")
+    left_out = repository.differences(workspace.source)
+    if _edited(workspace.source):
+        left_out.append(str(params.PARAMS))
+    if left_out:
+        log.warning("not committed, so not in this run: %s", ", ".join(left_out[:5]))
+    text = repository.committed(workspace.path, str(params.PARAMS))
+    if text is None:
+        raise LatentworksError(f"{params.PARAMS} is not in commit {commit[:10]}. Commit it.")
+    workspace.write(str(params.PARAMS), text)
+    params.read(workspace.path / params.PARAMS)  # is it YAML at all?
+    if recipe:
+        text = recipes.merge(text, recipes.sections(workspace.path, recipe))
+    workspace.write(str(params.PARAMS), recipes.overridden(text, overrides))
+    workspace.command(log.info, "validate")
+    workspace.bring_source()
+    log.info("commit %s is in %s", commit[:10], workspace.path)
+
+
+def _edited(source: Path) -> bool:
+    """Whether params.yaml is not as committed."""
+    file = source / params.PARAMS
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
+    return text != repository.committed(source, file.name)
+
+
+# --- stages --------------------------------------------------------------------------------------
+
+
+def run_stages(workspace: Workspace) -> list[Step]:
+    """Each stage as a task of its own, in DVC's order."""
+    needs = repository.needs(workspace.path, workspace.environment)
+    changed = set(repository.status(workspace.path, workspace.environment))
+    may_run: list[str] = []
+    for stage in needs:
+        if stage in changed or needs[stage] & set(may_run):
+            may_run.append(stage)
+    runner.make_ready(workspace.path, may_run, workspace.environment)
+    path = Path(params.read(workspace.path / params.PARAMS)["dataset"]["path"])
+    fetched = repository.is_made(workspace.path, path)
+    steps: list[Step] = []
+    for stage in needs:
+        due = stage in changed or any(
+            step.outcome != "unchanged" for step in steps if step.stage in needs[stage]
+        )
+        retries = len(DELAYS) if stage == NETWORK_STAGE and fetched else 0
+        started = time.monotonic()
+        run = run_stage.with_options(retries=retries)
+        state = run(stage, workspace, needs[stage], due, return_state=True)
+        steps.append(Step(stage, str(state.result()), time.monotonic() - started))
+    return steps
+
+
+@task(task_run_name="{stage}", retry_delay_seconds=DELAYS, cache_policy=NO_CACHE)
+def run_stage(stage: str, workspace: Workspace, needed: set[str], due: bool) -> Any:
+    """One stage, its lines in the log; the state is named for what became of it.
+
+    It reads what the stages in `needed` make. `due` is false where DVC found nothing changed in
+    this stage and those before it.
+    """
+    log = get_run_logger()
+    outcome = "unchanged"
+    if due:
+        runner.require_whole(workspace.path, needed, log.info, workspace.environment)
+        outcome = workspace.reproduce(stage, log.info)
+    return Completed(name=outcome.capitalize(), data=outcome)
+
+
+@task(task_run_name="verify", cache_policy=NO_CACHE)
+def verify(workspace: Workspace) -> None:
+    """Hash the result again, in the checkout and in DVC's cache, before others rely on it."""
+    log = get_run_logger()
+    verified = verification.verify(workspace.path, log.info, workspace.environment)
+    for line in [*verified.lines(), verified.summary()]:
+        log.info(line)
+    verified.demand_whole()
+
+
+# --- the registry --------------------------------------------------------------------------------
+
+
+def _decided(workspace: Workspace) -> Version | None:
+    """The version that this result is, where something was decided on it."""
+    try:
+        return Registry(workspace.path, workspace.uri).decided()
+    except Unavailable:  # `register` waits for it
+        return None
+
+
+def _may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """Whether another try may help: the registry was away."""
+    return isinstance(state.result(raise_on_failure=False), Unavailable)
+
+
+@task(
+    task_run_name="register",
+    retries=len(DELAYS),
+    retry_delay_seconds=DELAYS,
+    retry_condition_fn=_may_pass,
+    cache_policy=NO_CACHE,
+)
+def register(workspace: Workspace) -> dict[str, Any]:
+    """Make the result a version, with its dvc.lock and params.yaml; return its fields."""
+    log = get_run_logger()
+    version = workspace.command(log.info, "register", "--json")
+    log.info("%s version %s is registered", version["name"], version["number"])
+    return version
+
+
+@task(
+    task_run_name="promote",
+    retries=len(DELAYS),
+    retry_delay_seconds=DELAYS,
+    retry_condition_fn=_may_pass,
+    cache_policy=NO_CACHE,
+)
+def promote(workspace: Workspace, number: int) -> Any:
+    """Let the gate decide; return the fields of the decision."""
+    log = get_run_logger()
+    entry = workspace.command(log.info, "promote", str(number), "--json")
+    for line in entry["text"].splitlines():
+        log.info(line)
+    return Completed(name=entry["decision"].capitalize(), data=entry, message=entry["reason"])
+
+
+# --- what is kept --------------------------------------------------------------------------------
+
+
+@task(
+    task_run_name="push",
+    retries=len(DELAYS),
+    retry_delay_seconds=DELAYS,
+    cache_policy=NO_CACHE,
+)
+def push(workspace: Workspace) -> None:
+    """What dvc.lock names, to DVC's remote; `dvc gc` here loses nothing then."""
+    if workspace.remote:
+        workspace.dvc("push", "--quiet")
+        get_run_logger().info("pushed to the DVC remote %s", workspace.remote)
+
+
+@task(task_run_name="push branch", cache_policy=NO_CACHE)
+def push_branch(workspace: Workspace, name: str, number: int) -> None:
+    """What the version was made with, as a branch of the source repository."""
+    branch = f"retrain/{name}-{number}"
+    if workspace.push_branch(branch, f"{name} version {number}"):
+        get_run_logger().info("params.yaml and dvc.lock are on branch %s", branch)
+    else:
+        get_run_logger().info("branch %s is there already, and stays as it is", branch)
+
+
+@task(task_run_name="report", cache_policy=NO_CACHE)
+def report(
+    workspace: Workspace, steps: list[Step], version: dict[str, Any], entry: dict[str, Any] | None
+) -> None:
+    """The run on a page: artifacts of Prefect; without a decision, its stages alone."""
+    reports.stages(steps, workspace.path)
+    if entry is None:
+        return
+    registry = Registry(workspace.path, workspace.uri)
+    reports.decision(entry, registry.pages(version["number"], version["run_id"]))
+    outputs = tracking.recorded_outputs(workspace.path)
+    if outputs and outputs.pictures:
+        reports.pictures(f"{version['name']} version {version['number']}", outputs.pictures)
+    registry.tidy()  # so that the disk of a machine that retrains every night stays as full

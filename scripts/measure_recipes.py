@@ -1,0 +1,107 @@
+"""Run recipes and write down what they are worth: `expected` in their files, and docs/recipes.md.
+
+`python scripts/measure_recipes.py [NAME …]`, on a machine that has nothing else to do. Minutes are
+those of the stages from `train` on. A recipe that misses a goal is told, and its figures are
+written all the same.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from goals import goals, score
+from latentworks import disk, params, recipes, repository
+from scratch import Scratch
+
+DOC = Path("docs/recipes.md")
+START, END = "<!-- written by scripts/measure_recipes.py -->", "<!-- up to here -->"
+PICTURES = ("reconstructions", "samples", "class_samples", "nearest_neighbours")
+# Shown of every recipe that has them.
+SHOWN = {
+    "test.bce": "BCE",
+    "test.mse": "MSE",
+    "test.ssim": "SSIM",
+    "latents.knn_accuracy": "kNN",
+    "samples.frechet": "Fréchet",
+    "samples.frechet_floor": "its floor",
+    "samples.frechet_blur": "of it blur",
+    "samples.precision": "precision",
+    "samples.recall": "recall",
+    "samples.coverage": "coverage",
+    "samples.label_agreement": "label agreement",
+    "samples.memorisation": "memorisation",
+}
+
+
+def measure(scratch: Scratch, name: str) -> list[str]:
+    """Run a recipe and write its figures; a line for each goal that it misses."""
+    minutes = scratch.run(name)
+    metrics = scratch.metrics()
+    path = scratch.root / "recipes" / f"{name}.yaml"
+    wanted = goals(path)
+    expected: dict[str, Any] = {"minutes": round(minutes, 1)}
+    expected |= {each: _short(metrics[each]) for each in SHOWN if each in metrics}
+    found = {each: score(each, metrics) for each in wanted if not each.startswith("parity.")}
+    expected |= {each: _short(value) for each, value in found.items()}
+    _write_expected(path, expected)
+    pictures = scratch.root / "docs/pictures" / name
+    pictures.mkdir(exist_ok=True)
+    for picture in PICTURES:
+        file = scratch.folder / "reports/figures" / f"{picture}.png"
+        if file.exists():
+            shutil.copy(file, pictures)
+    return [
+        f"{name}: {each} {value:.4g}, and not {wanted[each]}"
+        for each, value in found.items()
+        if not wanted[each].reached(value)
+    ]
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _write_expected(path: Path, expected: dict[str, Any]) -> None:
+    yaml = YAML()
+    yaml.width = 200
+    document = yaml.load(path.read_text(encoding="utf-8"))
+    document[recipes.EXPECTED] = expected
+    with disk.replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yaml.dump(document, file)
+
+
+def write_table(root: Path) -> None:
+    """The figures of all recipes as a table in DOC."""
+    rows = {
+        name: params.read(root / "recipes" / f"{name}.yaml").get(recipes.EXPECTED, {})
+        for name in recipes.names(root)
+    }
+    columns = ["recipe", "minutes", *SHOWN.values()]
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    for name, expected in sorted(rows.items(), key=lambda row: row[1].get("minutes", 0)):
+        cells = [expected.get(each, "") for each in ("minutes", *SHOWN)]
+        lines.append(f"| `{name}` | {' | '.join(map(str, cells))} |")
+    text = (root / DOC).read_text(encoding="utf-8")
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    table = "\n".join(lines)
+    with disk.replacing(root / DOC) as temporary:
+        temporary.write_text(f"{before}{START}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+
+
+def main(names: list[str]) -> int:
+    root = repository.root()
+    missed = []
+    for name in names or recipes.names(root):
+        print(f"{name} …", flush=True)
+        missed += measure(Scratch("recipes"), name)
+        write_table(root)
+    print("\n".join(missed) or "every goal is reached")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

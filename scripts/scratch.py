@@ -1,0 +1,67 @@
+"""The stages of a recipe in a folder of its own: the result in a checkout stays as it is."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from typing import Any
+
+from latentworks import disk, params, recipes, records, repository
+
+
+class Scratch:
+    """A folder in which recipes are run one after the other; the data is prepared once for each."""
+
+    def __init__(self, name: str) -> None:
+        self.root = repository.root()
+        self.folder = self.root / records.STATE / name
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        shutil.copy(self.root / repository.DAG, self.folder)
+
+    def run(
+        self,
+        recipe: str,
+        *,
+        seed: int | None = None,
+        first: str | None = None,
+        last: str | None = None,
+    ) -> float:
+        """Run the stages of a recipe, from `first` to `last`; the minutes that it took.
+
+        What is done once for all recipes, before `train`, does not count.
+        """
+        text = (self.root / params.PARAMS).read_text(encoding="utf-8")
+        wanted = recipes.sections(self.root, recipe)
+        wanted |= {} if seed is None else {"seed": seed}
+        (self.folder / params.PARAMS).write_text(recipes.merge(text, wanted), encoding="utf-8")
+        names = list(repository.stages(self.root))
+        start = names.index(first) if first else 0
+        end = names.index(last) + 1 if last else len(names)
+        minutes = 0.0
+        for stage in names[start:end]:
+            started = time.monotonic()
+            self._stage(stage)
+            if names.index(stage) >= names.index("train"):
+                minutes += (time.monotonic() - started) / 60
+        return minutes
+
+    def _stage(self, stage: str) -> None:
+        words = repository.stages(self.root)[stage]["cmd"].split()
+        arguments = words[words.index("-m") :]  # behind PYTHONPATH=src exec python
+        with (self.folder / "log.txt").open("a") as log:
+            done = subprocess.run(
+                [sys.executable, *arguments],
+                cwd=self.folder,
+                env={**os.environ, "PYTHONPATH": str(self.root / "src")},
+                stdout=log,
+                stderr=log,
+            )
+        if done.returncode:
+            raise SystemExit(f"{stage} failed; see {self.folder / 'log.txt'}")
+
+    def metrics(self) -> dict[str, Any]:
+        """What `evaluate` wrote: numbers by dotted names."""
+        found = disk.read_json(self.folder / "reports/metrics.json")
+        return {f"{group}.{name}": value for group in found for name, value in found[group].items()}

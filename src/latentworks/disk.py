@@ -1,0 +1,88 @@
+"""Files that appear whole or not at all, also when the process is killed or the disk is full."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` for a file or folder; it becomes `path` when all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    former = path.with_name(f".{path.name}.former")
+    remove(temporary)
+    try:
+        yield temporary
+        for file in [temporary, *(temporary.rglob("*") if temporary.is_dir() else [])]:
+            flush_to_disk(file)
+        if path.is_dir() and not path.is_symlink():  # a folder cannot be renamed over another
+            remove(former)
+            path.rename(former)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                former.rename(path)
+                raise
+        else:
+            os.replace(temporary, path)
+        flush_to_disk(path.parent)
+    finally:
+        remove(temporary)
+        remove(former)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Return when the content of a file, or the names in a folder, would survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    with replacing(path) as temporary:
+        text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """An `.npz` file without the dates that NumPy itself would put in."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.save(content, array, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}

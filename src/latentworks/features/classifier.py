@@ -1,0 +1,107 @@
+"""A small convolutional classifier. Its last layer but one is where images are compared."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+NUM_FEATURES = 64
+KERNEL = 3
+FIRST_FILTERS, MAX_FILTERS = 16, 64
+MAX_SIDE = 64  # pixels; what is larger is averaged over squares first
+MAX_MAP = 7  # a side of what the last convolution leaves
+PADDED = range(28, 32)  # sides that get a black frame up to 32, as `prepare` would give them
+FRAMED = 32
+DROPPED = 0.3  # share of the features that are left out in a step of the training
+HEAD = "logits"
+MAX_BATCH_SIZE = 500
+MAX_BATCH_BYTES = 16_000_000  # of float32 pixels; a convolution needs many times that
+
+
+def build(image_shape: tuple[int, int, int], num_classes: int, seed: int = 0) -> keras.Model:
+    """Images uint8 [B, H, W, C] to `features` float32 [B, 64] and `logits` float32 [B, K].
+
+    The weights are drawn from `seed` (He et al. 2015, which keeps activations at their scale).
+    Without classes there are no logits.
+    """
+    x = images = layers.Input(image_shape, dtype="uint8", name="images")
+    x = sized(layers.Rescaling(1 / 255, name="scale")(x))
+    number, num_filters, strides = 1, FIRST_FILTERS, 1
+    while strides == 1 or max(x.shape[1:3]) > MAX_MAP:
+        x = layers.Conv2D(
+            num_filters,
+            KERNEL,
+            strides,
+            padding="same",
+            activation="relu",
+            kernel_initializer=keras.initializers.HeNormal(seed + number),
+            name=f"conv_{number}",
+        )(x)
+        number, num_filters, strides = number + 1, min(2 * num_filters, MAX_FILTERS), 2
+    x = layers.Flatten(name="flatten")(x)
+    features = layers.Dense(
+        NUM_FEATURES,
+        activation="leaky_relu",  # so that none of them is 0 for every image
+        kernel_initializer=keras.initializers.HeNormal(seed),
+        name="features",
+    )(x)
+    outputs = {"features": features}
+    if num_classes:
+        kept = layers.Dropout(DROPPED, seed=seed, name="dropout")(features)
+        initial = keras.initializers.GlorotUniform(seed)
+        outputs[HEAD] = layers.Dense(num_classes, kernel_initializer=initial, name=HEAD)(kept)
+    return keras.Model(images, outputs, name="classifier")
+
+
+def sized(x: Any) -> Any:
+    """Large images averaged over squares of pixels, those a little below FRAMED with a frame."""
+    sides = x.shape[1:3]
+    block = math.ceil(max(sides) / MAX_SIDE)
+    if block > 1:
+        return layers.AveragePooling2D(block, padding="same", name="average")(x)
+    frame = [FRAMED - side if side in PADDED else 0 for side in sides]
+    if not any(frame):
+        return x
+    padding = tuple((more // 2, more - more // 2) for more in frame)
+    return layers.ZeroPadding2D(padding, name="frame")(x)
+
+
+def weights(model: keras.Model) -> dict[str, np.ndarray]:
+    """All there are, float32, by the path of each: `conv_1/kernel`."""
+    return {each.path: keras.ops.convert_to_numpy(each) for each in model.trainable_weights}
+
+
+def fill(model: keras.Model, values: Mapping[str, np.ndarray]) -> None:
+    """Put weights into a model of the same architecture."""
+    for each in model.trainable_weights:
+        each.assign(values[each.path])
+
+
+def load(image_shape: tuple[int, int, int], values: Mapping[str, np.ndarray]) -> keras.Model:
+    """A classifier with these weights, all of them or all but the head's."""
+    head = values.get(f"{HEAD}/bias")
+    model = build(image_shape, 0 if head is None else len(head))
+    fill(model, values)
+    return model
+
+
+def batches(images: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """`images[rows]` in parts, so that memory does not grow with their number."""
+    size = max(1, min(MAX_BATCH_SIZE, MAX_BATCH_BYTES // (4 * math.prod(images.shape[1:]))))
+    for start in range(0, len(rows), size):
+        yield images[rows[start : start + size]]
+
+
+def see(model: keras.Model, parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    """What it makes of images uint8 [B, H, W, C], part by part.
+
+    The features, float32 [N, 64], and the likeliest classes, int64 [N], None where it has none.
+    """
+    seen = [model.predict_on_batch(part) for part in parts]
+    features = np.concatenate([each["features"] for each in seen])
+    if HEAD not in seen[0]:
+        return features, None
+    return features, np.concatenate([each[HEAD].argmax(axis=1) for each in seen])

@@ -1,0 +1,78 @@
+"""The variational autoencoder (Kingma and Welling 2014) with a weight on its KL divergence.
+
+An image becomes a Gaussian in latent space, of which `encode` gives the mean. The KL divergence
+draws all of them towards N(0, I), from which new latents can be drawn without fitting anything.
+"""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from latentworks.models.architectures import build_encoder
+from latentworks.models.autoencoder import Autoencoder, scale
+
+
+@keras.saving.register_keras_serializable(package="latentworks")
+class VAE(Autoencoder):
+    """β-VAE (Higgins et al. 2017); β rises from 0 over `kl_warmup_steps` (Bowman et al. 2016).
+
+    The loss is the negative evidence lower bound, with β, in nats for each pixel.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        latent_dim: int,
+        architecture: str,
+        filters: tuple[int, ...],
+        loss: str,
+        beta: float,
+        kl_warmup_steps: int,
+        name: str = "vae",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(image_shape, latent_dim, architecture, filters, loss, name=name, **kwargs)
+        self.beta = beta
+        self.kl_warmup_steps = kl_warmup_steps
+        self.seeds = keras.random.SeedGenerator(name="seeds")
+        self.kl_loss = keras.metrics.Mean(name="kl_loss")  # nats for each image
+
+    def _build_encoder(self) -> keras.Model:
+        outputs = {"z_mean": self.latent_dim, "z_log_var": self.latent_dim}
+        return build_encoder(self.architecture, self.image_shape, self.filters, outputs)
+
+    def encode(self, images: Any, labels: Any = None) -> Any:
+        """Images uint8 [B, H, W, C] to the means of their latents [B, D]."""
+        return self.encoder(scale(images))[0]
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        z_mean, z_log_var = self.encoder(scale(inputs), training=training)
+        return self.decoder(self._sampled(z_mean, z_log_var, training), training=training)
+
+    def _sampled(self, z_mean: Any, z_log_var: Any, training: bool | None) -> Any:
+        """Latents [B, D] drawn from the Gaussians; their KL divergence is added to the loss."""
+        kl = kl_divergence(z_mean, z_log_var)  # [B]
+        self.kl_loss.update_state(kl)
+        self.add_loss(self._weight(training) * ops.mean(kl) / math.prod(self.image_shape))
+        noise = keras.random.normal(ops.shape(z_mean), seed=self.seeds)
+        return z_mean + ops.exp(z_log_var / 2) * noise
+
+    def _weight(self, training: bool | None) -> Any:
+        """β; while it trains, the share of it that the warm-up has reached."""
+        if not training or not self.kl_warmup_steps:
+            return self.beta
+        step = ops.cast(self.optimizer.iterations, "float32")
+        return self.beta * ops.minimum(1.0, step / self.kl_warmup_steps)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        for name in ("latent_l2", "latent_noise"):
+            del config[name]
+        return {**config, "beta": self.beta, "kl_warmup_steps": self.kl_warmup_steps}
+
+
+def kl_divergence(z_mean: Any, z_log_var: Any) -> Any:
+    """KL(N(z_mean, exp(z_log_var)) || N(0, I)), in nats: [B] of [B, D]."""
+    return ops.sum(ops.square(z_mean) + ops.exp(z_log_var) - 1.0 - z_log_var, axis=-1) / 2

@@ -1,0 +1,121 @@
+"""All pictures of a result, and its atlas: what is shown in them."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from latentworks import inference, metrics, plots
+from latentworks.artifacts import Latents, Prepared, Samples
+from latentworks.plots.tiles import Decode
+
+NUM_PER_CLASS = 8  # test images that are shown with their reconstructions
+NUM_LINES, NUM_STEPS = 8, 10  # of interpolation
+NUM_LOOKED_UP = 20  # samples whose nearest training images are shown,
+NUM_NEAREST = 3  # so many of each,
+NUM_COMPARED = 100  # and test images that tell how near is near
+MAX_POINTS = 10_000  # of the atlas
+
+
+def of_data(network: Any, data: Prepared) -> dict[str, Figure]:
+    shown = _some_of_each_class(data, data.rows("test"))
+    originals, labels = data.images[shown], data.labels(shown)
+    z = _encoded(network, data, shown)
+    unlabelled = np.concatenate([*inference.encode(network, data.images, shown)])
+    starts, ends = _pairs(len(shown))
+    return {
+        "data": plots.data_profile(data.images, data.index, data.profile),
+        "reconstructions": plots.reconstructions(originals, _decoder(network, labels)(z)),
+        "interpolations": plots.interpolations(
+            _decoder(network),
+            unlabelled[starts],
+            unlabelled[ends],
+            originals[starts],
+            originals[ends],
+            NUM_STEPS,
+        ),
+    }
+
+
+def of_latents(network: Any, train: Latents, names: list[str]) -> dict[str, Figure]:
+    decode = _decoder(network)
+    return {
+        "latent_scatter": plots.latent_scatter(train.z, train.labels, names),
+        "latent_grid": plots.latent_grid(decode, train.z, train.labels, names),
+        "traversals": plots.traversals(decode, train.z),
+    }
+
+
+def of_samples(data: Prepared, drawn: Samples) -> dict[str, Figure]:
+    train, test = data.rows("train"), metrics.subset(data.rows("test"), NUM_COMPARED)
+    shown = drawn.images[:NUM_LOOKED_UP]
+    found, distances = metrics.nearest_images(shown, data.images, train, NUM_NEAREST)
+    _, typical = metrics.nearest_images(data.images[test], data.images, train, 1)
+    pictures = {
+        "samples": plots.samples(drawn.images, "Samples: latents drawn at random, decoded"),
+        "nearest_neighbours": plots.nearest_neighbours(
+            shown, data.images[found], distances, float(np.median(typical))
+        ),
+    }
+    if drawn.labels is not None:
+        pictures["class_samples"] = plots.class_samples(
+            drawn.images, drawn.labels, data.class_names
+        )
+    return pictures
+
+
+def atlas(network: Any, data: Prepared, mse: float) -> str:
+    """A page with test images at their places in latent space, and the decoder."""
+    rows = metrics.subset(data.rows("test"), MAX_POINTS)
+    labels = data.labels(rows)
+    pairs = inference.reconstruct(network, data.images, rows, labels)
+    errors = [metrics.mean_squared_error(x / 255, again) for x, again in pairs]
+    facts = {
+        "images": f"{len(rows):,} test images",
+        "reconstruction": f"mean squared error {mse:.4f}",
+    }
+    return plots.atlas(
+        _program(network.decoder),
+        _encoded(network, data, rows),
+        data.images[rows],
+        np.concatenate(errors),
+        labels,
+        data.class_names,
+        "Latent atlas",
+        facts,
+    )
+
+
+def _encoded(network: Any, data: Prepared, rows: np.ndarray) -> np.ndarray:
+    """Latents float32 [n, D] of some images."""
+    return np.concatenate([*inference.encode(network, data.images, rows, data.labels(rows))])
+
+
+def _decoder(network: Any, labels: np.ndarray | None = None) -> Decode:
+    """Latents float32 [M, D] to images; of these labels, int64 [M], where the model is told one."""
+    return lambda latents: np.concatenate([*inference.decode(network, latents, labels)])
+
+
+def _program(decoder: Any) -> plots.DecoderProgram | None:
+    """The decoder as a browser runs it; None where it has something that a browser cannot."""
+    try:
+        return plots.DecoderProgram.of(decoder)
+    except plots.UnknownLayer as fault:
+        print(f"the atlas has no decoder: {fault}")
+        return None
+
+
+def _some_of_each_class(data: Prepared, rows: np.ndarray) -> np.ndarray:
+    """The first few of `rows` in each class, the classes in turn; without labels, the first few."""
+    labels = data.labels(rows)
+    if labels is None:
+        return rows[: 10 * NUM_PER_CLASS]
+    chosen = [rows[labels == label][:NUM_PER_CLASS] for label in np.unique(labels)[:10]]
+    longest = max(len(part) for part in chosen)
+    return np.array([part[turn] for turn in range(longest) for part in chosen if turn < len(part)])
+
+
+def _pairs(num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where lines start and end: from each image to the next, which is of another class."""
+    starts = np.arange(max(1, min(NUM_LINES, num - 1)))
+    return starts, (starts + 1) % num

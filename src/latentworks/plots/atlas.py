@@ -1,0 +1,145 @@
+"""Latent space to walk in: a page that draws every image's place, and decodes in the browser."""
+
+import base64
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from latentworks.plots.decoder_program import DecoderProgram
+from latentworks.plots.latents import UNLABELLED, palette
+from latentworks.plots.plane import Plane
+from latentworks.plots.tiles import fitted
+
+FOLDER = Path(__file__).parent / "atlas_page"
+MAX_PIXELS = 12_000_000  # of all images together; they are made smaller until they fit
+BATCH = 500  # images that are made smaller at once
+MAX_SLIDERS = 12  # directions of latent space, those of the most variance
+
+
+def atlas(
+    program: DecoderProgram | None,
+    z: np.ndarray,
+    images: np.ndarray,
+    errors: np.ndarray,
+    labels: np.ndarray | None,
+    class_names: Sequence[str],
+    title: str,
+    facts: Mapping[str, str],
+) -> str:
+    """One HTML file that needs nothing else: latents as points, their images, and the decoder.
+
+    `program` is the decoder, None where there is none that a browser can run. `z` is float32
+    [N, D], `images` uint8 [N, H, W, C], `errors` the mean squared error of each reconstruction,
+    float [N], and `labels` int64 [N], -1 for none. `facts` are shown under the title. Equal
+    inputs give equal bytes.
+    """
+    plane = Plane.of(z)
+    shown = {
+        "title": title,
+        "facts": dict(facts),
+        "axes": plane.names,
+        "origin": plane.origin.tolist(),
+        "directions": plane.directions.tolist(),
+        "sliders": _sliders(z, plane),
+        "classes": _classes(labels, class_names),
+        "points": _base64(plane.project(z).astype("<f4")),
+        "errors": _base64(errors.astype("<f4")),
+        "labels": _base64((np.full(len(z), -1) if labels is None else labels).astype("<i4")),
+        "latents": _quantised(z),
+        "sprite": _sprite(images),
+        "program": None if program is None else _program(program),
+    }
+    return _filled(title, shown)
+
+
+def _filled(title: str, shown: dict[str, Any]) -> str:
+    """The page with its styles, its scripts and what it shows written into it."""
+    parts = {file.stem: file.read_text() for file in FOLDER.iterdir() if file.suffix != ".html"}
+    parts["title"] = escape(title)
+    # A name may hold what would end a script.
+    parts["data"] = json.dumps(shown, separators=(",", ":")).replace("<", "\\u003c")
+    page = (FOLDER / "index.html").read_text()
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], page)
+
+
+def _sliders(z: np.ndarray, plane: Plane) -> list[dict[str, Any]]:
+    """Directions to move along, and how far the images go: the latents, or principal components."""
+    directions = np.eye(z.shape[1])
+    names = [f"z{number}" for number in range(len(directions))]
+    if len(directions) > 2:
+        centred = z - plane.origin
+        vectors = np.linalg.eigh(centred.T @ centred)[1].T[::-1]  # of the most variance first
+        others = vectors[2:MAX_SLIDERS]
+        largest = np.abs(others).argmax(axis=1)[:, None]
+        others = others * np.sign(np.take_along_axis(others, largest, axis=1))  # as the plane's are
+        directions = np.concatenate([plane.directions, others])
+        names = [f"component {number + 1}" for number in range(len(directions))]
+    along = (z - plane.origin) @ directions.T
+    low, high = np.percentile(along, [0.5, 99.5], axis=0).round(4)
+    return [
+        {"name": name, "direction": vector.tolist(), "low": float(a), "high": float(b)}
+        for name, vector, a, b in zip(names, directions, low, high, strict=True)
+    ]
+
+
+def _classes(labels: np.ndarray | None, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """The classes in the order of their labels, and last those without one, where there are any."""
+    if labels is None:
+        return []
+    colours = [to_hex(colour) for colour in palette(len(class_names))]
+    named = [*zip(range(len(class_names)), class_names, colours, strict=False)]
+    named += [(-1, "no label", UNLABELLED)] if (labels < 0).any() else []
+    return [
+        {"label": label, "name": name, "colour": colour, "count": int((labels == label).sum())}
+        for label, name, colour in named
+    ]
+
+
+def _quantised(z: np.ndarray) -> dict[str, Any]:
+    """Latents in 65 536 steps of each one's range: far finer than what an image shows."""
+    low, high = z.min(axis=0).astype(np.float64), z.max(axis=0).astype(np.float64)
+    step = np.where(high > low, high - low, 1) / 65535
+    values = np.rint((z - low) / step).astype("<u2")
+    return {"low": low.tolist(), "step": step.tolist(), "values": _base64(values)}
+
+
+def _sprite(images: np.ndarray) -> dict[str, Any]:
+    """All images in one PNG, row by row, in rows of about as many as there are rows."""
+    num, height, width, _ = images.shape
+    side = max(height, width)
+    while num * height * width * (side / max(height, width)) ** 2 > MAX_PIXELS:
+        side //= 2
+    batches = range(0, num, BATCH)
+    cells = np.concatenate([fitted(images[start : start + BATCH], side) for start in batches])
+    cells = cells[..., : images.shape[3]]
+    height, width, channels = cells.shape[1:]
+    columns = int(np.ceil(np.sqrt(num)))
+    rows = -(-num // columns)
+    cells = np.pad(cells, ((0, rows * columns - num), (0, 0), (0, 0), (0, 0)))
+    whole = cells.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    whole = whole.reshape(rows * height, columns * width, channels)
+    file = io.BytesIO()
+    Image.fromarray(whole.squeeze(2) if channels == 1 else whole).save(file, "PNG")
+    content = base64.b64encode(file.getvalue()).decode()
+    return {"columns": columns, "height": height, "width": width, "png": content}
+
+
+def _program(program: DecoderProgram) -> dict[str, Any]:
+    return {
+        "inputs": program.inputs,
+        "image_shape": program.image_shape,
+        "steps": program.steps,
+        "weights": _base64(program.weights.astype("<f4")),
+    }
+
+
+def _base64(array: np.ndarray) -> str:
+    return base64.b64encode(array.tobytes()).decode()

@@ -1,0 +1,83 @@
+"use strict";
+// What is in the file, as arrays, and the place in latent space that is shown.
+
+const $ = (id) => document.getElementById(id);
+const data = JSON.parse($("data").textContent);
+
+function bytes(text) {
+  const raw = atob(text), array = new Uint8Array(raw.length);
+  for (let i = 0; i < raw.length; i++) array[i] = raw.charCodeAt(i);
+  return array;
+}
+const floats = (text) => new Float32Array(bytes(text).buffer);
+
+const points = floats(data.points); // [N, 2], where each image lies in the plane
+const errors = floats(data.errors); // [N]
+const labels = new Int32Array(bytes(data.labels).buffer); // [N], -1 for none
+const latents = unpacked(data.latents); // [N, D]
+const num = errors.length, dim = data.origin.length;
+const strip = dim === 1; // then the second axis means nothing
+const classes = new Map(data.classes.map((each) => [each.label, each]));
+const sorted = errors.slice().sort();
+const visible = new Uint8Array(num).fill(1);
+
+function unpacked({ low, step, values }) {
+  const whole = new Uint16Array(bytes(values).buffer);
+  return Float32Array.from(whole, (value, i) => low[i % low.length] + value * step[i % low.length]);
+}
+
+const latentsOf = (point) => latents.subarray(point * dim, (point + 1) * dim);
+const dot = (a, b) => a.reduce((sum, each, i) => sum + each * b[i], 0);
+const centred = (z) => Array.from(z, (each, i) => each - data.origin[i]);
+const lift = (at) => Float32Array.from(data.origin, (each, i) =>
+  each + at[0] * data.directions[0][i] + (strip ? 0 : at[1] * data.directions[1][i]));
+const project = (z) => [dot(centred(z), data.directions[0]), strip ? 0.5 : dot(centred(z), data.directions[1])];
+
+// Of 100 images, how many are reconstructed better.
+function percentile(error) {
+  let low = 0, high = num;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (sorted[middle] < error) low = middle + 1; else high = middle;
+  }
+  return Math.round(100 * low / num);
+}
+
+// The visible image nearest in latent space, -1 where none is visible.
+function nearest(z) {
+  let best = -1, least = Infinity;
+  for (let point = 0; point < num; point++) {
+    if (!visible[point]) continue;
+    let distance = 0;
+    for (let i = 0, at = point * dim; i < dim && distance < least; i++) distance += (latents[at + i] - z[i]) ** 2;
+    if (distance < least) { least = distance; best = point; }
+  }
+  return best;
+}
+
+// What is shown: latents, the class that they are decoded as, the image they are of (or -1), and
+// their place in the plane.
+const shown = { z: new Float32Array(dim), label: -1, point: -1, at: [0, 0] };
+const listeners = []; // are told when it changes
+
+function go(z, change = {}) {
+  Object.assign(shown, { z, point: -1, at: project(z) }, change);
+  for (const listener of listeners) listener();
+}
+
+function take(point) {
+  const at = [points[2 * point], points[2 * point + 1]];
+  const label = labels[point] < 0 ? shown.label : labels[point];
+  go(latentsOf(point).slice(), { point, at, label });
+}
+
+// The images, all in one picture.
+let sprite = null;
+const spriteReady = createImageBitmap(new Blob([bytes(data.sprite.png)], { type: "image/png" }))
+  .then((bitmap) => { sprite = bitmap; });
+
+function drawImageOf(point, context, x, y, width, height) {
+  const { columns, height: h, width: w } = data.sprite;
+  if (!sprite) return;
+  context.drawImage(sprite, (point % columns) * w, Math.floor(point / columns) * h, w, h, x, y, width, height);
+}

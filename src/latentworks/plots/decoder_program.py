@@ -1,0 +1,121 @@
+"""A decoder as data: the steps that draw an image from latents, for an interpreter outside Python.
+
+A functional `keras.Model` is read through its config and its weights, so that Keras is not needed
+here.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from latentworks.plots.decoder_layers import LAYERS, Layer, Shape, UnknownLayer
+
+INPUTS = ("latents", "labels")
+
+
+@dataclass(frozen=True)
+class DecoderProgram:
+    """What `Decoder` of atlas_page/decoder.js runs.
+
+    A step has an `operation` and its settings, the `shape` of its result, and, for each of its
+    `inputs`, the number of a value and the shape that it has there (`of`). The values are the
+    inputs of the program and then the result of each step; the last is the image [H, W, C] in
+    [0, 1]. A step's `weights` are [offset, length] in those of the program.
+    """
+
+    inputs: dict[str, int]  # "latents": D and, where the model is given a class, "labels": K
+    image_shape: Shape
+    steps: list[dict[str, Any]]
+    weights: np.ndarray  # float32 [P]
+
+    @classmethod
+    def of(cls, decoder: Any) -> "DecoderProgram":
+        """The program of a functional `keras.Model`. Raises UnknownLayer."""
+        return _Reader(decoder).program()
+
+
+class _Reader:
+    """Follows a graph from its output to its inputs: a step comes after what it needs."""
+
+    def __init__(self, decoder: Any) -> None:
+        self.decoder = decoder
+        self.config = decoder.get_config()
+        if "input_layers" not in self.config:
+            kind = type(decoder).__name__
+            raise UnknownLayer(f"the decoder is no functional keras.Model. Received: {kind}.")
+        self.layers = {layer["name"]: layer for layer in self.config["layers"]}
+        self.steps: list[dict[str, Any]] = []
+        self.weights: list[np.ndarray] = []
+        self.inputs: dict[str, int] = {}
+        self.values: dict[tuple[str, int], int] = {}  # of layers that were followed
+
+    def program(self) -> DecoderProgram:
+        for number, (layer, *_) in enumerate(_references(self.config["input_layers"])):
+            name = layer if len(self.decoder.inputs) > 1 else "latents"
+            if name not in INPUTS:
+                raise UnknownLayer(f"the decoder has an input {name}. Expected latents and labels.")
+            self.inputs[name] = self.decoder.inputs[number].shape[1]
+            self.values[layer, 0] = number
+        (output, node, _), *others = _references(self.config["output_layers"])
+        shape = tuple(self.decoder.output_shape[1:]) if not others else ()
+        if len(shape) != 3 or shape[-1] not in (1, 3):
+            raise UnknownLayer(f"the decoder draws {list(shape)}. Expected [H, W, 1] or [H, W, 3].")
+        if self._follow(output, node, shape) != len(self.inputs) + len(self.steps) - 1:
+            raise UnknownLayer("the decoder ends in none of its layers. Expected one that draws.")
+        weights = np.concatenate([np.zeros(0), *map(np.ravel, self.weights)], dtype=np.float32)
+        return DecoderProgram(self.inputs, shape, self.steps, weights)
+
+    def _follow(self, name: str, node: int, shape: Shape) -> int:
+        """The number of the value that a call of a layer gives."""
+        if (name, node) not in self.values:
+            call = self.layers[name]["inbound_nodes"][node]
+            tensors = _tensors(call["args"])
+            shapes = [tuple(tensor["shape"][1:]) for tensor in tensors]
+            layer = self._layer(name, shapes, shape)
+            layer.expect(not _tensors([*call["kwargs"].values()]), "no tensors given by name")
+            calls = [tensor["keras_history"] for tensor in tensors]
+            inputs = [
+                self._follow(giver, turn, of)
+                for (giver, turn, _), of in zip(calls, shapes, strict=True)
+            ]
+            for operation, settings, arrays in LAYERS[layer.kind](layer):
+                settings |= {"inputs": inputs, "of": shapes, "shape": shape}
+                inputs, shapes = [self._add(operation, settings, arrays)], [shape]
+            self.values[name, node] = inputs[0]
+        return self.values[name, node]
+
+    def _layer(self, name: str, shapes: list[Shape], shape: Shape) -> Layer:
+        """A layer that is known. One of somebody else's may have the name of one of Keras's."""
+        written = self.layers[name]
+        of_keras = written["module"] == "keras.layers"
+        weights = self.decoder.get_layer(name).get_weights() if of_keras else []
+        layer = Layer(name, written["class_name"], written["config"], weights, shapes, shape)
+        layer.expect(
+            of_keras and layer.kind in LAYERS, f"one of these layers of Keras: {', '.join(LAYERS)}"
+        )
+        layout = layer.config.get("data_format") or "channels_last"
+        layer.expect(layout == "channels_last", "channels last")
+        return layer
+
+    def _add(self, operation: str, settings: dict[str, Any], arrays: list[np.ndarray]) -> int:
+        places = []
+        for array in arrays:
+            places.append([sum(each.size for each in self.weights), array.size])
+            self.weights.append(array)
+        self.steps.append({"operation": operation, "weights": places, **settings})
+        return len(self.inputs) + len(self.steps) - 1
+
+
+def _references(layers: list[Any]) -> list[Any]:
+    """Keras writes a single [name, node, tensor] without a list around it."""
+    return [layers] if isinstance(layers[0], str) else layers
+
+
+def _tensors(args: Any) -> list[dict[str, Any]]:
+    """The tensors among the arguments of a call, in their order."""
+    if isinstance(args, dict):
+        return [args["config"]] if args.get("class_name") == "__keras_tensor__" else []
+    if isinstance(args, list | tuple):
+        return [tensor for arg in args for tensor in _tensors(arg)]
+    return []

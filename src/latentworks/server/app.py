@@ -1,0 +1,223 @@
+"""What the server says over HTTP."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from latentworks.errors import InputError
+from latentworks.server import invocations, page, wire
+from latentworks.server.measures import Measures
+from latentworks.server.schema import VERBS, describe
+from latentworks.server.service import NotReady, Overloaded, Service, aside
+
+MAX_BODY = 16_000_000  # bytes of one request,
+MAX_BODIES = 256_000_000  # and of all that are being read
+PATIENCE = 10.0  # seconds that a sender may take
+RETRY = {"Retry-After": "1"}  # seconds
+VERSION = "X-Model-Version"
+SHOWN = {
+    "sample": ("num", "seed", "label"),
+    "decode": ("z", "label"),
+}  # verbs that an address can ask for
+
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+class TooLarge(InputError):
+    """A body that is larger than any call."""
+
+
+class TooSlow(InputError):
+    """A sender that did not go on."""
+
+
+STATUS: dict[type[Exception], int] = {
+    wire.NotJSON: 400,
+    ClientDisconnect: 400,  # nobody hears it
+    TooSlow: 408,
+    TooLarge: 413,
+    InputError: 422,
+    NotReady: 503,
+    Overloaded: 503,
+}
+
+
+class Bodies:
+    """Reads what clients send; there is a bound on how much of it is in memory."""
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+
+    async def read(self, request: Request) -> bytes:
+        """Raises TooLarge, TooSlow and Overloaded."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                async for chunk in request.stream():
+                    body += chunk
+                    self.num_bytes += len(chunk)
+                    if len(body) > MAX_BODY:
+                        raise TooLarge(f"a body has at most {MAX_BODY:,} bytes.")
+                    if self.num_bytes > MAX_BODIES:
+                        raise Overloaded("too much is being sent; try again in a second.")
+        except TimeoutError:
+            raise TooSlow(f"the body did not come within {PATIENCE:.0f} seconds.") from None
+        finally:
+            self.num_bytes -= len(body)
+        return bytes(body)
+
+
+def create(service: Service) -> FastAPI:
+    """The application."""
+    app = FastAPI(title="latentworks", docs_url=None, redoc_url=None)
+    bodies, measures = Bodies(), Measures(service)
+
+    def answering(verb: str) -> Answer:
+        async def answer(request: Request) -> Response:
+            large = False
+            if request.method in ("GET", "HEAD"):
+                call = read_address(verb, request)
+            else:
+                body, accept = await bodies.read(request), request.headers.get("accept", "")
+                large = wire.is_large(body)
+                call = await aside(large, wire.read, body, accept)
+            model = request.state.model = service.at_work
+            outputs = await service.call(model, verb, call.inputs, call.params, large=large)
+            content, media_type = await aside(
+                np.size(outputs) >= wire.LARGE, wire.write, call, str(model.version), outputs
+            )
+            return Response(content, media_type=media_type, headers={VERSION: str(model.version)})
+
+        return answer
+
+    for verb in VERBS:
+        methods = ["GET", "POST"] if verb in SHOWN else ["POST"]
+        app.add_route(f"/{verb}", measures.timed(verb, answering(verb)), methods=methods)
+
+    async def invoked(request: Request) -> Response:
+        body, content_type = await bodies.read(request), request.headers.get("content-type", "")
+        large = wire.is_large(body)
+        verb, inputs, params = await aside(large, invocations.read, body, content_type)
+        model = request.state.model = service.at_work
+        outputs = await service.call(model, verb, inputs, params, large=large)
+        content = await aside(np.size(outputs) >= wire.LARGE, invocations.write, outputs)
+        return Response(content, media_type=wire.JSON, headers={VERSION: str(model.version)})
+
+    app.add_route("/invocations", measures.timed("invocations", invoked), methods=["POST"])
+    _add_probes(app, service)
+    _add_errors(app, service)
+    app.include_router(page.router)
+    app.openapi = lambda: describe(service)  # type: ignore[method-assign]
+    return app
+
+
+def _add_probes(app: FastAPI, service: Service) -> None:
+    async def live() -> Response:
+        return _json(200, {"live": True})
+
+    async def ready() -> Response:
+        return _json(200 if service.model else 503, service.state())
+
+    async def version() -> Response:
+        model = service.at_work
+        interface = model.interface
+        named = model.version
+        return _json(
+            200,
+            {
+                "model": named.name,
+                "version": named.number,
+                "sha256": named.sha256,
+                "image_shape": interface.image_shape,
+                "latent_dim": interface.latent_dim,
+                "labels": interface.labels,
+                "conditional": model.conditional,
+                "has_density": model.has_density,
+            },
+        )
+
+    async def metrics() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    async def ping() -> Response:
+        """As MLflow's server: 200 where it could answer."""
+        return Response("\n", 200 if service.model else 503, media_type="text/plain")
+
+    for path, answer in {
+        "/live": live, "/ready": ready, "/version": version, "/metrics": metrics, "/ping": ping,
+        "/health": ping,
+    }.items():  # fmt: skip
+        app.add_api_route(path, answer, methods=["GET"])
+
+
+def _add_errors(app: FastAPI, service: Service) -> None:
+    """Every refusal is one sentence."""
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+        headers = dict(RETRY) if status == 503 else {}
+        if model := getattr(request.state, "model", service.model):
+            headers[VERSION] = str(model.version)
+        if request.url.path == "/invocations":  # in the words of MLflow's server
+            code = "BAD_REQUEST" if status < 500 else "TEMPORARILY_UNAVAILABLE"
+            status = 400 if status == 422 else status
+            return _json(status, {"error_code": code, "message": str(error)}, headers)
+        return _json(status, {"error": str(error)}, headers)
+
+    async def refuse_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        sentence = {404: "there is no such page; see /docs.", 405: "not this method; see /docs."}
+        text = sentence.get(error.status_code, str(error.detail))
+        return _json(error.status_code, {"error": text}, dict(error.headers or {}))
+
+    async def refuse_shape(request: Request, error: Exception) -> Response:
+        return _json(422, {"error": "the request is not as /docs says."})
+
+    for kind in STATUS:
+        app.add_exception_handler(kind, refuse)
+    app.add_exception_handler(HTTPException, refuse_http)
+    app.add_exception_handler(RequestValidationError, refuse_shape)
+
+
+def _json(status: int, content: Any, headers: dict[str, str] | None = None) -> Response:
+    return Response(wire.dump(content), status, headers, media_type=wire.JSON)
+
+
+# --- what stands in an address -------------------------------------------------------------------
+
+
+def read_address(verb: str, request: Request) -> wire.Call:
+    """A GET is a person's, who sees a picture, unless JSON is asked for. Raises InputError."""
+    given = request.query_params
+    known = SHOWN[verb]
+    for name in given:
+        if name not in known or len(given.getlist(name)) > 1:
+            raise InputError(f"expected once each: {', '.join(known)}. Received: {name[:50]!r}.")
+    as_png = wire.JSON not in request.headers.get("accept", "")
+    params: dict[str, Any] = {
+        name: text if name == "label" else _whole_number(name, text)
+        for name, text in given.items()
+        if name != "z"
+    }
+    inputs = [_numbers(given.get("z", ""))] if verb == "decode" else None
+    return wire.Call(inputs, params, as_png=as_png)
+
+
+def _whole_number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+        raise InputError(f"{name} is a whole number. Received: {text[:50]!r}.")
+    return int(text)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise InputError(f"z is numbers, as in z=0.5,-1. Received: {text[:50]!r}.") from None

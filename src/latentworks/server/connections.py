@@ -1,0 +1,82 @@
+"""Connections that are given so long to say what they want."""
+
+import asyncio
+import resource
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+PATIENCE = 10.0  # seconds for the head of a request
+MAX_OPEN = 65_536  # files and connections, where the system lets us
+MAX_HEAD = 65_536  # bytes
+
+
+def _answer(status: str, sentence: str) -> bytes:
+    body = f'{{"error":"{sentence}"}}'
+    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n{body}".encode()
+
+
+TOO_SLOW = _answer(
+    "408 Request Timeout", f"the head of the request did not come within {PATIENCE:.0f} seconds."
+)
+TOO_LONG = _answer("431 Request Header Fields Too Large", f"a head has at most {MAX_HEAD} bytes.")
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's, which would wait for the end of a head for ever, and take one of any length."""
+
+    _end: asyncio.TimerHandle | None = None  # of the head that is waited for
+    _num_bytes = 0  # of it
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._wait()
+
+    def on_headers_complete(self) -> None:
+        self._wait_no_more()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wait_no_more()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._wait_no_more()
+        self._num_bytes = 0
+        self._end = self.loop.call_later(PATIENCE, self._too_slow)
+
+    def _wait_no_more(self) -> None:
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._end is not None and not self.transport.is_closing():
+            self._num_bytes += len(data)
+            if self._num_bytes > MAX_HEAD:
+                self._refuse(TOO_LONG)
+
+    def _too_slow(self) -> None:
+        if self.cycle and not self.cycle.response_complete:
+            self._wait()  # the call before is not answered yet
+        else:
+            self._refuse(TOO_SLOW)
+
+    def _refuse(self, answer: bytes) -> None:
+        self._wait_no_more()
+        if not self.transport.is_closing():
+            self.transport.write(answer)
+            self.transport.close()
+
+
+def let_many_in() -> None:
+    """Raise the limit of open files, which is often 1024, as far as this process may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_OPEN if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -1,0 +1,45 @@
+"""The format of `mlflow models serve`, so that its clients need no change."""
+
+from typing import Any
+
+import numpy as np
+
+from latentworks.errors import InputError
+from latentworks.server import wire
+
+DEFAULT = "reconstruct"
+FORMATS = ("inputs", "instances")
+OTHERS = ("dataframe_split", "dataframe_records")
+TYPES = ("application/json", "application/x-www-form-urlencoded", "")  # the second is curl's own
+
+
+def read(body: bytes, content_type: str) -> tuple[str, Any, dict[str, Any]]:
+    """Verb, inputs and params of a request. Raises InputError."""
+    if content_type.partition(";")[0].strip().lower() not in TYPES:
+        raise InputError(f"expected application/json. Received: {content_type[:50]}.")
+    given = wire.read_json(body)
+    found = [name for name in (*FORMATS, *OTHERS) if name in given]
+    if len(found) != 1 or found[0] in OTHERS:
+        raise InputError(
+            f"expected one of {', '.join(FORMATS)}, with arrays. "
+            f"Received: {', '.join(found) or 'none'}."
+        )
+    for name in given:
+        if name not in (*found, "params"):
+            raise InputError(f"unknown field {name[:50]!r}. Expected: {found[0]}, params.")
+    params = given.get("params")
+    params = {} if params is None else params
+    if not isinstance(params, dict):
+        raise InputError(f"params is an object. Received: {type(params).__name__}.")
+    params = {name: wire.whole(value) for name, value in params.items() if value is not None}
+    verb = params.pop("verb", DEFAULT)
+    return verb, wire.read_inputs(given[found[0]], body), params
+
+
+def write(outputs: Any) -> bytes:
+    """The body of an answer as MLflow writes it: a table as one object for each row."""
+    if isinstance(outputs, dict):
+        columns = {name: np.asarray(values).tolist() for name, values in outputs.items()}
+        rows = zip(*columns.values(), strict=True)
+        outputs = [dict(zip(columns, row, strict=True)) for row in rows]
+    return wire.dump({"predictions": outputs})

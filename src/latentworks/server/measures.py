@@ -1,0 +1,77 @@
+"""What Prometheus reads at /metrics."""
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+
+from fastapi import Request, Response
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from latentworks.server.service import Service
+
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+class Measures(Collector):
+    """Counts and times of calls, and the state of the service when somebody looks."""
+
+    def __init__(self, service: Service, registry: CollectorRegistry = REGISTRY) -> None:
+        self.service = service
+        self.seconds = Histogram(
+            "latentworks_call_seconds",
+            "From a request to its answer",
+            ["verb"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.failed = Counter(
+            "latentworks_calls_refused",
+            "Calls without an answer",
+            ["verb", "why"],
+            registry=registry,
+        )
+        registry.register(self)
+
+    def timed(self, verb: str, answer: Answer) -> Answer:
+        """The same, measured."""
+        seconds = self.seconds.labels(verb)
+
+        async def measured(request: Request) -> Response:
+            started = time.perf_counter()
+            try:
+                return await answer(request)
+            except Exception as error:
+                self.failed.labels(verb, type(error).__name__).inc()
+                raise
+            finally:
+                seconds.observe(time.perf_counter() - started)
+
+        measured.__name__ = answer.__name__
+        return measured
+
+    def collect(self) -> Iterable[Metric]:
+        service = self.service
+        named = service.model.version if service.model else None
+        version = GaugeMetricFamily(
+            "latentworks_model_version", "The version that answers", labels=["model"]
+        )
+        if named:
+            version.add_metric([named.name], named.number)
+        yield version
+        for name, text, value in (
+            ("waiting", "Calls that wait or are worked on", service.waiting),
+            ("swaps", "Times that another version took over", service.swaps),
+            (
+                "refused_versions",
+                "Whether the version that the alias names did not pass",
+                len(service.following.refused),
+            ),
+            (
+                "registry_answers",
+                "Whether the registry did, last time",
+                service.following.registry == "answers",
+            ),
+        ):
+            yield GaugeMetricFamily(f"latentworks_{name}", text, value=float(value))

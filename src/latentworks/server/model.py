@@ -1,0 +1,87 @@
+"""A version at work: its servable, run by the code that it was registered with."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentworks.errors import InputError
+from latentworks.preprocess import prepare_image
+from latentworks.serving import golden, shipped
+from latentworks.serving import inputs as checks
+
+MAX_SENTENCE = 500  # characters
+OF_IMAGES = ("reconstruct", "encode", "anomaly_score")
+
+
+@dataclass(frozen=True)
+class Named:
+    """Which version it is."""
+
+    name: str
+    number: int
+    sha256: str  # of its SHA256SUMS
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.number}"
+
+
+class Model:
+    """A servable that calls from outside can be given to."""
+
+    def __init__(self, version: Named, folder: Path) -> None:
+        """Load it and ask it its golden questions, which also warms it.
+
+        Raises RegistryError where it answers otherwise than when it was exported.
+        """
+        self.version = version
+        self.servable = shipped.load(folder)
+        package = type(self.servable).__module__.partition(".")[0]
+        self._refusal: type[Exception] = sys.modules[f"{package}.errors"].InputError
+        golden.check(folder / shipped.SERVABLE, self.call)
+
+    @property
+    def interface(self) -> Any:
+        """See `latentworks.serving.servable.Interface`."""
+        return self.servable.interface
+
+    @property
+    def conditional(self) -> bool:
+        """Whether its halves are given a label; a version of before there were such is not."""
+        return getattr(self.servable, "conditional", False)
+
+    @property
+    def has_density(self) -> bool:
+        return hasattr(self.servable.sampler, "log_density")
+
+    def settled(self, verb: str, inputs: Any) -> Any:
+        """Images or latents as `verb` works on them, [N, …]. Raises InputError."""
+        if isinstance(inputs, list) and inputs and isinstance(inputs[0], np.ndarray):
+            inputs = self._of_one_shape(inputs)
+        if verb in OF_IMAGES:
+            return checks.to_images(inputs)
+        if verb == "decode":
+            return checks.to_latents(inputs, self.interface.latent_dim)
+        return inputs
+
+    def _of_one_shape(self, pictures: list[np.ndarray]) -> np.ndarray:
+        """Pictures of any sizes, each brought to that of the model: [N, H, W, C]."""
+        (size, _, channels), fit = self.interface.image_shape, self.interface.fit
+        settings = {
+            "size": size,
+            "channels": channels,
+            "fit": fit,
+            "background": self.interface.background,
+        }
+        checks.check_pixels(len(pictures) * size * size * channels)
+        return np.stack([prepare_image(each, **settings) for each in pictures])
+
+    def call(self, verb: str, inputs: Any, params: Mapping[str, Any]) -> Any:
+        """Do `verb`. Raises InputError for what it does not work with."""
+        try:
+            return self.servable.call(verb, inputs, params)
+        except self._refusal as refusal:
+            raise InputError(str(refusal)[:MAX_SENTENCE]) from None

@@ -1,0 +1,75 @@
+"""The server as a process: from its settings to its end."""
+
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from latentworks.connection import without_password
+from latentworks.errors import LatentworksError
+from latentworks.server import app
+from latentworks.server.connections import Connection, let_many_in
+from latentworks.server.following import Follower
+from latentworks.server.service import Following, Service
+
+GRACE = 30  # seconds that calls may take after SIGTERM
+BACKLOG = 4096  # connections that the system keeps until they are looked at
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `latentworks serve` is told."""
+
+    uri: str
+    home: Path
+    model: str
+    alias: str
+    host: str
+    port: int
+    every: float
+    max_waiting: int
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or Ctrl-C; what was begun is finished."""
+    let_many_in()
+    listening = listen(settings.host, settings.port)
+    host, port = listening.getsockname()[:2]
+    followed = f"{settings.model}@{settings.alias} of {without_password(settings.uri)}"
+    print(f"http://{host}:{port} follows {followed}", file=sys.stderr)
+    service = Service(Following(settings.model, settings.alias), max_waiting=settings.max_waiting)
+    application = app.create(service)
+    Follower(service, settings.home, settings.uri, settings.every).start()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await service.close()
+
+    application.router.lifespan_context = lifespan
+    config = uvicorn.Config(
+        application,
+        access_log=False,
+        log_level="warning",
+        backlog=BACKLOG,
+        http=Connection,
+        loop="auto",  # uvloop, which Windows does not have
+        timeout_graceful_shutdown=GRACE,
+    )
+    uvicorn.Server(config).run([listening])  # on the loop of the config
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take an address. Raises LatentworksError where that cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise LatentworksError(
+            f"cannot listen at {host}, port {port}: {error.strerror}. Try another --port or --host."
+        ) from None

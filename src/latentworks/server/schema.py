@@ -1,0 +1,216 @@
+"""The OpenAPI description, true of the version that answers now."""
+
+import math
+from typing import Any
+
+from latentworks.server.invocations import DEFAULT, FORMATS
+from latentworks.server.service import Service
+from latentworks.serving.inputs import MAX_LATENT, MAX_NUM, MAX_PIXELS, MAX_SEED
+
+VERBS = {
+    "reconstruct": "Images to their reconstructions",
+    "encode": "Images to latents",
+    "decode": "Latents to images",
+    "sample": "New images",
+    "interpolate": "From one image, or latent, to another",
+    "anomaly_score": "How badly images are reconstructed",
+    "log_density": "Log density of latents, or of those of images, in nats",
+}
+PICTURES = ("reconstruct", "decode", "sample", "interpolate")  # verbs whose outputs are images
+
+
+def describe(service: Service) -> dict[str, Any]:
+    """The document at /openapi.json."""
+    model = service.model
+    paths: dict[str, Any] = {
+        f"/{verb}": {"post": _posted(verb, title, service)} for verb, title in VERBS.items()
+    }
+    paths["/sample"]["get"] = _got("New images, as one picture", [
+        _query("num", {"type": "integer", "minimum": 1, "maximum": most_images(service)}, 16),
+        _query("seed", {"type": "integer", "minimum": 0, "maximum": MAX_SEED}, 0),
+        *_labels_in_address("sample", service),
+    ])  # fmt: skip
+    dim = model.interface.latent_dim if model else 2
+    number = r"-?\d{1,6}(\.\d{1,9})?"
+    z = {"type": "string", "pattern": f"^{number}(,{number}){{{dim - 1}}}$"}
+    paths["/decode"]["get"] = _got("The image at a point of latent space", [
+        {**_query("z", z, ",".join(["0.5"] * dim)), "required": True},
+        *_labels_in_address("decode", service),
+    ])  # fmt: skip
+    paths["/invocations"] = {"post": _invocations(service)}
+    for path, title in {
+        "/live": "Whether the process is there", "/ready": "Whether it answers, and who",
+        "/version": "The version that answers, and its interface",
+    }.items():  # fmt: skip
+        paths[path] = {"get": {"summary": title, "responses": _responses({"type": "object"})}}
+    paths["/metrics"] = {
+        "get": {
+            "summary": "For Prometheus",
+            "responses": {"200": {"description": "Text", "content": {"text/plain": {}}}},
+        }
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": f"{service.following.model}@{service.following.alias}",
+            "version": str(model.version.number) if model else "0",
+            "description": "A generative autoencoder. Every answer names its version.",
+        },
+        "paths": paths,
+    }
+
+
+def most_images(service: Service) -> int:
+    """In one answer."""
+    if service.model is None:
+        return MAX_NUM
+    num_pixels: int = math.prod(service.model.interface.image_shape)
+    return min(MAX_NUM, MAX_PIXELS // num_pixels)
+
+
+def _posted(verb: str, title: str, service: Service) -> dict[str, Any]:
+    bodies: dict[str, Any] = {"application/json": {"schema": _body(verb, service)}}
+    if verb in ("reconstruct", "encode", "anomaly_score"):
+        bodies["image/png"] = {"schema": {"type": "string", "format": "binary"}}
+    return {
+        "summary": title,
+        "operationId": verb,
+        "requestBody": {"required": True, "content": bodies},
+        "responses": _responses(_ANSWER, picture=verb in PICTURES),
+    }
+
+
+def _body(verb: str, service: Service) -> dict[str, Any]:
+    fields: dict[str, Any] = {"images": {"enum": ["arrays", "base64"], "default": "arrays"}}
+    fields |= _fields(verb, service)
+    return _object(fields, ["inputs"] if "inputs" in fields else [])
+
+
+def _labels(verb: str, service: Service) -> list[str]:
+    """The classes that a verb can be asked for."""
+    model = service.model
+    known = model is not None and (model.conditional or verb == "sample")
+    return [*model.interface.labels] if model and known else []
+
+
+def _labels_in_address(verb: str, service: Service) -> list[dict[str, Any]]:
+    names = _labels(verb, service)
+    return [_query("label", {"enum": names}, names[0])] if names else []
+
+
+def _fields(verb: str, service: Service) -> dict[str, Any]:
+    """Inputs and params of a verb."""
+    names = _labels(verb, service)
+    label = {"label": {"description": "The name or number of a class", "anyOf": [
+        {"enum": names}, {"type": "integer", "minimum": 0, "maximum": len(names) - 1},
+    ]}}  # fmt: skip
+    return {**_fields_of_all(verb, service), **(label if names else {})}
+
+
+def _fields_of_all(verb: str, service: Service) -> dict[str, Any]:
+    dim = service.model.interface.latent_dim if service.model else None
+    number = {"type": "number", "minimum": -MAX_LATENT, "maximum": MAX_LATENT}
+    point = {**_array(number), **({"minItems": dim, "maxItems": dim} if dim else {})}
+    num = {"type": "integer", "minimum": 1, "maximum": most_images(service), "default": 16}
+    seed = {"type": "integer", "minimum": 0, "maximum": MAX_SEED}
+    if verb == "sample":
+        return {"num": num, "seed": seed}
+    if verb == "interpolate":
+        two = {"minItems": 2, "maxItems": 2}
+        ends = [{**_array(each), **two} for each in (point, _IMAGE, _PICTURE)]
+        return {
+            "inputs": {"description": "Two latents or images", "anyOf": ends},
+            "num": {**num, "minimum": 2, "default": 10},
+        }
+    latents = [_array(point), point]
+    images = [_array(_IMAGE), _array(_GREY), _IMAGE, _GREY, _array(_PICTURE), _PICTURE]
+    of = {"decode": latents, "log_density": [*latents, *images]}
+    text = {
+        "decode": "Finite numbers, [N, D] or [D]",
+        "log_density": "Latents, or images of any size",
+    }
+    default = "Whole numbers from 0 to 255, [N, h, w, c], of any size, or pictures in base64"
+    return {"inputs": {"description": text.get(verb, default), "anyOf": of.get(verb, images)}}
+
+
+def _invocations(service: Service) -> dict[str, Any]:
+    bodies = []
+    for verb in VERBS:
+        fields = _fields(verb, service)
+        inputs = fields.pop("inputs", {"type": "null"})
+        needed = [] if verb == DEFAULT else ["verb"]
+        fields = {name: _or_null(field) for name, field in fields.items()}
+        named = {"const": verb}
+        params = _object({"verb": named if needed else _or_null(named), **fields}, needed)
+        params = params if needed else _or_null(params)
+        bodies += [
+            _object({name: inputs, "params": params}, [name, "params"] if needed else [name])
+            for name in FORMATS
+        ]
+    return {
+        "summary": "As `mlflow models serve` has it",
+        "operationId": "invocations",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"anyOf": bodies}}},
+        },
+        "responses": _responses({"type": "object", "required": ["predictions"]}, error=_MLFLOW),
+    }
+
+
+def _got(title: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "summary": title,
+        "parameters": parameters,
+        "responses": _responses(_ANSWER, picture=True),
+    }
+
+
+def _query(name: str, schema: dict[str, Any], example: Any) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": schema, "example": example}
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _array(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items, "minItems": 1}
+
+
+def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+_PIXEL = {"type": "integer", "minimum": 0, "maximum": 255}
+_GREY = _array(_array(_PIXEL))  # [h, w]
+_IMAGE = _array(_array({**_array(_PIXEL), "maxItems": 4}))  # [h, w, c]
+_PICTURE = {"type": "string", "format": "base64-picture"}
+_ANSWER = {
+    "type": "object",
+    "properties": {"model": {"type": "string"}, "outputs": {}},
+    "required": ["model", "outputs"],
+}
+_ERROR = _object({"error": {"type": "string"}}, ["error"])
+_MLFLOW = _object(
+    {"error_code": {"type": "string"}, "message": {"type": "string"}}, ["error_code", "message"]
+)
+
+
+def _responses(
+    schema: dict[str, Any], *, picture: bool = False, error: dict[str, Any] = _ERROR
+) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": schema}}
+    if picture:
+        content["image/png"] = {"schema": {"type": "string", "format": "binary"}}
+    refused = {"description": "One sentence", "content": {"application/json": {"schema": error}}}
+    codes = ("400", "408", "413", "422", "503")
+    return {
+        "200": {"description": "The answer", "content": content},
+        **dict.fromkeys(codes, refused),
+    }

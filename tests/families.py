@@ -1,0 +1,34 @@
+"""A small config of each model family, so that a new one is tested by being listed."""
+
+from typing import Any, get_args
+
+import pytest
+
+from latentworks.models.config import AutoencoderConfig, ModelConfig
+
+NETWORK = {"latent_dim": 2, "architecture": "plain", "loss": "binary_crossentropy"}
+KNOBS = {
+    "latent_l2": 0.01,
+    "latent_noise": 0.1,
+    "beta": 1.0,
+    "kl_warmup_steps": 3,
+    "label_dropout": 0.2,
+}
+NUM_CLASSES = 3  # of those that are given labels
+
+
+def autoencoder(**changes: Any) -> AutoencoderConfig:
+    """The book's kind, with nothing added to its loss."""
+    plain = {**NETWORK, "filters": (4, 8), "latent_l2": 0.0, "latent_noise": 0.0}
+    return AutoencoderConfig(kind="autoencoder", **{**plain, **changes})
+
+
+def _small(member: Any) -> Any:
+    (kind,) = get_args(member.model_fields["kind"].annotation)
+    given = {**NETWORK, **KNOBS, "kind": kind, "filters": (4, 8)}
+    return member(**{name: given[name] for name in member.model_fields})
+
+
+MEMBERS = get_args(get_args(ModelConfig)[0])
+FAMILIES = [_small(member) for member in MEMBERS]
+every_family = pytest.mark.parametrize("config", FAMILIES, ids=lambda config: config.kind)

@@ -1,0 +1,508 @@
+"""The atlas of latent space: its file is equal for equal inputs and asks nobody, and what a browser
+decodes in it is what Keras decodes.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from conftest import until
+from families import FAMILIES, NUM_CLASSES, autoencoder
+from latentworks.plots.atlas import atlas
+from latentworks.plots.decoder_program import DecoderProgram, UnknownLayer
+
+NAMES = ["circle", "</script><b>square</b>", "triangle"]
+FACTS = {"model": "small"}
+STEP = 3e-4  # in which latents are kept, at most
+
+
+@dataclass(frozen=True)
+class Space:
+    """What an atlas is made of."""
+
+    z: np.ndarray  # float32 [N, D]
+    images: np.ndarray  # uint8 [N, H, W, C]
+    errors: np.ndarray  # float64 [N]
+    labels: np.ndarray | None  # int64 [N]
+
+    def page(self, program: DecoderProgram | None) -> str:
+        return atlas(
+            program, self.z, self.images, self.errors, self.labels, NAMES, "Latents", FACTS
+        )
+
+
+def space(latent_dim: int, shape: tuple[int, int, int], num: int = 60) -> Space:
+    """Random images at random places."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(0, 2, (num, latent_dim)).astype(np.float32)
+    images = rng.integers(0, 256, (num, *shape), dtype=np.uint8)
+    return Space(z, images, rng.permutation(num) / num, np.arange(num) % 3)
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+def test_equal_inputs_give_equal_bytes_and_names_are_text() -> None:
+    given = space(5, (9, 7, 3))
+    page = given.page(None)
+    assert page == given.page(None)
+    assert page != space(5, (9, 7, 3), 61).page(None)
+    assert "<b>square" not in page
+    assert "http:" not in page
+    assert "https:" not in page
+
+
+def test_images_that_are_too_many_to_keep_whole_are_made_smaller() -> None:
+    given = space(2, (64, 32, 1), 6000)  # 12.3 million pixels
+    start = given.page(None)
+    sprite = json.loads(start.partition('id="data">')[2].partition("</script>")[0])["sprite"]
+    assert (sprite["height"], sprite["width"]) == (32, 16)
+
+
+# --- the decoder ----------------------------------------------------------------------------------
+
+
+def of_the_book(latent_dim: int, shape: tuple[int, int, int]) -> Any:
+    return autoencoder(filters=(32, 64, 128), latent_dim=latent_dim).build(shape).decoder
+
+
+def of_ours(architecture: str) -> Any:
+    return autoencoder(architecture=architecture, filters=(8, 16)).build((12, 12, 1)).decoder
+
+
+def conditional() -> Any:
+    return FAMILIES[2].build((12, 12, 1), NUM_CLASSES).decoder
+
+
+def of_all_kinds() -> Any:
+    """A decoder that is given a class, with a layer of each kind."""
+    from keras import Model, layers
+
+    latents, labels = layers.Input((4,), name="latents"), layers.Input((3,), name="labels")
+    x = layers.Concatenate()([latents, labels])
+    x = layers.LayerNormalization()(layers.Dense(96, "gelu")(x))
+    x = layers.Dropout(0.5)(layers.Reshape((4, 3, 8))(x))
+    for activation in ("silu", "softplus"):
+        y = layers.Activation(activation)(layers.GroupNormalization(4)(x))
+        x = layers.Add()([x, layers.Conv2D(8, 3, padding="same")(y)])
+        x = layers.UpSampling2D((2, 3), interpolation="nearest")(x)
+    gate = layers.Reshape((1, 1, 8))(layers.Dense(8, "sigmoid")(labels))
+    x = layers.Multiply()([x, gate])
+    x = layers.Conv2DTranspose(8, 4, 2, "same", activation="leaky_relu")(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.LeakyReLU()(layers.Conv2DTranspose(6, 5, padding="same", use_bias=False)(x))
+    x = layers.Cropping2D(((2, 1), (0, 5)))(layers.ZeroPadding2D(((1, 2), (3, 0)))(x))
+    x = layers.Conv2D(6, (2, 3), (2, 1), "same", activation="tanh")(layers.Permute((2, 1, 3))(x))
+    x = layers.Conv2DTranspose(6, 2, 2, "valid", activation="elu")(x)
+    x = layers.ReLU()(layers.Conv2DTranspose(6, 1, 2, "same")(x))
+    x = layers.Conv2D(6, 3, dilation_rate=2, activation=layers.LeakyReLU(0.1))(x)
+    x = layers.Rescaling(3.0, offset=[0.5, 0.4, 0.6])(layers.Conv2D(3, 3, padding="same")(x))
+    return Model([latents, labels], layers.Activation("sigmoid")(x), name="decoder")
+
+
+def with_other_weights(decoder: Any) -> Any:
+    """All weights are another, so that none is 0 or 1 by default; images become lively."""
+    rng = np.random.default_rng(1)
+    for weight in decoder.weights:
+        noise = rng.normal(0, 0.1, weight.shape)
+        weight.assign(np.abs(weight + noise) if "variance" in weight.path else weight + noise)
+    return decoder
+
+
+DECODERS = {
+    "of the book": lambda: of_the_book(2, (32, 32, 1)),
+    "cropped": lambda: of_the_book(3, (19, 13, 3)),
+    "fast": lambda: of_ours("fast"),
+    "residual": lambda: of_ours("residual"),
+    "conditional": conditional,
+    "of all kinds": of_all_kinds,
+}
+
+
+def expected(decoder: Any, z: np.ndarray, label: int = -1) -> np.ndarray:
+    """What Keras decodes, as pixels: float64 [H, W, 3] up to 255."""
+    given = [z[None].astype(np.float32)]
+    if len(decoder.inputs) > 1:
+        given.append(np.eye(3, dtype=np.float32)[[label]])
+    image = np.asarray(decoder(given if len(given) > 1 else given[0]))[0] * 255.0
+    return np.broadcast_to(image, (*image.shape[:2], 3))
+
+
+def test_a_program_has_the_weights_of_the_decoder_and_its_steps_in_order() -> None:
+    decoder = of_the_book(2, (30, 30, 1))
+    program = DecoderProgram.of(decoder)
+    once = ["conv_transpose", "activate"]
+    steps = [step["operation"] for step in program.steps]
+    assert steps == ["dense", *once, *once, *once, "conv", "activate", "pad"]
+    assert program.weights.size == decoder.count_params()
+    assert program.inputs == {"latents": 2}
+    assert program.image_shape == (30, 30, 1)
+
+
+def test_a_layer_that_is_not_known_is_named() -> None:
+    from keras import Model, layers
+
+    latents = layers.Input((2,), name="latents")
+    x = layers.Reshape((4, 4, 1))(layers.Dense(16)(latents))
+    smooth = layers.UpSampling2D(interpolation="bilinear", name="smooth")(x)
+    for last, name in (
+        (smooth, r"smooth \(UpSampling2D\)"),
+        (layers.Softmax(name="odd")(x), r"odd \(Softmax\)"),
+        (layers.Activation("mish", name="fish")(x), r"fish \(Activation\)"),
+        (x * 2, r"multiply \(Multiply\)"),
+    ):
+        with pytest.raises(UnknownLayer, match=name):
+            DecoderProgram.of(Model(latents, last))
+
+
+# --- in a browser ---------------------------------------------------------------------------------
+
+
+class Page:
+    """What is seen of an atlas, and done on it."""
+
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self.driver = driver
+
+    def open(self, path: Path) -> None:
+        self.driver.get(path.as_uri())
+        until(lambda: self.script("return document.body.dataset.ready !== undefined"))
+        self.settle()
+
+    def window(self, width: int, height: int) -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    def script(self, script: str, *given: Any) -> Any:
+        return self.driver.execute_script(script, *given)
+
+    def settle(self) -> None:
+        """Wait until all is decoded and drawn."""
+        until(lambda: self.script("return !decoding.job && !decoding.others.length && !waiting"))
+
+    def find(self, css: str) -> Any:
+        return self.driver.find_element(By.CSS_SELECTOR, css)
+
+    def text(self, css: str) -> str:
+        return self.find(css).text
+
+    def pixels(self, css: str) -> np.ndarray:
+        """Of a canvas: int64 [h, w, 3]."""
+        found = self.script(
+            "const {width, height} = arguments[0], pen = arguments[0].getContext('2d');"
+            "return [height, width, [...pen.getImageData(0, 0, width, height).data]]",
+            self.find(css),
+        )
+        return np.reshape(found[2], (found[0], found[1], 4))[..., :3]
+
+    def moved(self, right: float, down: float) -> ActionChains:
+        """A pointer at a place of the map."""
+        canvas = self.find("#map")
+        box = canvas.rect
+        pointer = ActionChains(self.driver, duration=0)
+        return pointer.move_to_element_with_offset(
+            canvas, round(right - box["width"] / 2), round(down - box["height"] / 2)
+        )
+
+    def place(self, point: int) -> list[float]:
+        """Where an image lies on the map, in pixels."""
+        return self.script(
+            "return toScreen(points[2 * arguments[0]], points[2 * arguments[0] + 1])", point
+        )
+
+    def alone(self) -> int:
+        """An image whose point is far from all others', so that a pointer cannot mean another."""
+        at = np.array([self.place(point) for point in range(60)])
+        apart = np.linalg.norm(at[:, None] - at, axis=-1) + 1000 * np.eye(len(at))
+        inside = (at > 80).all(axis=1) & (at < 500).all(axis=1)
+        return int((apart.min(axis=1) * inside).argmax())
+
+    def latents(self) -> np.ndarray:
+        return np.array(self.script("return [...shown.z]"), np.float64)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Any:
+    return with_other_weights(of_the_book(2, (8, 8, 1)))
+
+
+@pytest.fixture(scope="module")
+def plane(decoder: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The atlas of a model with two latents."""
+    path = tmp_path_factory.mktemp("plane") / "atlas.html"
+    path.write_text(space(2, (8, 8, 1)).page(DecoderProgram.of(decoder)))
+    return path
+
+
+@pytest.fixture
+def page(browser: webdriver.Chrome, plane: Path) -> Page:
+    page = Page(browser)
+    page.window(1280, 800)
+    page.open(plane)
+    return page
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("kind", DECODERS)
+def test_a_browser_decodes_as_keras_does(
+    browser: webdriver.Chrome, tmp_path: Path, kind: str
+) -> None:
+    decoder = with_other_weights(DECODERS[kind]())
+    program = DecoderProgram.of(decoder)
+    given = space(program.inputs["latents"], program.image_shape, 9)
+    (tmp_path / "atlas.html").write_text(given.page(program))
+    page = Page(browser)
+    page.open(tmp_path / "atlas.html")
+    for point in range(9):
+        page.script("take(arguments[0])", point)
+        page.settle()
+        image = expected(decoder, page.latents(), point % 3)
+        assert image.std() > 1
+        # Rounded to whole numbers, of sums in another order.
+        np.testing.assert_allclose(page.pixels("#decoded"), image, atol=0.51)
+
+
+@pytest.mark.system
+def test_it_asks_nobody(browser: webdriver.Chrome, page: Page, plane: Path) -> None:
+    browser.get_log("performance")
+    browser.get_log("browser")
+    page.open(plane)
+    page.script("document.querySelector('[value=decoded]').click()")
+    page.settle()
+    entries = [json.loads(each["message"])["message"] for each in browser.get_log("performance")]
+    asked = [
+        entry["params"]["request"]["url"]
+        for entry in entries
+        if entry["method"] == "Network.requestWillBeSent"
+    ]
+    assert plane.as_uri() in asked
+    assert all(url == plane.as_uri() or url.startswith(("blob:", "data:")) for url in asked), asked
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.system
+def test_a_pointer_shows_the_image_that_it_means(page: Page) -> None:
+    given, point = space(2, (8, 8, 1)), page.alone()
+    assert not page.find("#tip").is_displayed()
+    page.moved(*page.place(point)).perform()
+    until(page.find("#tip").is_displayed)
+    assert (page.pixels("#tip canvas") == given.images[point]).all()
+    better = np.mean(given.errors < given.errors[point])
+    assert f"{NAMES[point % 3]}\nreconstructed worse than {better:.0%}" in page.text("#tip")
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("worker", [True, False], ids=["worker", "no worker"])
+def test_a_click_decodes_and_a_drag_follows(
+    browser: webdriver.Chrome, page: Page, plane: Path, decoder: Any, worker: bool
+) -> None:
+    if not worker:
+        script = {"source": "delete globalThis.Worker"}
+        added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
+        page.open(plane)
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    assert page.script("return typeof Worker === 'function'") == worker
+    given, point = space(2, (8, 8, 1)), page.alone()
+    page.moved(*page.place(point)).click().perform()
+    page.settle()
+    assert page.latents() == pytest.approx(given.z[point], abs=STEP)
+    assert (page.pixels("#real") == given.images[point]).all()
+    np.testing.assert_allclose(
+        page.pixels("#decoded"), expected(decoder, page.latents()), atol=0.51
+    )
+    page.moved(60, 700).click_and_hold().perform()
+    drag = ActionChains(page.driver, duration=0)
+    for _ in range(20):
+        drag.move_by_offset(9, -5)
+    drag.release().perform()
+    page.settle()
+    pixel = 1 / page.script("return view.scale")
+    assert page.latents() == pytest.approx(page.script("return toWorld(240, 600)"), abs=pixel)
+    assert "nearest image" in page.text("#which")
+    np.testing.assert_allclose(
+        page.pixels("#decoded"), expected(decoder, page.latents()), atol=0.51
+    )
+
+
+@pytest.mark.system
+def test_one_finger_drags_and_two_zoom(page: Page) -> None:
+    def touch(kind: str, *at: tuple[float, float]) -> None:
+        box = page.find("#map").rect
+        fingers = [{"x": box["x"] + x, "y": box["y"] + y} for x, y in at]
+        event = {"type": kind, "touchPoints": fingers}
+        page.driver.execute_cdp_cmd("Input.dispatchTouchEvent", event)
+
+    touch("touchStart", (100, 600))
+    touch("touchMove", (200, 500))
+    touch("touchEnd")
+    dragged, scale = page.latents(), page.script("return view.scale")
+    assert dragged == pytest.approx(page.script("return toWorld(200, 500)"), abs=1 / scale)
+    touch("touchStart", (300, 400), (400, 400))
+    held = page.script("return toWorld(350, 400)")
+    touch("touchMove", (250, 400), (450, 400))
+    touch("touchEnd")
+    assert page.script("return view.scale") == pytest.approx(2 * scale)
+    assert page.script("return toWorld(350, 400)") == pytest.approx(held, abs=1 / scale)
+
+
+@pytest.mark.system
+def test_places_are_decoded_where_they_lie(page: Page, decoder: Any) -> None:
+    page.find(".modes label:nth-child(3)").click()
+    page.settle()
+    at = page.script(
+        "const {place, middle} = cells(); return middle(...place(...toWorld(300, 300)))"
+    )
+    z = np.array(page.script("return toWorld(...arguments[0])", at))
+    seen = page.pixels("#below")[round(at[1]), round(at[0])]
+    image = expected(decoder, z)
+    assert np.abs(image[3:5, 3:5] - seen).max(axis=-1).min() < 1  # of the four in the middle
+    page.script("take(0); take(1); draw(true)")  # images of two classes
+    assert page.script("return decoding.others.length") == 0  # what is known is kept
+
+
+@pytest.mark.system
+def test_classes_and_the_worst_are_chosen(page: Page) -> None:
+    given = space(2, (8, 8, 1))
+    assert page.text("#count") == "60 of 60 images"
+    page.find("#classes label").click()
+    assert page.text("#count") == "40 of 60 images"
+    page.script("const w = $('worst'); w.value = 25; w.dispatchEvent(new Event('input'))")
+    worst = np.argsort(given.errors)[45:]
+    assert page.text("#count") == f"{np.sum(worst % 3 > 0)} of 60 images"
+    assert set(np.flatnonzero(page.script("return [...visible]"))) == set(worst[worst % 3 > 0])
+    page.find("#none").click()
+    assert page.text("#count") == "0 of 60 images"
+    page.find("#all").click()
+    assert page.text("#count") == "15 of 60 images"
+
+
+@pytest.mark.system
+def test_a_keyboard_is_enough(page: Page) -> None:
+    focused = page.find("body")
+    for _ in range(20):  # more than there is to focus before the map
+        focused.send_keys(Keys.TAB)
+        focused = page.driver.switch_to.active_element
+        if focused.tag_name == "canvas":
+            break
+    assert focused.accessible_name
+    before, scale = page.latents(), page.script("return view.scale")
+    focused.send_keys(Keys.ARROW_RIGHT)
+    assert page.latents() - before == pytest.approx([8 / scale, 0], abs=STEP)
+    focused.send_keys("a" + Keys.ARROW_UP * 9 + "b+")
+    assert page.latents()[1] - before[1] == pytest.approx(72 / scale, abs=STEP)
+    assert page.script("return view.scale") > scale
+    focused.send_keys(Keys.ENTER)
+    assert page.script("return shown.point") >= 0
+    assert page.find("#along").is_enabled()
+
+
+@pytest.mark.system
+def test_from_one_place_to_another(page: Page) -> None:
+    ends = []
+    for button, at in (("#a", (200, 300)), ("#b", (500, 600))):
+        page.script("reach(arguments[0])", at)
+        ends.append(page.latents())
+        page.find(button).click()
+    page.script("const a = $('along'); a.value = 0.25; a.dispatchEvent(new Event('input'))")
+    assert page.latents() == pytest.approx(0.75 * ends[0] + 0.25 * ends[1], abs=1e-5)
+    page.settle()
+    frames = page.script("return [...document.querySelectorAll('#film canvas')].length")
+    assert frames == 8
+    assert page.pixels("#film canvas:last-child").any()
+    page.find("#play").click()
+    until(lambda: page.latents() != pytest.approx(0.75 * ends[0] + 0.25 * ends[1], abs=0.01))
+    page.find("#play").click()
+    assert page.text("#play") == "Play"
+
+
+@pytest.mark.system
+def test_a_narrow_window_has_no_horizontal_scroll(page: Page) -> None:
+    page.window(390, 844)
+    until(lambda: page.script("return box.width") <= 390)
+    assert page.script("return document.documentElement.scrollWidth") <= 390
+    assert page.find(".pair").rect["y"] + page.find(".pair").rect["height"] < 844
+
+
+@pytest.mark.system
+def test_it_is_dark_where_a_person_wants_it(page: Page) -> None:
+    luminance = {}
+    for scheme in ("light", "dark"):
+        wanted = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", wanted)
+        for of in ("color", "backgroundColor"):
+            text = page.script(f"return getComputedStyle(document.body).{of}")
+            luminance[scheme, of] = sum(map(int, text[4:-1].split(",")[:3]))
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert luminance["light", "color"] < 200 < 600 < luminance["light", "backgroundColor"]
+    assert luminance["dark", "backgroundColor"] < 200 < 600 < luminance["dark", "color"]
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(("latent_dim", "num_sliders"), [(1, 1), (20, 12)])
+def test_sliders_move_along_a_direction(
+    browser: webdriver.Chrome, tmp_path: Path, latent_dim: int, num_sliders: int
+) -> None:
+    given = space(latent_dim, (8, 8, 1))
+    program = DecoderProgram.of(of_the_book(latent_dim, (8, 8, 1)))
+    (tmp_path / "atlas.html").write_text(given.page(program))
+    page = Page(browser)
+    browser.get_log("browser")
+    page.open(tmp_path / "atlas.html")
+    sliders = page.driver.find_elements(By.CSS_SELECTOR, "#sliders input")
+    assert len(sliders) == num_sliders
+    for number, slider in enumerate(sliders):
+        before = page.latents()
+        direction = page.script("return data.sliders[arguments[0]].direction", number)
+        slider.send_keys(Keys.END)
+        moved = page.latents() - before
+        assert moved == pytest.approx(np.dot(moved, direction) * np.array(direction), abs=1e-4)
+        assert np.linalg.norm(moved) > 0.1
+    for mode in ("images", "decoded"):
+        page.script(f"document.querySelector('[value={mode}]').click()")
+        page.settle()
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.system
+def test_without_a_decoder_it_shows_the_images(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    given = space(3, (8, 8, 3))
+    (tmp_path / "atlas.html").write_text(given.page(None))
+    page = Page(browser)
+    browser.get_log("browser")
+    page.open(tmp_path / "atlas.html")
+    assert not page.driver.find_elements(By.CSS_SELECTOR, "#decoded, #line, #sliders")
+    point = page.alone()
+    page.moved(*page.place(point)).click().perform()
+    assert (page.pixels("#real") == given.images[point]).all()
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.system
+@pytest.mark.timed
+def test_ten_thousand_images_are_there_in_seconds(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    """And drawing them all leaves room for more than ten frames in a second, also without a GPU."""
+    given = space(2, (32, 32, 1), 10_000)
+    program = DecoderProgram.of(of_the_book(2, (32, 32, 1)))
+    (tmp_path / "atlas.html").write_text(given.page(program))
+    page = Page(browser)
+    page.window(1280, 800)
+    page.open(tmp_path / "atlas.html")
+    assert int(page.script("return document.body.dataset.ready")) < 5000
+    draw = "const began = performance.now(); draw(true); return performance.now() - began"
+    assert np.median([page.script(draw) for _ in range(9)]) < 100
+    times = []
+    for point in range(9):
+        page.script("take(arguments[0])", point)
+        page.settle()
+        times.append(page.script("return took"))
+    assert np.median(times) < 100

@@ -1,0 +1,162 @@
+"""docker/: what the images hold, and that compose.yaml keeps no secret and asks for each."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from conftest import ROOT
+from test_structure import closure, packages
+
+DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()
+TEXT = (ROOT / "docker/compose.yaml").read_text()
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
+OURS = {name: each for name, each in SERVICES.items() if each["image"].startswith("latentworks")}
+
+
+# --- what the images hold ------------------------------------------------------------------------
+
+HEAVY = {"tensorflow", "tensorflow-cpu", "keras", "pandas", "pyarrow", "dvc", "prefect", "mlflow"}
+FASTER = {"httptools", "uvloop"}  # uvicorn's, where they are there
+FITTED = {"scikit-learn"}  # imported by `fit` alone
+OPTIONAL_PARTS = {"setuptools", "ruamel-yaml-clib"}  # imported where they are there
+PROCESSES = ("run", "fetching", "trial")  # what the server is made of
+
+
+def pinned(lock: str) -> dict[str, set[str]]:
+    """The versions in a lock by package; some packages have one for each Python."""
+    found: dict[str, set[str]] = {}
+    text = (ROOT / "requirements" / lock).read_text()
+    for name, version in re.findall(r"^([\w.-]+)==(\S+)", text, flags=re.MULTILINE):
+        found.setdefault(canonicalize_name(name), set()).add(version)
+    return found
+
+
+def distributions(modules: set[str]) -> set[str]:
+    """The packages that bring these modules; of the three that are MLflow, its client."""
+    known = packages_distributions()
+    found = {canonicalize_name(name) for module in modules for name in known.get(module, ())}
+    return found - {"mlflow", "mlflow-tracing", "latentworks"}
+
+
+def test_the_image_that_serves_has_what_the_server_imports() -> None:
+    started = set().union(*(closure(f"latentworks.server.{each}", set()) for each in PROCESSES))
+    needed = distributions(set().union(*map(packages, started))) - FITTED
+    call = [sys.executable, "-c", "import sys, latentworks.cli; print(*sys.modules)"]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    command = distributions({name.split(".")[0] for name in done.stdout.split()}) - OPTIONAL_PARTS
+    lines = (ROOT / "requirements/serve.in").read_text().splitlines()
+    words = [line.split(" #")[0] for line in lines if not line.startswith("#")]
+    asked = {canonicalize_name(Requirement(word).name) for word in words}
+    assert needed <= asked
+    assert asked <= needed | command | FASTER
+    assert command <= set(pinned("serve.txt"))
+
+
+def test_the_image_that_serves_has_nothing_that_trains() -> None:
+    assert not HEAVY & set(pinned("serve.txt"))
+
+
+@pytest.mark.parametrize("lock", ["serve.txt", "train.txt"])
+def test_an_image_has_the_versions_that_were_tested(lock: str) -> None:
+    tested = pinned("latentworks.txt")
+    assert {name: tested.get(name) for name in pinned(lock)} == pinned(lock)
+
+
+def test_the_image_that_trains_has_no_tools_of_the_tests() -> None:
+    assert not {"pytest", "mypy", "moto", "selenium"} & set(pinned("train.txt"))
+    assert set(pinned("train.txt")) >= HEAVY - {"tensorflow-cpu"} | {"psycopg2-binary", "boto3"}
+
+
+def test_all_that_is_installed_is_pinned_by_hash() -> None:
+    calls = re.findall(r"pip install .+", DOCKERFILE)
+    ours = [call for call in calls if call.endswith(("/project", "/source"))]
+    assert all("--no-deps" in call for call in ours)
+    assert all("--require-hashes" in call for call in calls if call not in ours)
+    assert "UV_BUILD_CONSTRAINT=/requirements/latentworks.txt" in DOCKERFILE
+
+
+@pytest.mark.parametrize("target", ["train", "serve"])
+def test_an_image_runs_as_nobody_and_hears_its_signals(target: str) -> None:
+    stage = DOCKERFILE.partition(f"AS {target}\n")[2].partition("\nFROM ")[0]
+    assert re.findall(r"^USER (.+)$", stage, flags=re.MULTILINE) == ["10001:10001"]
+    for call in re.findall(r"^(?:CMD|ENTRYPOINT) (.+)$", stage, flags=re.MULTILINE):
+        assert isinstance(json.loads(call), list)
+
+
+# --- compose.yaml --------------------------------------------------------------------------------
+
+VARIABLE = re.compile(r"\$\{(\w+)(:[?-])([^}]*)\}")
+OPTIONAL = {"PROJECT", "PROJECT_UID", "PROJECT_GID"}
+SECRET = re.compile(r"PASSWORD|SECRET|AUTH|TOKEN")
+
+
+def test_every_password_must_be_set_and_none_is_in_the_file() -> None:
+    variables = VARIABLE.findall(TEXT)
+    assert len(variables) == TEXT.count("$")  # none without a default, or a word on its absence
+    assert {name for name, kind, _ in variables if kind == ":-"} == OPTIONAL
+    assert all(f"set {name} in docker/.env" == said for name, kind, said in variables
+               if kind == ":?")  # fmt: skip
+    secrets = [
+        VARIABLE.sub("", value)
+        for service in SERVICES.values()
+        for name, value in service.get("environment", {}).items()
+        if SECRET.search(name)
+    ]
+    assert len(secrets) >= 8
+    assert set(secrets) == {"", "latentworks:"}  # what remains is the name of a user
+    assert not re.search(r"//[^/\s]+:[^/\s]+@", TEXT)
+
+
+def test_the_example_has_the_names_and_no_values() -> None:
+    lines = (ROOT / "docker/.env.example").read_text().splitlines()
+    assignments = [line.removeprefix("#") for line in lines if re.match(r"#?[A-Z_]+=", line)]
+    assert all(line.endswith("=") for line in assignments)
+    asked = {name for name, _, _ in VARIABLE.findall(TEXT)}
+    assert {line.removesuffix("=") for line in assignments} == asked
+    ignored = ["git", "check-ignore", "--quiet", "docker/.env"]
+    assert subprocess.run(ignored, cwd=ROOT).returncode == 0
+
+
+def test_the_page_sets_every_password(tmp_path: Path) -> None:
+    """The lines of docs/deployment.md up to the first that needs Docker."""
+    page = (ROOT / "docs/deployment.md").read_text()
+    lines = [line.removeprefix("$ ") for line in page.splitlines() if line.startswith("$ ")]
+    (tmp_path / "docker").mkdir()
+    shutil.copy(ROOT / "docker/.env.example", tmp_path / "docker")
+    script = "\n".join(lines[: lines.index("cd docker")])
+    subprocess.run(["bash", "-euc", script], cwd=tmp_path, check=True)
+    text = (tmp_path / "docker/.env").read_text()
+    passwords = re.findall(r"^[A-Z_]+PASSWORD=([0-9a-f]{48})$", text, flags=re.MULTILINE)
+    assert len(set(passwords)) == text.count("PASSWORD=") == 5
+    assert f"PROJECT_UID={os.getuid()}\n" in text
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_has_no_privileges(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not {"privileged", "cap_add", "network_mode", "pid", "devices"} & set(service)
+    assert ":" in service["image"] or name in OURS
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+    on_the_outside = "ports" in service or "stores" not in service.get("networks", ())
+    assert on_the_outside or service["networks"] == ["stores"]
+
+
+def test_mlflow_is_as_closed_as_it_can_be() -> None:
+    service = SERVICES["mlflow"]
+    assert service["environment"]["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    assert service["environment"]["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+    (hosts,) = (word for word in service["command"] if word.startswith("--allowed-hosts="))
+    assert "*" not in hosts

@@ -1,0 +1,253 @@
+"""Images that come in, against those that the champion was tested on."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from conftest import Checkout, prefect_server, until
+from latentworks import artifacts, monitoring, watching
+from latentworks.drift import DriftConfig, Measured, compare
+from latentworks.errors import DataError
+from latentworks.workspace import RETRAINING, Workspace
+
+CONFIG = DriftConfig(min_images=100, max_distance=0.15)
+
+
+def measured(rng: np.random.Generator, num: int, shift: float = 0.0, dim: int = 2) -> Measured:
+    """Errors and latents of `num` images; `shift` in standard deviations of the first latent."""
+    latents = rng.normal(size=(num, dim)).astype(np.float32)
+    latents[:, 0] += shift
+    return Measured(rng.gamma(4, 0.005, num).astype(np.float32), latents)
+
+
+# --- what is decided -----------------------------------------------------------------------------
+
+
+def test_images_like_those_before_are_no_drift() -> None:
+    """300 checks; at a level of 0.001 one false alarm would be 0.3 on average, and also needs a
+    distance above the limit, which none of these many images has by chance."""
+    rng = np.random.default_rng(0)
+    test = measured(rng, 5000)
+    found = [compare(test, measured(rng, 300), CONFIG) for _ in range(300)]
+    assert sum(each.drifted for each in found) <= 1
+    distances = [row.distance for each in found for row in each.rows]
+    assert 0.02 < np.median(distances) < 0.08  # 0.83 / sqrt(300), Kolmogorov's median
+
+
+@pytest.mark.parametrize("dim", [2, 64])
+def test_a_shift_is_drift_and_is_named(dim: int) -> None:
+    rng = np.random.default_rng(1)
+    found = compare(measured(rng, 5000, dim=dim), measured(rng, 300, 1.0, dim), CONFIG)
+    assert found.drifted
+    assert "differ in latent z0 (0." in found.reason
+    assert [row.verdict for row in found.rows[:2]] == ["ok", "drift"]
+    assert found.rows[1].distance == pytest.approx(0.383, abs=0.06)  # 2 Phi(1/2) - 1; two errors
+    assert len(found.rows) == 1 + min(dim, 8)
+
+
+def test_worse_reconstructions_are_drift() -> None:
+    rng = np.random.default_rng(2)
+    worse = measured(rng, 300)
+    worse = Measured(worse.errors * 1.6, worse.latents)
+    found = compare(measured(rng, 5000), worse, CONFIG)
+    assert found.drifted
+    assert found.reason.startswith("300 new images differ in reconstruction error (0.")
+
+
+def test_what_is_real_but_small_is_no_drift() -> None:
+    rng = np.random.default_rng(3)
+    found = compare(measured(rng, 10_000), measured(rng, 10_000, 0.2), CONFIG)
+    assert found.rows[1].chance < 0.001
+    assert not found.drifted
+
+
+def test_too_few_cannot_tell_and_broken_numbers_do() -> None:
+    rng = np.random.default_rng(4)
+    test = measured(rng, 5000)
+    few = compare(test, measured(rng, 99, 5.0), CONFIG)
+    assert not few.drifted
+    assert few.reason == "too few new images to tell: 99, at least 100 are needed"
+    broken = measured(rng, 200)
+    broken.errors[3] = np.nan
+    found = compare(test, broken, CONFIG)
+    assert found.drifted
+    assert found.reason == "1 of 200 new images are not reconstructed to finite numbers"
+
+
+# --- has the source changed? ---------------------------------------------------------------------
+
+
+def test_a_change_is_told_once_when_it_is_complete(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    images = tmp_path / "images"
+    images.mkdir()
+    checkout.edit("params.yaml", "digits.npz", "../images")
+    now = iter(range(1000, 2000, 10))
+    told: list[str] = []
+
+    def state(cool_down: float = 0) -> str:
+        return watching.look(checkout.path, cool_down, next(now), told.append).state
+
+    assert state() == "no change"  # the first look only remembers
+    (images / "a.png").write_bytes(b"1")
+    assert state() == "still changing"
+    (images / "b.png").write_bytes(b"2")
+    assert state() == "still changing"
+    assert [state(), state()] == ["changed", "no change"]
+    (images / "b.png").write_bytes(b"longer")
+    assert [state(1000), state(1000)] == ["still changing", "waiting"]
+    assert [state(), state()] == ["changed", "no change"]  # it was not forgotten
+    (images / "a.png").unlink()
+    assert [state(), state()] == ["still changing", "changed"]
+    assert told == ["../images"] * 3
+    (images / "c.png").write_bytes(b"3")
+    with Workspace(checkout.path, RETRAINING).held("retrain"):  # which may not have it
+        assert [state(), state()] == ["still changing", "waiting"]
+    assert [state(), state()] == ["changed", "no change"]
+    images.rename(tmp_path / "gone")
+    with pytest.raises(DataError, match="no such file or folder"):
+        state()
+
+
+def test_a_look_stands_files_that_come_and_go(tmp_path: Path) -> None:
+    """As rsync has them: one that was listed is gone when it is looked at."""
+    for number in range(2000):
+        (tmp_path / f"{number}.png").write_bytes(b"1")
+    names = [str(tmp_path / f"{number}.png") for number in range(2000)]
+    script = (
+        "import os, sys\n"
+        "while os.getppid() > 1:\n"
+        "    for name in sys.argv[1:]: os.rename(name, name + '~'); os.rename(name + '~', name)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, *names]) as process:
+        try:
+            found = {watching.signature(tmp_path) for _ in range(50)}
+        finally:
+            process.kill()
+    assert len(found) > 1  # they did come and go
+
+
+def test_what_fetch_brings_is_not_looked_at(untouched: Checkout, tmp_path: Path) -> None:
+    checkout = untouched.copy(tmp_path / "checkout")
+    checkout.edit("params.yaml", "digits.npz", "data/raw/fashion-mnist")
+    checkout.edit("params.yaml", "kind: npz ", "kind: fashion_mnist ")
+    told: list[str] = []
+    for now in range(3):
+        assert watching.look(checkout.path, 0, now, told.append).state == "no change"
+    assert not told
+
+
+# --- the whole check -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def champion(champion: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout with a champion that knows all digits; `put` brings images to its dataset.path."""
+    checkout = champion.copy(tmp_path_factory.mktemp("champion") / "checkout")
+    checkout.edit("params.yaml", "digits.npz", "../images.npz")
+    return checkout
+
+
+def put(champion: Checkout, changed: Callable[[np.ndarray], np.ndarray], again: int = 0) -> None:
+    """1200 digits, 597 others that are changed, and the first of these `again`."""
+    digits = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
+    others = changed(digits[1200:])
+    arrays = {"x_train": np.concatenate([digits[:1200], others, others[:again]])}
+    np.savez(champion.path.parent / "images.npz", **arrays)
+
+
+def alike(images: np.ndarray) -> np.ndarray:
+    """Other images that look the same: a pixel of the edge is brighter by one grey value."""
+    images = images.copy()
+    images[:, 0, 0] += 1
+    return images
+
+
+def inverted(images: np.ndarray) -> np.ndarray:
+    return 255 - images
+
+
+def test_more_of_the_same_is_no_drift(champion: Checkout) -> None:
+    put(champion, alike, again=10)
+    said = champion.run("latentworks", "drift").stdout
+    assert "images.npz: 1,200 known, 597 new, 10 duplicates, 0 rejects" in said
+    assert "autoencoder version 1: 597 new images are as the test images" in said
+    assert "drift " not in said.replace("drift.png", "")
+
+
+def test_other_images_are_drift(champion: Checkout) -> None:
+    put(champion, inverted)
+    said = champion.run("latentworks", "drift", expected=8).stdout
+    assert "597 new images differ in reconstruction error (1.00), latent" in said
+    picture = np.asarray(Image.open(champion.path / "drift.png").convert("RGB"))
+    assert picture.shape[1] == 1200
+    found = monitoring.check(champion.path)
+    assert found.drifted
+    assert found.counts["new"] == 597
+
+
+def test_its_own_data_comes_from_the_cache(champion: Checkout, tmp_path: Path) -> None:
+    """The checkout has gone on to other data since."""
+    checkout = champion.copy(tmp_path / "checkout")
+    (tmp_path / "images.npz").write_bytes((champion.path.parent / "images.npz").read_bytes())
+    checkout.run("dvc", "repro", "prepare")
+    prepared = artifacts.read_prepared(checkout.path / "data/prepared")
+    found = monitoring.check(checkout.path)
+    assert found.counts["known"] == 1200 < prepared.profile["num_images"]
+    assert (checkout.path / ".latentworks/workspaces/champion").is_dir()
+
+
+def test_its_flow_tells_of_it_and_a_retraining_starts(champion: Checkout, tmp_path: Path) -> None:
+    put(champion, inverted)
+    with prefect_server(tmp_path) as api:
+
+        def asked(what: str) -> list[dict[str, Any]]:
+            return list(requests.post(f"{api}/{what}/filter", json={}, timeout=30).json())
+
+        def run(*call: str) -> str:
+            source = str(champion.path / "src")
+            done = champion.run(*call, PREFECT_API_URL=api, PYTHONPATH=source)
+            return done.stdout + done.stderr
+
+        # Deployments whose runs nobody carries out here.
+        run("prefect", "work-pool", "create", "latentworks", "--type", "process", "--overwrite")
+        run("prefect", "--no-prompt", "deploy", "--all")
+        run("python", "-m", "pipeline", "automations")
+        said = run("python", "-c", "from pipeline.watching import drift; drift()")
+        assert "Finished in state Drift('597 new images differ in reconstruction error" in said
+        found = {each["key"]: each for each in asked("artifacts")}
+        assert set(found) == {"drift", "drift-picture"}
+        rows = json.loads(found["drift"]["data"])
+        assert [row["quantity"] for row in rows[:1]] == ["reconstruction error"]
+        assert rows[0]["verdict"] == "drift"
+        assert "1,200 known, 597 new" in found["drift"]["description"]
+        assert "](data:image/png;base64,iVBOR" in found["drift-picture"]["data"]
+        (retraining,) = until(
+            lambda: [
+                each
+                for each in asked("flow_runs")
+                if (each["created_by"] or {}).get("type") == "AUTOMATION"
+            ]
+        )
+        (deployment,) = (each for each in asked("deployments") if each["name"] == "retrain")
+        assert retraining["deployment_id"] == deployment["id"]
+
+
+def test_without_a_champion_or_a_source_there_is_one_line(
+    finished: Checkout, champion: Checkout, tmp_path: Path
+) -> None:
+    done = finished.copy(tmp_path / "none").run("latentworks", "drift", expected=6)
+    assert done.stderr == "autoencoder has no champion to compare with.\n"
+    gone = champion.copy(tmp_path / "gone")
+    done = gone.run("latentworks", "drift", expected=3)
+    assert len(done.stderr.splitlines()) == 1
+    assert "images.npz" in done.stderr

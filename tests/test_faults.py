@@ -1,0 +1,20 @@
+"""The quick set of `make faults`: kills, and what is cut off or damaged, at moments by chance."""
+
+from pathlib import Path
+
+from conftest import Checkout
+from faults import Fault, Harness, table
+
+NUMBER = 20
+LONGEST = 5.0  # seconds to a fault: the long set gives each stage more time
+
+
+def test_it_survives(untouched: Checkout, finished: Checkout, tmp_path: Path) -> None:
+    told: list[Fault] = []
+    harness = Harness(
+        tmp_path, untouched, finished, seed=0, longest=LONGEST, faults=(NUMBER, NUMBER)
+    )
+    harness.run(NUMBER, told.append)
+    wrong = [fault for fault in harness.faults if not (fault.recovered and fault.identical)]
+    assert len(told) == len(harness.faults) == NUMBER
+    assert not wrong, f"{wrong}\n{table(harness.faults)}"

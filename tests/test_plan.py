@@ -1,0 +1,114 @@
+"""What would run, and why, in a checkout that real DVC knows."""
+
+import re
+import shutil
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import Checkout
+
+LIMIT = 3.0  # seconds
+
+
+def planned(checkout: Checkout) -> dict[str, list[str]]:
+    """The lines of each stage."""
+    stages: dict[str, list[str]] = {}
+    name = ""
+    for line in checkout.run("latentworks", "plan").stdout.partition("\n\n")[0].splitlines()[1:]:
+        name = line.split()[0] if line[0] != " " else name
+        stages.setdefault(name, []).append(re.sub(r" {2,}", " | ", line.strip()))
+    return stages
+
+
+def test_nothing_to_do(finished: Checkout) -> None:
+    assert finished.run("latentworks", "plan").stdout == "everything is up to date\n"
+
+
+def test_a_parameter_and_what_follows(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    checkout.edit("params.yaml", "epochs: 4", "epochs: 12")
+    checkout.edit("params.yaml", "  patience: 3", "  patience: 7")
+    stages = planned(checkout)
+    assert list(stages) == ["train", "encode", "sample", "evaluate", "export"]
+    assert re.fullmatch(
+        r"train \| runs \| \d+ s \| [\d.]+ MB \| train.epochs 4 → 12", stages["train"][0]
+    )
+    assert stages["train"][1:] == ["train.patience 3 → 7"]
+    assert stages["encode"][0].endswith("after train")
+    assert stages["sample"][0].split(" | ")[1] == "may run"
+    assert stages["sample"][0].endswith("after train, encode")
+
+
+def test_files_and_a_sampler_of_another_kind(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    checkout.edit("params.yaml", "kind: gaussian_mixture", "kind: uniform_box")
+    checkout.edit("params.yaml", "    num_components: 5", "#")
+    with (checkout.path / "src/latentworks/metrics/samples.py").open("a") as file:
+        file.write("# an edit\n")
+    shutil.rmtree(checkout.path / "models/servable")
+    stages = planned(checkout)
+    assert list(stages) == ["sample", "evaluate", "export"]
+    assert [line.split(" | ")[-1] for line in stages["sample"]] == [
+        "sample.sampler.kind gaussian_mixture → uniform_box",
+        "sample.sampler.num_components 5 → not set",
+    ]
+    assert re.search(r"src/latentworks/metrics [0-9a-f]{7} → [0-9a-f]{7}$", stages["evaluate"][0])
+    assert stages["export"][0].endswith("models/servable is missing")
+
+
+def test_images_outside_of_the_project(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    images = tmp_path / "images.npz"
+    (checkout.path / "digits.npz").rename(images)
+    checkout.edit("params.yaml", "digits.npz", "../images.npz")
+    checkout.run("dvc", "repro", "prepare")
+    with images.open("ab") as file:
+        file.write(b"more")
+    (reason,) = (line.split(" | ")[-1] for line in planned(checkout)["prepare"])
+    assert re.fullmatch(r"\.\./images\.npz [0-9a-f]{7} → [0-9a-f]{7}", reason)
+    with images.open("ab") as file:
+        file.truncate(30_000_000)  # too much to hash for a look
+    (reason,) = (line.split(" | ")[-1] for line in planned(checkout)["prepare"])
+    assert re.fullmatch(r"\.\./images\.npz 1 file of 0\.\d MB → 1 file of 30\.0 MB", reason)
+
+
+def test_a_first_time_and_mistakes(untouched: Checkout, tmp_path: Path) -> None:
+    checkout = untouched.copy(tmp_path / "checkout")
+    stages = planned(checkout)
+    assert list(stages) == [
+        "fetch",
+        "prepare",
+        "features",
+        "train",
+        "encode",
+        "sample",
+        "evaluate",
+        "export",
+    ]
+    assert {lines[0].split(" | ")[-1] for lines in stages.values()} == {"never ran"}
+    assert "it never ran here" in checkout.run("latentworks", "plan").stdout
+    checkout.edit("params.yaml", "epochs: 4", "epohcs: 4")
+    done = checkout.run("latentworks", "plan", expected=2)
+    assert "train.epohcs is not a known key. Did you mean epochs?" in done.stderr
+
+
+@pytest.mark.timed
+def test_it_is_quick_and_leaves_tensorflow_alone(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    checkout.edit("params.yaml", "epochs: 4", "epochs: 12")
+    script = (
+        "import sys; from latentworks import cli; "
+        "cli.app(['plan'], standalone_mode=False); "
+        "print(sorted({'tensorflow', 'keras', 'mlflow'} & set(sys.modules)))"
+    )
+    assert checkout.run(sys.executable, "-c", script).stdout.splitlines()[-1] == "[]"
+    times = []
+    for _ in range(3):
+        start = time.monotonic()
+        checkout.run("latentworks", "plan")
+        times.append(time.monotonic() - start)
+    assert statistics.median(times) < LIMIT

@@ -1,0 +1,170 @@
+"""Many who promote at once, and some who are killed while they do."""
+
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from conftest import Checkout, Project, aliases, decisions
+from latentworks import disk, locks
+from latentworks.registry import Registry
+from latentworks.scores import Scores
+from latentworks.serving import packaging, seals
+from latentworks.versions import SHA256
+
+DEADLINE = 60.0  # seconds that another process may take to do what is waited for
+
+
+# --- many at once, and kills ---------------------------------------------------------------------
+
+NUM_PROCESSES = 8
+NUM_ROUNDS = 50
+
+
+@pytest.fixture(scope="module")
+def ladder(server: str, good: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A model with a version for each process, each of them better than the one before by far.
+
+    They are one model with scores recorded in another amount: the race is about the choice.
+    """
+    path = tmp_path_factory.mktemp("ladder") / "checkout"
+    checkout = Project(good.copy(path).path, server).named("ladder")
+    checkout.ours("register")
+    client = MlflowClient(server)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", server)
+        store = Registry(path).store
+        version = store.get("ladder", 1)
+        folder = path.with_name("version")
+        for rung in range(1, NUM_PROCESSES):
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(store.fetch(version), folder)
+            scores = Scores.from_json(disk.read_json(folder / packaging.SCORES))
+            mse = scores.metrics["mse"]
+            assert mse.replicates is not None
+            lower = replace(mse, value=mse.value * 0.8**rung, replicates=mse.replicates * 0.8**rung)
+            better = replace(scores, metrics={**scores.metrics, "mse": lower})
+            disk.write_json(folder / packaging.SCORES, better.to_json())
+            tags = {**version.tags, SHA256: seals.seal(folder)}
+            model = client.create_logged_model(store.store.experiment_id, "ladder")
+            client.log_model_artifacts(model.model_id, str(folder))
+            client.finalize_logged_model(model.model_id, "READY")
+            source = f"models:/{model.model_id}"
+            client.create_model_version("ladder", source, tags=tags, model_id=model.model_id)
+    return checkout
+
+
+def promote_in_every_round(
+    root: Path, server: str, number: int, start: Barrier, end: Barrier
+) -> None:
+    """What one process does: promote its version as soon as a round begins."""
+    os.environ["MLFLOW_TRACKING_URI"] = server
+    os.chdir(root)
+    registry = Registry(root)
+    for _ in range(NUM_ROUNDS):
+        start.wait(timeout=300)
+        registry.promote(number)
+        end.wait(timeout=300)
+
+
+def test_the_best_is_champion_whoever_comes_first(server: str, ladder: Project) -> None:
+    client = MlflowClient(server)
+    context = multiprocessing.get_context("spawn")
+    start, end = (context.Barrier(NUM_PROCESSES + 1) for _ in range(2))
+    processes = [
+        context.Process(
+            target=promote_in_every_round, args=(ladder.path, server, number, start, end)
+        )
+        for number in range(1, NUM_PROCESSES + 1)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        champions = []
+        for _ in range(NUM_ROUNDS):
+            for alias in aliases(server, "ladder"):
+                client.delete_registered_model_alias("ladder", alias)
+            start.wait(timeout=300)
+            end.wait(timeout=300)
+            champions.append(aliases(server, "ladder")["champion"])
+    finally:
+        for process in processes:
+            process.join(timeout=DEADLINE if process.is_alive() else 0)
+            process.kill()
+    assert champions == [NUM_PROCESSES] * NUM_ROUNDS
+    entries = decisions(server, "ladder")
+    assert len(entries) == NUM_PROCESSES * NUM_ROUNDS  # one for each decision
+    # Each entry begins where the one before ended; a round begins without a champion.
+    rounds = [entries[n : n + NUM_PROCESSES] for n in range(0, len(entries), NUM_PROCESSES)]
+    for told in rounds:
+        before = ["", *(tags["champion.after"] for tags in told[:-1])]
+        assert [tags["champion.before"] for tags in told] == before
+        assert sorted(tags["model.version"] for tags in told) == [
+            str(number) for number in range(1, NUM_PROCESSES + 1)
+        ]
+
+
+def holder(lock: Path) -> int | None:
+    text = lock.read_text() if lock.exists() else ""
+    found = re.match(r"process (\d+) on .*, to promote ladder version", text)
+    return int(found[1]) if found else None
+
+
+def start_promote(project: Project, number: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["latentworks", "promote", str(number)],
+        cwd=project.path,
+        env=project.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_holder_that_is_killed_frees_the_lock(
+    server: str, ladder: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    client = MlflowClient(server)
+    registry = Registry(ladder.path)
+    lock = locks.FOLDER / f"{registry.store.identity('ladder')}.lock"
+    rng = random.Random(0)
+    num_stopped = 0
+    for _ in range(6):
+        for alias in aliases(server, "ladder"):
+            client.delete_registered_model_alias("ladder", alias)
+        first = start_promote(ladder, 1)
+        deadline = time.monotonic() + DEADLINE
+        while holder(lock) != first.pid:
+            assert time.monotonic() < deadline
+            assert first.poll() is None, first.communicate()[0]
+        time.sleep(rng.uniform(0, 0.15))  # somewhere in the middle of it, another place each time
+        first.send_signal(signal.SIGSTOP)
+        stopped_inside = holder(lock) == first.pid
+        num_stopped += stopped_inside
+        second = start_promote(ladder, 8)
+        if stopped_inside:
+            assert second.stdout is not None
+            assert f"waiting for process {first.pid} on " in second.stdout.readline()
+            assert second.poll() is None
+        first.kill()
+        first.communicate()
+        told = second.communicate(timeout=DEADLINE)[0]
+        assert "version 8 is champion" in told, told
+        # What the first one had decided is as it says, or was never written.
+        entries = decisions(server, "ladder")
+        assert entries[-1]["champion.after"] == "8"
+        assert entries[-1]["champion.before"] in ("", "1")
+        assert aliases(server, "ladder")["champion"] == 8
+        assert client.get_model_version("ladder", "8").tags["decision"] == "promoted"
+    assert num_stopped >= 3  # else this test has not tried what it is for

@@ -1,0 +1,56 @@
+"""Recipes: what they are meant to reach can be read, and they are explained."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from goals import Goal, goals, score
+from latentworks import params, recipes
+from latentworks.cli import Params
+
+NAMES = recipes.names(ROOT)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_has_goals(name: str) -> None:
+    assert goals(ROOT / "recipes" / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_is_explained(name: str) -> None:
+    _, _, below = (ROOT / "docs/recipes.md").read_text().partition("<!-- up to here -->")
+    assert f"`{name}`" in below
+
+
+def test_a_goal_has_a_side() -> None:
+    assert Goal.parse("at most 0.25") == Goal("at most", 0.25)
+    assert Goal("at most", 0.25).reached(0.25)
+    assert not Goal("at most", 0.25).reached(0.26)
+    assert Goal("at least", 0.25).reached(0.26)
+    assert not Goal("at least", 0.25).reached(0.24)
+    with pytest.raises(ValueError, match="expected such as"):
+        Goal.parse("about 3")
+
+
+def test_a_score_is_a_number_or_two() -> None:
+    metrics = {"a.x": 6.0, "a.y": 3.0}
+    assert score("a.x", metrics) == 6
+    assert score("a.x / a.y", metrics) == 2
+    assert score("a.x - a.y", metrics) == 3
+
+
+def test_what_is_expected_is_no_section_of_params() -> None:
+    for name in NAMES:
+        assert set(recipes.sections(ROOT, name)) <= set(params.read(ROOT / "params.yaml"))
+
+
+def test_the_section_on_the_page_is_valid(tmp_path: Path) -> None:
+    text = (ROOT / "docs/recipes.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    path = tmp_path / "params.yaml"
+    path.write_text(example)
+    committed = (ROOT / "params.yaml").read_text()
+    path.write_text(recipes.merge(committed, params.read(path)))
+    assert params.load(Params, path, whole=True).model.kind == "conditional"

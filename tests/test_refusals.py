@@ -1,0 +1,138 @@
+"""What never becomes a version, or champion, and files that were changed since."""
+
+import re
+import shutil
+import time
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+from conftest import Checkout, Project, aliases, closed_port, decisions
+from latentworks import disk
+
+DEADLINE = 60.0  # seconds that another process may take to do what is waited for
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def refused(checkout: Project, said: str, code: int = 7) -> None:
+    told = checkout.ours("register", expected=code)
+    assert said in told, told
+    assert len(told.splitlines()) == 1, told
+
+
+def commit_outputs(checkout: Project) -> None:
+    """Make dvc.lock true of the files that are there, as a careless person can."""
+    checkout.run("dvc", "commit", "--force")
+
+
+def test_code_that_is_not_committed(candidate: Project) -> None:
+    with (candidate.path / "src/latentworks/cli.py").open("a") as file:
+        file.write("# an edit\n")
+    refused(candidate, "the code differs from its commit: src/latentworks/cli.py. Commit it")
+    candidate.run("git", "checkout", "--quiet", "src")
+    (candidate.path / "src/latentworks/samplers/new.py").write_text("")
+    refused(candidate, "the code differs from its commit: src/latentworks/samplers/new.py")
+
+
+def test_what_is_kept_with_the_run_may_differ(candidate: Project) -> None:
+    with (candidate.path / "params.yaml").open("a") as file:
+        file.write("# a note\n")
+    assert "is registered" in candidate.ours("register")
+
+
+def test_a_result_of_other_parameters_or_files(candidate: Project) -> None:
+    candidate.edit("params.yaml", "epochs: 4", "epochs: 5")
+    refused(candidate, "stage train: params.yaml train modified")
+    candidate.edit("params.yaml", "epochs: 5", "epochs: 4")
+    with (candidate.path / "models/autoencoder/model.keras").open("ab") as file:
+        file.write(b"other")
+    refused(candidate, "models/autoencoder modified")
+
+
+def test_a_training_that_diverged(candidate: Project) -> None:
+    path = candidate.path / "models/autoencoder/curves.csv"
+    path.write_text(re.sub(r"^(4\.0),[^,]*", r"\1,nan", path.read_text(), flags=re.MULTILINE))
+    commit_outputs(candidate)
+    refused(candidate, "the training diverged: loss is nan after epoch 4")
+
+
+def test_data_without_a_fingerprint(candidate: Project) -> None:
+    path = candidate.path / "data/prepared/profile.json"
+    profile = disk.read_json(path)
+    del profile["fingerprint"]
+    disk.write_json(path, profile)
+    commit_outputs(candidate)
+    refused(candidate, "has no data fingerprint")
+
+
+def test_a_servable_that_does_not_answer_as_keras_did(candidate: Project, server: str) -> None:
+    graph = candidate.path / "models/servable/decoder.onnx"
+    graph.write_bytes(graph.read_bytes()[:-2000])
+    commit_outputs(candidate)
+    before = len(MlflowClient(server).search_model_versions("name = 'refused'"))
+    refused(candidate, "pre-flight: ", code=6)
+    assert len(MlflowClient(server).search_model_versions("name = 'refused'")) == before
+
+
+def test_another_interface_is_another_name(
+    server: str, finished: Checkout, experiment: Checkout, tmp_path: Path
+) -> None:
+    name = "faces"
+    Project(finished.copy(tmp_path / "one").path, server).named(name).ours("register")
+    other = Project(experiment.copy(tmp_path / "other").path, server).named(name)
+    refused(other, "holds models of 8x8x1 images, 2 latents, and its clients rely on that")
+    other.edit("params.yaml", f"model_name: {name}", "model_name: faces-16d")
+    assert "faces-16d version 1 is registered" in other.ours("register")
+
+
+def test_a_server_that_is_down_is_one_line(finished: Checkout, tmp_path: Path) -> None:
+    away = Project(finished.copy(tmp_path / "checkout").path, f"http://127.0.0.1:{closed_port()}")
+    for call in ("register", "promote", "rollback", "history"):
+        start = time.monotonic()
+        told = away.ours(call, expected=69)  # EX_UNAVAILABLE
+        assert time.monotonic() - start < 30
+        assert told.startswith("MLflow at http://127.0.0.1:"), told
+        assert len(told.splitlines()) == 1, told
+
+
+# --- files that were changed after registration --------------------------------------------------
+
+
+def stored(served: Path, model_id: str, name: str) -> Path:
+    (path,) = served.rglob(f"{model_id}/artifacts/{name}")
+    return path
+
+
+def test_changed_files_are_never_loaded(
+    server: str, served: Path, good: Checkout, better: Checkout, tmp_path: Path
+) -> None:
+    name = "changed"
+    first = Project(good.copy(tmp_path / "first").path, server).named(name)
+    second = Project(better.copy(tmp_path / "second").path, server).named(name)
+    first.ours("register")
+    first.ours("promote")
+    second.ours("register")
+
+    client = MlflowClient(server)
+    ids = [client.get_model_version(name, number).source for number in ("1", "2")]
+    paths = [stored(served, str(source).removeprefix("models:/"), "pyfunc.py") for source in ids]
+    texts = [path.read_text() for path in paths]
+    # Code that would leave a trace if anything loaded it.
+    trace = tmp_path / "trace"
+    paths[1].write_text(f"open({str(trace)!r}, 'w')\n{texts[1]}")
+    told = second.ours("promote", expected=7)
+    assert f"{name} version 2: pyfunc.py does not match its sha256" in told
+    assert not trace.exists()
+    assert aliases(server, name) == {"champion": 1, "challenger": 2}
+    assert decisions(server, name)[-1]["decision"] == "refused"
+
+    paths[1].write_text(texts[1])
+    second.ours("promote")
+    shutil.rmtree(second.path / ".latentworks/versions")
+    paths[0].write_text(f"open({str(trace)!r}, 'w')\n{texts[0]}")
+    told = second.ours("rollback", expected=6)
+    assert f"{name} version 1: pyfunc.py does not match its sha256" in told
+    assert not trace.exists()
+    assert aliases(server, name) == {"champion": 2, "previous": 1}

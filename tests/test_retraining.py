@@ -1,0 +1,413 @@
+"""The retraining flow: a real Prefect server, real DVC, the real stages on small data."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import psutil
+import pytest
+import requests
+from ruamel.yaml import YAML
+
+from conftest import Checkout, prefect_server, until
+from latentworks import disk, repository
+from latentworks.errors import Busy
+from latentworks.repository import code
+from latentworks.workspace import Workspace
+
+AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
+OUTSIDE = "../images/digits.npz"  # of the project, as a person would have their images
+EPOCHS = ("--set", "train.epochs=20")
+QUICK = 20.0  # seconds that a run with nothing to do may take
+
+
+class Server:
+    """What a Prefect server has on its pages."""
+
+    def __init__(self, api: str) -> None:
+        self.api = api
+
+    def post(self, path: str, **body: Any) -> Any:
+        answer = requests.post(f"{self.api}/{path}", json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+    def last_run(self) -> dict[str, Any]:
+        return dict(self.post("flow_runs/filter", sort="START_TIME_DESC", limit=1)[0])
+
+    def tasks(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """The task runs of a flow run by name, once all that it sent has arrived."""
+        chosen = {"id": {"any_": [run["id"]]}}
+
+        def ended() -> list[dict[str, Any]] | None:
+            found = self.post("task_runs/filter", flow_runs=chosen, sort="EXPECTED_START_TIME_ASC")
+            return found if all(task["end_time"] for task in found) else None
+
+        return {task["name"]: task for task in until(ended)}
+
+    def artifacts(self, run: dict[str, Any]) -> dict[str, Any]:
+        found = self.post("artifacts/filter", artifacts={"flow_run_id": {"any_": [run["id"]]}})
+        return {artifact["key"]: artifact["data"] for artifact in found}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as api:
+        yield Server(api)
+
+
+class Project(Checkout):
+    """A checkout that a person works in, with images and a DVC remote beside it."""
+
+    said: str  # by its first retraining
+    changed: set[str]  # files that this changed
+    left: list[psutil.Process]  # when it was cancelled
+
+    def __init__(self, path: Path, server: Server) -> None:
+        super().__init__(path)
+        self.server = server
+        self.workspace = Workspace(path, "retraining")
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        ours = {"PREFECT_API_URL": self.server.api, "PYTHONPATH": str(self.path / "src")}
+        return super().environment(**{**ours, **changes})
+
+    def commit(self, message: str = "a change") -> None:
+        self.run("git", *AUTHOR, "commit", "--quiet", "--all", "--message", message)
+
+    def retrain(self, *options: str, expected: int = 0) -> str:
+        """What `make retrain` prints."""
+        done = self.run("python", "-m", "pipeline", "retrain", *options, expected=expected)
+        assert "Traceback" not in done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def state(self) -> dict[str, bytes]:
+        """Every file of a person's, and git's index and branches; not what tools keep."""
+        tools = (".latentworks", ".dvc/cache", ".dvc/site_cache", ".git/objects", "__pycache__")
+        tools += ("mlflow.db", "mlartifacts")
+        files = (file for file in self.path.rglob("*") if file.is_file())
+        names = {file.relative_to(self.path).as_posix(): file for file in files}
+        mine = {name for name in names if not any(tool in name for tool in tools)}
+        return {name: names[name].read_bytes() for name in mine}
+
+
+@pytest.fixture(scope="module")
+def project(
+    finished: Checkout, server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Project:
+    """A project after a first retraining, with one parameter of its own, kept as a branch.
+
+    It was cancelled once, as Prefect does it, and started again.
+    """
+    path = tmp_path_factory.mktemp("home") / "project"
+    images = path.parent / "images"
+    images.mkdir()
+    shutil.copy(finished.path / "digits.npz", images)
+    project = Project(finished.copy(path).path, server)
+    project.edit("params.yaml", "digits.npz", OUTSIDE)
+    project.edit("params.yaml", "    mse: 0.5  #", "    mse: 0.95  #")
+    project.run("dvc", "remote", "add", "--quiet", "--default", "store", "../store")
+    project.commit("images of my own")
+    project.edit("params.yaml", "epochs: 4", "epochs: 5")  # an edit that is not committed
+    before = project.state()
+    project.left = cancel_in_epoch(project, "6/20", *EPOCHS)
+    project.said = project.retrain(*EPOCHS, "--branch")
+    project.changed = changes(before, project.state())
+    return project
+
+
+def cancel_in_epoch(project: Project, epoch: str, *options: str) -> list[psutil.Process]:
+    """SIGTERM to the process of a flow; returns what it had started and is still there."""
+    with subprocess.Popen(
+        ["python", "-m", "pipeline", "retrain", *options],
+        cwd=project.path,
+        env=project.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if f"Epoch {epoch}" in line)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+    return list(psutil.wait_procs(children, timeout=10)[1])
+
+
+def changes(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
+    return {name for name in before | after if before.get(name) != after.get(name)}
+
+
+def versions(project: Project) -> list[Any]:
+    client = mlflow.MlflowClient(f"sqlite:///{project.path / 'mlflow.db'}")
+    return sorted(client.search_model_versions(), key=lambda version: int(version.version))
+
+
+# --- a run with something to do ------------------------------------------------------------------
+
+
+def test_each_stage_is_a_task_and_its_state_says_what_became_of_it(
+    project: Project, server: Server
+) -> None:
+    said = project.said
+    stages = stages_of(project.path)
+    states = re.findall(r"Task run '([\w ]+)' - Finished in state (\w+)\(", said)
+    assert [name for name, _ in states] == [
+        "check out", *stages, "verify", "register", "push", "promote", "report", "push branch",
+    ]  # fmt: skip
+    outcomes = dict(states)
+    before = {"fetch", "prepare", "features"}  # done when it was cancelled
+    assert {outcomes[stage] for stage in before} == {"Unchanged"}
+    assert {outcomes[stage] for stage in stages if stage not in before} == {"Ran"}
+    assert outcomes["promote"] == "Promoted"
+    assert "Task run 'train' - Epoch 20/20" in said
+    assert "Task run 'evaluate' - evaluate: test.bce" in said
+    assert re.search(r"^Promoted: a first model, within its limits: mse", said, flags=re.MULTILINE)
+    run = server.last_run()
+    assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Promoted")
+    assert {name: task["state_name"] for name, task in server.tasks(run).items()} == outcomes
+
+
+def test_the_pages_of_the_run(project: Project, server: Server) -> None:
+    found = server.artifacts(server.last_run())
+    assert set(found) == {
+        "stages",
+        "decision",
+        "version",
+        "mlflow-run",
+        "reconstructions",
+        "samples",
+    }
+    rows = artifacts_table(found["stages"])
+    assert [row["stage"] for row in rows] == stages_of(project.path)
+    assert all((float(row["seconds"]) >= 1) for row in rows if row["state"] == "ran")
+    assert all(bool(row["memory"]) == (row["state"] == "ran") for row in rows)
+    assert "| mse " in found["decision"]
+    assert "autoencoder: champion is version 1" in found["decision"]
+    run_id = versions(project)[0].run_id
+    assert f"/runs/{run_id})" in found["mlflow-run"]
+    assert "/models/autoencoder/versions/1)" in found["version"]
+    for name in ("reconstructions", "samples"):
+        assert "](data:image/png;base64,iVBOR" in found[name]
+
+
+def stages_of(folder: Path) -> list[str]:
+    """In DVC's order."""
+    return [*repository.needs(folder)]
+
+
+def artifacts_table(data: Any) -> list[dict[str, str]]:
+    return YAML(typ="safe").load(data) if isinstance(data, str) else data
+
+
+def test_it_leaves_what_a_person_works_on_alone(project: Project) -> None:
+    branch = "refs/heads/retrain/autoencoder-1"
+    assert project.changed == {f".git/{branch}", f".git/logs/{branch}"}
+    assert "not committed, so not in this run: params.yaml" in project.said
+    own = project.workspace.path
+    assert (own / OUTSIDE).resolve() == project.path.parent / "images/digits.npz"
+    assert not (own / "mlflow.db").exists()
+    assert not (own / ".dvc/cache").exists()  # it is shared
+
+
+def test_what_it_produced_is_kept(project: Project) -> None:
+    (version,) = versions(project)
+    client = mlflow.MlflowClient(f"sqlite:///{project.path / 'mlflow.db'}")
+    kept = {file.path for file in client.list_artifacts(version.run_id)}
+    assert {"dvc.lock", "params.yaml"} <= kept
+    assert client.get_run(version.run_id).data.params["train.epochs"] == "20"
+    branch = "retrain/autoencoder-1"
+    params = YAML(typ="safe").load(project.run("git", "show", f"{branch}:params.yaml").stdout)
+    assert params["train"]["epochs"] == 20
+    lock = project.run("git", "show", f"{branch}:dvc.lock").stdout
+    assert lock == (project.workspace.path / "dvc.lock").read_text()
+    parent = project.run("git", "rev-parse", f"{branch}^").stdout.strip()
+    assert parent == code(project.path).commit == version.tags["git.commit"]
+    model = repository.recorded(project.workspace.path)["train"].outs[0] / "model.keras"
+    pushed = {disk.file_digest(file) for file in (project.path.parent / "store").rglob("*")
+              if file.is_file()}  # fmt: skip
+    assert disk.file_digest(model) in pushed
+
+
+def test_a_cancelled_run_ends_its_stage_and_the_next_one_goes_on(project: Project) -> None:
+    assert not project.left
+    epochs = [int(epoch) for epoch in re.findall(r"Epoch (\d+)/20", project.said)]
+    assert epochs == list(range(epochs[0], 21))
+    assert 5 <= epochs[0] <= 7
+
+
+# --- and with nothing ----------------------------------------------------------------------------
+
+
+@pytest.mark.timed
+def test_nothing_new_is_said_in_seconds(project: Project, server: Server) -> None:
+    said = project.retrain(*EPOCHS)
+    assert "Nothing new: autoencoder version 1 is this result already" in said
+    run = server.last_run()
+    assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Nothing new")
+    tasks = server.tasks(run)
+    assert {tasks[stage]["state_name"] for stage in stages_of(project.path)} == {"Unchanged"}
+    first = min(datetime.fromisoformat(task["start_time"]) for task in tasks.values())
+    took = datetime.fromisoformat(run["end_time"]) - first
+    assert took.total_seconds() < QUICK
+    assert len(versions(project)) == 1
+
+
+def test_what_dvc_has_is_restored_and_a_worse_model_is_refused(
+    project: Project, server: Server
+) -> None:
+    """Four epochs, which the person's own checkout has trained before."""
+    said = project.retrain()
+    run = server.last_run()
+    states = {name: task["state_name"] for name, task in server.tasks(run).items()}
+    assert states["prepare"] == "Unchanged"
+    assert {states[stage] for stage in ("train", "encode", "sample", "export")} == {"Restored"}
+    assert states["promote"] == run["state"]["name"] == "Refused"
+    assert "Refused: mse is worse: " in said
+    assert "Epoch" not in said
+    assert [int(version.version) for version in versions(project)] == [1, 2]
+    champion = mlflow.MlflowClient(f"sqlite:///{project.path / 'mlflow.db'}")
+    assert champion.get_model_version_by_alias("autoencoder", "champion").version in (1, "1")
+
+
+# --- what cannot be done -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        (["--set", "train.epohcs=3"], "train.epohcs is not a known key. Did you mean epochs?"),
+        (["--revision", "nowhere"], "has no commit 'nowhere'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_loses_nothing(
+    project: Project, options: list[str], fault: str
+) -> None:
+    lock = (project.workspace.path / "dvc.lock").read_bytes()
+    said = project.retrain(*options, expected=1 if "--revision" in options else 2)
+    assert fault in said.splitlines()[-2] + said.splitlines()[-1]
+    assert (project.workspace.path / "dvc.lock").read_bytes() == lock
+
+
+CHECK_OUT = """
+import json, sys
+from pathlib import Path
+from prefect.logging import disable_run_logger
+from latentworks.errors import LatentworksError
+from latentworks.workspace import RETRAINING, Workspace
+from pipeline.retraining import check_out
+
+workspace = Workspace(Path(), RETRAINING)
+for recipe, overrides in json.loads(sys.argv[1]):
+    try:
+        with workspace.held("retrain"), disable_run_logger():
+            check_out.fn(workspace, recipe, overrides, "HEAD")
+    except LatentworksError as error:
+        print(error.exit_code, error)
+"""
+
+
+def test_other_mistakes_are_found_as_early(project: Project) -> None:
+    """By the same task, without the flow around it."""
+    lock = (project.workspace.path / "dvc.lock").read_bytes()
+    mistakes = {
+        "train.epochs should be a valid integer": (None, {"train.epochs": "many"}),
+        "seed.more cannot be set: seed is not a section": (None, {"seed.more": 1}),
+        "no recipe 'sede'": ("sede", {}),
+    }
+    said = project.run("python", "-c", CHECK_OUT, json.dumps([*mistakes.values()])).stdout
+    for line, fault in zip(said.splitlines(), mistakes, strict=True):
+        assert line.startswith("2 ")
+        assert fault in line
+    assert (project.workspace.path / "dvc.lock").read_bytes() == lock
+
+
+IN_PREFECT = "from pipeline.retraining import retrain; retrain(return_state=True)"
+
+
+def test_one_at_a_time(project: Project, server: Server) -> None:
+    before = server.last_run()["id"]
+    with project.workspace.held("retrain"):
+        said = project.retrain(expected=Busy.exit_code)
+        assert said.startswith(f"cannot retrain now; at it is process {os.getpid()} on ")
+        assert server.last_run()["id"] == before  # it was told before Prefect was there
+        project.run("python", "-c", IN_PREFECT)  # as a deployment starts it
+    state = server.last_run()["state"]
+    assert (state["type"], state["name"]) == ("CANCELLED", "Busy")
+
+
+def test_a_version_is_rebuilt_to_the_same_bytes(project: Project) -> None:
+    before = project.state()
+    database = (project.path / "mlflow.db").read_bytes()
+    said = project.run("latentworks", "rebuild", "models:/autoencoder/1").stdout
+    assert "data: as it was recorded" in said
+    assert "Epoch 20/20" in said  # it was trained, not taken from a cache
+    rows = re.findall(r"^([a-z][\w.]+) +(\S+) +(\S+) +(same|differs)$", said, flags=re.MULTILINE)
+    metrics = disk.read_json(project.workspace.path / "reports/metrics.json")
+    names = {f"{group}.{name}" for group, values in metrics.items() for name in values}
+    assert {name for name, *_ in rows} == {"model.sha256", *names}
+    assert {verdict for *_, verdict in rows} == {"same"}
+    assert "autoencoder version 1 came out the same" in said
+    assert not changes(before, project.state())
+    assert (project.path / "mlflow.db").read_bytes() == database
+
+
+def test_a_version_that_is_not_there_cannot_be_rebuilt(project: Project) -> None:
+    done = project.run("latentworks", "rebuild", "models:/autoencoder/99", expected=6)
+    assert done.stderr.startswith("autoencoder has no version 99. Expected one of: 1, 2")
+    done = project.run("latentworks", "rebuild", "models:/autoencoder", expected=6)
+    assert done.stderr.startswith("which version? Expected models:/NAME/NUMBER")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a child with its parent")
+def test_killed_at_any_level_it_goes_on_with_the_next_run(project: Project) -> None:
+    """SIGKILL of the stage, of DVC, of the flow, of who started it; then the same again."""
+    options = ("--set", "seed=3", "--set", "train.epochs=60", "--set", "train.patience=60")
+    number = len(versions(project))
+    reached = 0
+    for who in ("latentworks.stages.train", "dvc", "pipeline flow", "pipeline retrain"):
+        reached = kill_in_training(project, who, reached, *options)
+    said = project.run("python", "-m", "pipeline", "retrain", *options, expected=None)
+    told = said.stdout + said.stderr
+    (goes_on,) = re.findall(r"train: goes on after epoch (\d+) of 60", told)
+    assert int(goes_on) >= reached - 1
+    assert len(versions(project)) == number + 1
+    client = mlflow.MlflowClient(f"sqlite:///{project.path / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    assert not client.search_runs(experiments, "attributes.status = 'RUNNING'")
+
+
+def kill_in_training(project: Project, who: str, after: int, *options: str) -> int:
+    """SIGKILL of one in the second epoch of a run; nobody goes on behind it. Returns the epoch."""
+    with subprocess.Popen(
+        ["python", "-m", "pipeline", "retrain", *options],
+        cwd=project.path,
+        env=project.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        begun = (re.search(r"Epoch (\d+)/60", line) for line in process.stdout)
+        epochs = (int(epoch[1]) for epoch in begun if epoch)
+        reached = next(epoch for epoch in epochs if epoch > after + 1)
+        flow = psutil.Process(process.pid)
+        family = [flow, *flow.children(recursive=True)]
+        (one,) = [each for each in family if who in " ".join(each.cmdline()[:4])]
+        one.kill()
+        said = process.stdout.read()
+    assert process.returncode != 0
+    assert "Traceback" not in said
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
+    return reached

@@ -1,0 +1,459 @@
+"""`latentworks repro`: one at a time; old outputs stay; what a kill has left is mended."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import psutil
+import pytest
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+from mlflow import MlflowClient
+from ruamel.yaml import YAML
+from voluptuous import Invalid
+
+from conftest import Checkout, until
+from latentworks import disk, repository, runner
+
+LONG = 5000  # epochs; more than any test waits for
+
+
+def start(checkout: Checkout, **changes: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["latentworks", "repro"],
+        cwd=checkout.path,
+        env=checkout.environment(PYTHONPATH=str(checkout.path / "src"), **changes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def repro(checkout: Checkout, expected: int = 0, **changes: str) -> str:
+    done = checkout.run("latentworks", "repro", expected=expected, **changes)
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def long_training(finished: Checkout, path: Path) -> Checkout:
+    checkout = finished.copy(path)
+    checkout.edit("params.yaml", "epochs: 4", f"epochs: {LONG}")
+    checkout.edit("params.yaml", "patience: 3", f"patience: {LONG}")
+    return checkout
+
+
+def in_training(run: "subprocess.Popen[str]") -> psutil.Process:
+    """The stage, when it has finished two epochs."""
+    assert run.stdout is not None
+    assert len([*islice((line for line in run.stdout if line.startswith("Epoch ")), 3)]) == 3
+    children = psutil.Process(run.pid).children(recursive=True)
+    (stage,) = [each for each in children if "latentworks.stages.train" in each.cmdline()]
+    return stage
+
+
+def rest(run: "subprocess.Popen[str]") -> str:
+    assert run.stdout is not None
+    with run.stdout:
+        return run.stdout.read()
+
+
+# --- one at a time, and its end ------------------------------------------------------------------
+
+
+@pytest.mark.timed
+def test_a_second_start_is_told_who_is_at_it_and_a_lock_dies_with_its_holder(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = long_training(finished, tmp_path / "checkout")
+    first = start(checkout)
+    stage = in_training(first)
+    began = time.monotonic()
+    said = repro(checkout, expected=75)
+    assert time.monotonic() - began < 2
+    host = os.uname().nodename
+    assert re.fullmatch(
+        rf"cannot run the stages now; at it is process {first.pid} on {re.escape(host)}, "
+        r"since \d{4}-\d\d-\d\dT\S+, to run the stages\.\n",
+        said,
+    )
+    first.kill()
+    rest(first)
+    assert first.wait() == -signal.SIGKILL
+    if sys.platform == "linux":
+        psutil.wait_procs([stage], timeout=5)
+        assert not stage.is_running()
+    second = start(checkout)
+    in_training(second)
+    second.terminate()
+    rest(second)
+    second.wait()
+
+
+def test_sigterm_ends_a_stage_within_ten_seconds_and_the_next_run_goes_on(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = long_training(finished, tmp_path / "checkout")
+    run = start(checkout)
+    stage = in_training(run)
+    began = time.monotonic()
+    stage.terminate()  # the stage alone; DVC tells how it ended
+    said = rest(run)
+    assert time.monotonic() - began < 10
+    assert run.wait() == 1
+    assert "error: train was told to end; the next run goes on from here" in said.splitlines()
+    assert "exited with 143" in said
+    checkpoint = disk.read_arrays(checkout.path / ".latentworks/checkpoint.npz")
+    finished_epochs = len(json.loads(checkpoint["note"].tobytes())["epochs"])
+    assert finished_epochs >= 2
+
+    run = start(checkout)
+    assert run.stdout is not None
+    goes_on = next(line for line in run.stdout if line.startswith("train: goes on"))
+    assert int(goes_on.split()[5]) == finished_epochs
+    next(line for line in run.stdout if line.startswith("Epoch "))
+    began = time.monotonic()
+    run.terminate()  # the runner, which tells the others
+    said = rest(run)
+    assert run.wait() == 143
+    assert time.monotonic() - began < 10
+    assert "train was told to end" in said
+    client = MlflowClient(f"sqlite:///{checkout.path / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'latentworks'")
+    states = [each.info.status for each in client.search_runs([experiment.experiment_id])]
+    assert sorted(states) == ["FINISHED", "KILLED"]
+
+
+BUSY_STAGE = """
+import sys, numpy
+from latentworks import stages
+
+matrix = numpy.random.default_rng(0).normal(size=(6000, 6000))
+
+def main():
+    print("busy", flush=True)
+    numpy.linalg.eigvals(matrix)
+
+sys.argv = ["busy.py"]
+stages.run(main)
+"""
+
+
+def test_sigterm_in_one_long_call(tmp_path: Path) -> None:
+    """Python hears of the signal when the call has ended; the stage does not wait so long."""
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY_STAGE], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as stage:
+        assert stage.stdout is not None
+        assert stage.stdout.readline() == "busy\n"
+        began = time.monotonic()
+        stage.terminate()
+        assert stage.wait(20) == 143
+        assert time.monotonic() - began < 10
+
+
+def test_a_run_that_never_goes_on_is_closed(finished: Checkout, tmp_path: Path) -> None:
+    checkout = long_training(finished, tmp_path / "checkout")
+    client = MlflowClient(f"sqlite:///{checkout.path / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'latentworks'")
+
+    def states() -> list[str]:
+        runs = client.search_runs([experiment.experiment_id])
+        return sorted(run.info.status for run in runs)
+
+    run = start(checkout)
+    in_training(run)
+    until(lambda: "RUNNING" in states())
+    os.killpg(run.pid, signal.SIGKILL)
+    rest(run)
+    run.wait()
+    assert states() == ["FINISHED", "RUNNING"]
+    checkout.run("git", "checkout", "--quiet", "params.yaml")  # it was not worth it
+    repro(checkout)
+    assert states() == ["FINISHED", "KILLED"]
+
+
+# --- what was there stays ------------------------------------------------------------------------
+
+
+def test_a_stage_that_fails_leaves_the_outputs_of_before(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    before = {out: repository.md5_of(checkout.path / out) for out in outs(checkout)}
+    checkout.edit("params.yaml", "min_images: 100", "min_images: 100000")
+    said = repro(checkout, expected=1)
+    assert "error: " in said
+    assert "stage prepare failed" in said.splitlines()[-1]
+    assert {out: repository.md5_of(checkout.path / out) for out in outs(checkout)} == before
+    checkout.run("git", "checkout", "--quiet", "params.yaml")
+    assert "everything is up to date" in repro(checkout)
+
+
+def outs(checkout: Checkout) -> list[str]:
+    stages = repository.stages(checkout.path).values()
+    return [out for stage in stages for out in repository.outs_of(stage)]
+
+
+def test_too_little_memory_is_told_before_anything_starts(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    note = checkout.path / ".latentworks/records/train.json"
+    record = disk.read_json(note)
+    disk.write_json(note, {**record, "peak_memory_mb": 10**9})  # as if it had taken so much
+    checkout.edit("params.yaml", "seed: 0", "seed: 1")
+    said = repro(checkout, expected=1)
+    assert "there is too little memory. Expected 1,000,000,000 MB" in said.splitlines()[-1]
+    assert (checkout.path / "models/autoencoder/model.keras").is_file()
+
+
+@pytest.fixture
+def own_mounts() -> list[str]:
+    """A command that gives the command behind it mounts of its own."""
+    call = ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--map-root-user", "--mount"]
+    probe = [*call, "mount", "-t", "tmpfs", "none", "/mnt"]
+    if not shutil.which("unshare") or subprocess.run(probe, capture_output=True).returncode != 0:
+        pytest.skip("no mounts can be made here")
+    return call
+
+
+def in_mounts(
+    checkout: Checkout, own_mounts: list[str], script: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*own_mounts, "sh", "-c", script],
+        cwd=checkout.path,
+        env=checkout.environment(PYTHONPATH=str(checkout.path / "src")),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_starts(
+    finished: Checkout, tmp_path: Path, own_mounts: list[str]
+) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    checkout.edit("params.yaml", "seed: 0", "seed: 1")
+    for folder in ("models", ".dvc/cache"):
+        read_only = f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}"
+        done = in_mounts(checkout, own_mounts, f"{read_only} && exec latentworks repro")
+        assert done.returncode == 1
+        last = done.stderr.splitlines()[-1]
+        assert last == f"{checkout.path / folder} cannot be written to. Nothing was started."
+        assert (checkout.path / "models/autoencoder/model.keras").is_file()
+
+
+FILL = """
+import json, os, subprocess, sys
+from pathlib import Path
+from latentworks import repository
+
+def run(full):
+    environment = {**os.environ, "PYTHONPATH": "src"}
+    lines = []
+    with subprocess.Popen(["latentworks", "repro"], env=environment, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        for line in process.stdout:
+            lines.append(line.strip())
+            print("|", line, end="")
+            if full and line.startswith("Epoch 3/"):
+                with open("../fill", "wb", buffering=0) as file:
+                    try:
+                        while True:
+                            file.write(bytes(4096))
+                    except OSError:
+                        pass
+    stages = repository.stages(Path()).values()
+    outs = [out for stage in stages for out in repository.outs_of(stage)]
+    print(json.dumps({
+        "code": process.returncode,
+        "last": lines[-1],
+        "goes on": any(line.startswith("train: goes on after epoch") for line in lines),
+        "outs": {out: repository.md5_of(Path(out)) for out in outs if Path(out).exists()},
+    }), flush=True)
+
+run(True)
+os.remove("../fill")
+run(False)
+"""
+
+
+def test_a_disk_that_is_full(finished: Checkout, tmp_path: Path, own_mounts: list[str]) -> None:
+    """Known before, it is refused; else it is one line, and goes on when there is room."""
+    checkout = finished.copy(tmp_path / "checkout")
+    checkout.edit("params.yaml", "seed: 0", "seed: 1")
+    small = "mount -t tmpfs -o size=20m none .dvc/cache"
+    done = in_mounts(checkout, own_mounts, f"{small} && exec latentworks repro")
+    assert done.returncode == 1
+    assert "has too little room. Expected 10" in done.stderr.splitlines()[-1]
+
+    # One disk for everything, filled while it trains.
+    checkout.edit("params.yaml", "epochs: 4", "epochs: 40")
+    checkout.edit("params.yaml", "patience: 3", "patience: 40")
+    before = {out: repository.md5_of(checkout.path / out) for out in outs(checkout)}
+    (tmp_path / "fill.py").write_text(FILL)
+    disk = f"mount -t tmpfs -o size=400m none /mnt && cp -a {checkout.path} /mnt/checkout"
+    script = f"{disk} && cd /mnt/checkout && exec {sys.executable} {tmp_path / 'fill.py'}"
+    done = in_mounts(checkout, own_mounts, script)
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said
+    assert "No space left on device" in said
+    first, second = (json.loads(line) for line in done.stdout.splitlines() if line[0] == "{")
+    assert first["code"] == 1
+    assert "its outputs are those of before. When the cause is gone" in first["last"]
+    assert first["outs"] == before
+    assert second["code"] == 0
+    assert second["goes on"]
+    assert second["outs"]["models/autoencoder"] != before["models/autoencoder"]
+
+
+# --- what a kill has left ------------------------------------------------------------------------
+
+
+def test_every_cut_of_a_lock_is_seen_or_does_no_harm(finished: Checkout, tmp_path: Path) -> None:
+    content = (finished.path / "dvc.lock").read_bytes()
+    lines = content.splitlines(keepends=True)
+    cuts = [b"".join(lines[:number]) for number in range(len(lines))]
+    cuts += [content[:place] for place in range(1, len(content), 97)]
+    moved = 0
+    for cut in cuts:
+        (tmp_path / "dvc.lock").write_bytes(cut)
+        if runner.mend(tmp_path):
+            moved += 1
+            assert not (tmp_path / "dvc.lock").exists()
+            continue
+        try:
+            COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe", pure=True).load(cut.decode()))
+        except Invalid:
+            pytest.fail(f"DVC would refuse what ends with {cut[-200:]!r}")
+    assert moved > len(cuts) // 2
+    (tmp_path / "dvc.lock").write_bytes(content)
+    assert runner.mend(tmp_path) == []
+    assert (tmp_path / "dvc.lock").read_bytes() == content
+
+
+def test_marks_of_a_merge_are_left_to_a_person(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    marked = "<<<<<<< HEAD\nstages:\n=======\n"
+    (checkout.path / "dvc.lock").write_text(marked)
+    assert "merge conflict" in repro(checkout, expected=1)
+    assert (checkout.path / "dvc.lock").read_text() == marked
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        '{"write": {"/x": {"pid": ',
+        "[]",
+        '{"write": {"/x": {"pid": 1, "cmd": "dvc repro"}}}',  # its number has been given to another
+        '{"read": {"/x": [{"pid": 999999999, "cmd": "dvc repro"}]}}',
+    ],
+)
+def test_a_spoiled_rwlock_is_moved_away(tmp_path: Path, content: str) -> None:
+    path = tmp_path / ".dvc/tmp/rwlock"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    assert len(runner.mend(tmp_path)) == 1
+    assert not path.exists()
+    assert (tmp_path / ".latentworks/torn/rwlock").read_text() == content
+
+
+def test_a_note_of_dvcs_that_was_cut_off_is_moved_away(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    for note in (checkout.path / ".dvc/cache/runs").glob("*/*/*"):
+        os.truncate(note, note.stat().st_size // 2)
+    checkout.edit("params.yaml", "num_images: 300", "num_images: 200")
+    repro(checkout)
+
+
+def test_what_changed_on_the_disk_is_seen_though_dvc_does_not(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    """DVC looks at times and sizes alone."""
+    checkout = finished.copy(tmp_path / "checkout")
+    repro(checkout)
+    path = checkout.path / "models/autoencoder/model.keras"
+    whole, times = path.read_bytes(), path.stat()
+    content = bytearray(whole)
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert "mended" in repro(checkout)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("length", [34, 952])
+def test_half_a_lock_is_one_line(finished: Checkout, tmp_path: Path, length: int) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    os.truncate(checkout.path / "dvc.lock", length)
+    done = checkout.run("latentworks", "sync", expected=1)
+    assert "dvc.lock" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    done = checkout.run("latentworks", "verify", "--result", expected=0)
+    assert "dvc.lock was cut off in the middle" in done.stdout
+
+
+def test_verify_does_not_touch_what_a_dvc_of_somebody_is_at(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = long_training(finished, tmp_path / "checkout")
+    dvc = subprocess.Popen(
+        ["dvc", "repro"],
+        cwd=checkout.path,
+        env=checkout.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    in_training(dvc)
+    said = checkout.run("latentworks", "verify", "--result", expected=75).stderr
+    assert f"at it is process {dvc.pid}, `" in said
+    assert said.rstrip().endswith("dvc repro`.")
+    os.killpg(dvc.pid, signal.SIGKILL)
+    rest(dvc)
+    dvc.wait()
+
+
+def test_another_program_has_the_number_that_a_dead_dvc_had(tmp_path: Path) -> None:
+    path = tmp_path / ".dvc/tmp/rwlock"
+    path.parent.mkdir(parents=True)
+    sleeping = ["bash", "-c", "exec -a 'vim /home/me/dvc.yaml' sleep 60"]
+    with subprocess.Popen(sleeping) as other:
+        note = {"pid": other.pid, "cmd": "/usr/bin/dvc repro"}
+        path.write_text(json.dumps({"write": {"/x": note}, "read": {}}))
+        assert len(runner.mend(tmp_path)) == 1
+        other.kill()
+
+
+def test_what_dvc_restores_is_looked_at_before_others_read_it(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    """DVC takes a damaged object for what it was, and a training would be made from that."""
+    checkout = finished.copy(tmp_path / "checkout")
+    root = checkout.path
+    expected = (root / "dvc.lock").read_bytes()
+    shutil.rmtree(root / "data/samples")
+    md5 = repository.locked(root)["sample"]["outs"]
+    name = next(out["md5"] for out in md5 if out["path"] == "data/samples").removesuffix(".dir")
+    listing = root / ".dvc/cache/files/md5" / name[:2] / f"{name[2:]}.dir"
+    images = next(e["md5"] for e in json.loads(listing.read_text()) if "images" in e["relpath"])
+    path = root / ".dvc/cache/files/md5" / images[:2] / images[2:]
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    path.chmod(0o444)  # DVC looks at what is not as it leaves it
+    said = repro(checkout)
+    assert "mended" in said
+    assert repository.is_as_recorded(root, "sample")
+    assert (root / "dvc.lock").read_bytes() == expected

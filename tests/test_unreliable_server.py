@@ -1,0 +1,261 @@
+"""A tracking server that is dead, silent, slow or failing, while a training is shown on it."""
+
+import http.client
+import itertools
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import mlflow
+import pytest
+from mlflow.entities import Run
+
+from conftest import Checkout, mlflow_server
+from latentworks import artifacts, tracking
+
+PATIENCE = 11.5  # ten seconds, and what hashing takes on a machine that others use, too
+SLOW = 2.0  # seconds for an answer
+
+
+class Proxy(ThreadingHTTPServer):
+    """Stands before a real server and hands on what it is asked, or does not."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, upstream: str) -> None:
+        self.upstream = urlsplit(upstream)
+        self.kind = "sound"
+        self.pause = SLOW
+        self.calls = itertools.count()
+        self.released = threading.Event()  # what was silent may end
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One call."""
+
+    server: Proxy
+    protocol_version = "HTTP/1.1"
+
+    def handle_call(self) -> None:
+        kind, number = self.server.kind, next(self.server.calls)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if kind == "dead":
+            self.close_connection = True  # nothing is answered, and the line is cut
+            return
+        if kind == "silent":
+            self.server.released.wait()
+            self.close_connection = True
+            return
+        if kind == "slow":
+            self.server.released.wait(self.server.pause)
+        if kind == "refusing" and number % 2:
+            self._answer(500, b"no")
+            return
+        upstream = self.server.upstream
+        connection = http.client.HTTPConnection(str(upstream.hostname), upstream.port)
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+        connection.request(self.command, self.path, body, headers)
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        if kind == "forgetting" and number % 2:  # it was done, and nobody is told
+            self._answer(500, b"no")
+        else:
+            self._answer(answer.status, content, answer.getheader("Content-Type", ""))
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_call  # noqa: N815
+
+    def _answer(self, status: int, content: bytes, kind: str = "text/plain") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Nothing on the terminal of the tests."""
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with mlflow_server(tmp_path_factory.mktemp("server")) as url:
+        yield url
+
+
+@contextmanager
+def proxy(upstream: str) -> Iterator[Proxy]:
+    with Proxy(upstream) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.released.set()
+            server.shutdown()
+            thread.join()
+
+
+TRAINING = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+from latentworks import artifacts, tracking
+
+began, waited = 0.0, 0.0
+
+def moment(name):  # the one who reads this does to the server what is to happen now
+    global waited
+    reached = time.monotonic()
+    if name != "start":
+        deadline = reached + 5
+        while live.outbox.num_waiting() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    print(name, flush=True)
+    sys.stdin.readline()
+    waited += time.monotonic() - reached  # by the test, and not for the server
+
+outputs = tracking.recorded_outputs(Path())
+moment("start")
+began, waited = time.monotonic(), 0.0
+with tracking.live_run(sys.argv[1], replace(outputs, model=None)) as live:
+    for number, epoch in enumerate(artifacts.read_curves(outputs.model / "curves.csv")):
+        if number == 1:
+            moment("middle")
+        live.log_epoch(epoch, np.full((8, 8, 3), number, dtype=np.uint8))
+    moment("end")
+    live.finish(outputs.model)
+print(time.monotonic() - began - waited, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "moments"),
+    [
+        ("dead", "start"),
+        ("dead", "middle"),
+        ("dead", "end"),
+        ("silent", "start"),
+        ("silent", "middle"),
+        ("silent", "end"),
+        ("silent", "start middle end"),
+        ("slow", "start middle end"),
+        ("refusing", "start middle end"),
+        ("forgetting", "start middle end"),
+    ],
+)
+def test_nothing_is_lost_and_nothing_doubled(
+    kind: str,
+    moments: str,
+    upstream: str,
+    finished: Checkout,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    fingerprint = f"{kind} {moments}"
+    curves = artifacts.read_curves(checkout.path / "models/autoencoder/curves.csv")
+    with proxy(upstream) as server:
+        ours = checkout.environment(MLFLOW_TRACKING_URI=server.url)
+        with subprocess.Popen(
+            [sys.executable, "-c", TRAINING, fingerprint],
+            cwd=checkout.path,
+            env=ours,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as training:
+            assert training.stdin is not None
+            assert training.stdout is not None
+            for moment in ("start", "middle", "end"):
+                assert training.stdout.readline() == f"{moment}\n"
+                server.kind = kind if moment in moments else "sound"
+                training.stdin.write("\n")
+                training.stdin.flush()
+            assert float(training.stdout.readline()) <= PATIENCE
+
+        server.kind = "sound"
+        server.released.set()
+        checkout.run("latentworks", "sync", MLFLOW_TRACKING_URI=server.url)  # by hand,
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)  # and by itself with the next run
+        outputs = tracking.recorded_outputs(checkout.path)
+        assert outputs is not None
+        assert tracking.sync(outputs, checkout.path) is None
+    run = the_run(upstream)
+    client = mlflow.MlflowClient(upstream)
+    assert run.info.status == "FINISHED"
+    points = client.get_metric_history(run.info.run_id, "loss")
+    assert sorted((point.step, point.value) for point in points) == [
+        (int(epoch["epoch"]), epoch["loss"]) for epoch in curves
+    ]
+    names = [entry.path for entry in client.list_artifacts(run.info.run_id, "images")]
+    pictures = [name.split("+")[2] for name in names if name.endswith(".png")]
+    assert sorted(pictures) == [str(int(epoch["epoch"])) for epoch in curves]
+    assert {entry.path for entry in client.list_artifacts(run.info.run_id)} >= {
+        *("dvc.lock", "params.yaml", "model", "sampler", "latents", "reports", "pictures")
+    }
+    client.delete_run(run.info.run_id)  # the next test has the same model
+
+
+def the_run(url: str) -> Run:
+    client = mlflow.MlflowClient(url)
+    experiment = client.get_experiment_by_name("latentworks")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    return run
+
+
+@pytest.mark.parametrize("kind", ["slow", "refusing", "forgetting"])
+def test_a_result_is_registered_once(
+    kind: str, upstream: str, better: Checkout, tmp_path: Path
+) -> None:
+    """However often it is asked for, and whatever the server did not hear or answer."""
+    checkout = better.copy(tmp_path / "checkout")
+    checkout.edit("params.yaml", "model_name: autoencoder", f"model_name: {kind}")
+    client = mlflow.MlflowClient(upstream)
+    with proxy(upstream) as server:
+        server.kind = kind
+        server.pause = 0.2  # some hundred times; a stage would not wait so long
+        ours = {"MLFLOW_TRACKING_URI": server.url, "PYTHONPATH": str(checkout.path / "src")}
+        for _ in range(1 if kind == "slow" else 3):
+            done = checkout.run("latentworks", "register", expected=None, **ours)
+            assert done.returncode in (0, 69), done.stderr
+            if done.returncode == 69:
+                assert "`latentworks register` again" in done.stderr.splitlines()[-1]
+        server.kind = "sound"
+        checkout.run("latentworks", "register", **ours)
+    assert len(client.search_model_versions(f"name = '{kind}'")) == 1
+    experiment = client.get_experiment_by_name("latentworks")
+    assert experiment is not None
+    models = client.search_logged_models([experiment.experiment_id], f"name = '{kind}'")
+    assert [model.status for model in models].count("READY") == 1
+    assert "PENDING" not in [model.status for model in models]
+
+
+def test_two_syncs_at_once_write_one_run(upstream: str, good: Checkout, tmp_path: Path) -> None:
+    checkout = good.copy(tmp_path / "checkout")
+    client = mlflow.MlflowClient(upstream)
+    known = {run.info.run_id for run in all_runs(client)}
+    environment = checkout.environment(MLFLOW_TRACKING_URI=upstream)
+    both = [
+        subprocess.Popen(["latentworks", "sync"], cwd=checkout.path, env=environment)
+        for _ in range(2)
+    ]
+    assert [process.wait(120) for process in both] == [0, 0]
+    assert len({run.info.run_id for run in all_runs(client)} - known) == 1
+
+
+def all_runs(client: mlflow.MlflowClient) -> list[Run]:
+    experiment = client.get_experiment_by_name("latentworks")
+    return list(client.search_runs([experiment.experiment_id])) if experiment else []

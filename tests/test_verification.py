@@ -1,0 +1,537 @@
+"""What is damaged is found by its bytes, set aside and mended: by real DVC, MLflow and stages."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from conftest import Checkout, closed_port
+from latentworks import repository, verification, version_files
+from latentworks.damage import Verified
+from latentworks.registry import Registry
+from latentworks.serving import seals
+
+AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
+IMAGES = "data/prepared/images.npy"
+SAMPLER = "models/sampler/sampler.npz"
+
+
+class Kept(Checkout):
+    """A checkout with what its result is made of."""
+
+    def verify(self) -> Verified:
+        """Also: what was reported, in `told`, and what is now is as dvc.lock says."""
+        self.told: list[str] = []
+        lock = (self.path / "dvc.lock").read_bytes()
+        env = {"DVC_SITE_CACHE_DIR": str(self.path / ".dvc/site_cache")}
+        verified = verification.verify(self.path, self.told.append, env)
+        assert (self.path / "dvc.lock").read_bytes() == lock
+        return verified
+
+    def mended(self) -> Verified:
+        """Verify, and expect all to be whole afterwards, as a second look and DVC tell."""
+        verified = self.verify()
+        told = list(self.told)
+        assert not verified.lost, verified.lines()
+        assert not self.verify().faults
+        self.told = told
+        self.run("dvc", "status", "--quiet")
+        return verified
+
+    def md5(self, name: str) -> str:
+        """What dvc.lock says of an out."""
+        text = (self.path / "dvc.lock").read_text()
+        found = re.search(
+            rf"outs:(?:(?!deps:).)*?path: {name}\n *hash: md5\n *md5: (\S+)", text, 16
+        )
+        assert found, name
+        return found[1]
+
+    def stored(self, name: str) -> Path:
+        """The object of a file, or of the list of a folder, in DVC's cache."""
+        out = next(out for out in self.outs() if Path(name).is_relative_to(out))
+        md5 = self.md5(out)
+        if name != out:
+            entries = json.loads(self.object(md5).read_text())
+            inner = Path(name).relative_to(out).as_posix()
+            md5 = next(entry["md5"] for entry in entries if entry["relpath"] == inner)
+        return self.object(md5)
+
+    def object(self, md5: str) -> Path:
+        return self.path / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+
+    def outs(self) -> list[str]:
+        stages = repository.stages(self.path).values()
+        return [out for stage in stages for out in repository.paths(stage["outs"])]
+
+    def quarantined(self) -> dict[str, Path]:
+        found = self.path.glob(".latentworks/quarantine/*/*/**/*")
+        return {"/".join(path.parts[path.parts.index("quarantine") + 2 :]): path for path in found}
+
+    def forget(self) -> None:
+        shutil.rmtree(self.path / ".latentworks/quarantine", ignore_errors=True)
+
+
+def flip(path: Path) -> None:
+    """Change a bit, and nothing else that can be seen: as a disk does."""
+    status = path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
+    path.chmod(status.st_mode)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def make_unreadable(path: Path) -> None:
+    """By any user: a folder has no bytes."""
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES = (flip, truncate, empty, make_unreadable, Path.unlink)
+
+
+@pytest.fixture(scope="module")
+def shared(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    return Kept(finished.copy(tmp_path_factory.mktemp("verified") / "checkout").path)
+
+
+@pytest.fixture
+def checkout(shared: Kept) -> Kept:
+    """One that is whole; each test leaves it so, since that is what verify is for."""
+    shared.forget()
+    return shared
+
+
+@pytest.fixture
+def own(finished: Checkout, tmp_path: Path) -> Kept:
+    return Kept(finished.copy(tmp_path / "checkout").path)
+
+
+def add_remote(checkout: Kept, path: Path) -> None:
+    checkout.run("dvc", "remote", "add", "--default", "store", str(path))
+    checkout.run("dvc", "push")
+
+
+def all_files(checkout: Kept) -> dict[Path, tuple[int, int, bytes]]:
+    files = [path for path in checkout.path.rglob("*") if path.is_file()]
+    notes = (".dvc/tmp", ".dvc/site_cache", "__pycache__")
+    kept = [path for path in files if not any(note in str(path) for note in notes)]
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino, path.read_bytes()) for path in kept}
+
+
+# --- what is whole -------------------------------------------------------------------------------
+
+
+def test_what_is_whole_is_left_alone(checkout: Kept) -> None:
+    before = all_files(checkout)
+    start = time.monotonic()
+    verified = checkout.verify()
+    print(f"{time.monotonic() - start:.1f} seconds: {verified.summary()}")
+    assert not verified.faults
+    assert not verified.notes
+    assert all_files(checkout) == before
+    size = sum(path.stat().st_size for path in checkout.path.glob("models/servable/**/*"))
+    assert verified.num_bytes > 2 * size  # both copies were read
+
+
+def test_a_persons_own_images_are_told_of_and_left_alone(own: Kept) -> None:
+    flip(own.path / "digits.npz")
+    damaged = (own.path / "digits.npz").read_bytes()
+    verified = own.verify()
+    assert not verified.faults
+    assert [note.partition(":")[0] for note in verified.notes] == [
+        "digits.npz is not what dvc.lock records"
+    ]
+    assert (own.path / "digits.npz").read_bytes() == damaged
+
+
+def test_nothing_on_record(untouched: Checkout, tmp_path: Path) -> None:
+    done = untouched.copy(tmp_path / "checkout").run("latentworks", "verify")
+    assert "nothing is on record in dvc.lock" in done.stdout
+
+
+def test_another_result_is_no_damage(own: Kept) -> None:
+    """As `git checkout` leaves it: dvc.lock is of one result, the files are of another."""
+    lock = (own.path / "dvc.lock").read_text()
+    (own.path / "models/sampler/sampler.npz").write_text("another")
+    own.run("dvc", "commit", "--force", "sample")
+    (own.path / "dvc.lock").write_text(lock)
+    before = all_files(own)
+    verified = own.verify()
+    assert not verified.faults
+    assert "models/sampler is another result than the one in dvc.lock" in "\n".join(verified.notes)
+    assert all_files(own) == before
+
+
+# --- one copy is damaged -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_object_comes_from_the_checkout(checkout: Kept, damage: Callable[[Path], None]) -> None:
+    stored = checkout.stored(IMAGES)
+    whole = stored.read_bytes()
+    damage(stored)
+    damaged = stored.read_bytes() if stored.is_file() else None
+    (fault,) = checkout.mended().faults
+    assert fault.mended == "from the checkout"
+    assert stored.read_bytes() == whole
+    assert stored.stat().st_mode & 0o777 == 0o444
+    assert not checkout.told  # no stage ran
+    kept = checkout.quarantined().get(f"cache/{IMAGES}")
+    assert (kept is not None) == (damage is not Path.unlink)
+    if kept is not None:
+        assert fault.kept == str(kept.relative_to(checkout.path))
+        assert (kept.read_bytes() if kept.is_file() else None) == damaged
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, shutil.rmtree])
+def test_a_file_comes_from_the_cache(checkout: Kept, damage: Callable[[Path], None]) -> None:
+    place = checkout.path / IMAGES
+    whole = place.read_bytes()
+    damage(place.parent if damage is shutil.rmtree else place)
+    verified = checkout.mended()
+    assert {fault.mended for fault in verified.faults} == {"from DVC's cache"}
+    assert len(verified.lines()) == 1 or damage is shutil.rmtree
+    assert place.read_bytes() == whole
+    assert not checkout.told
+
+
+@pytest.mark.parametrize("content", [None, b"[", b'[{"relpath": "a"}]'])
+def test_a_list_of_files_is_made_again(checkout: Kept, content: bytes | None) -> None:
+    stored = checkout.stored("models/servable")
+    whole = stored.read_bytes()
+    flip(stored)
+    if content is not None:
+        stored.chmod(0o644)
+        stored.write_bytes(content)
+    (fault,) = checkout.mended().faults
+    assert fault.mended == "from the checkout"
+    assert stored.read_bytes() == whole
+    assert [*checkout.quarantined()] == ["cache/models", "cache/models/servable.dir"]
+
+
+def test_what_was_not_there_is_set_aside_but_not_a_persons_images(checkout: Kept) -> None:
+    (checkout.path / "models/autoencoder/stranger").write_text("stranger")
+    image = checkout.path / "data/raw/mine.png"
+    image.write_text("mine")
+    (fault,) = checkout.verify().faults
+    image.unlink()
+    assert "not there when it was recorded" in str(fault)
+    kept = checkout.quarantined()["checkout/models/autoencoder/stranger"]
+    assert kept.read_text() == "stranger"
+    assert not checkout.mended().faults
+
+
+def test_a_list_that_leaves_its_folder_is_not_followed(own: Kept) -> None:
+    """Its MD5 is right, since somebody has written dvc.lock, too."""
+    victim = own.path / "data/victim"
+    victim.write_text("precious")
+    member = own.stored(IMAGES)
+    md5 = member.parent.name + member.name
+    text = json.dumps([{"md5": md5, "relpath": "../victim"}], sort_keys=True)
+    (own.path / "list").write_text(text)
+    name = repository.md5_of(own.path / "list")
+    target = own.object(f"{name}.dir")
+    target.parent.mkdir(exist_ok=True)
+    (own.path / "list").rename(target)
+    before = own.md5("data/prepared")
+    lock = (own.path / "dvc.lock").read_text()
+    (own.path / "dvc.lock").write_text(lock.replace(before, f"{name}.dir"))
+    verified = own.verify()
+    assert "prepare ran again and did not make the same: data/prepared" in "".join(
+        map(str, verified.lost)
+    )
+    assert victim.read_text() == "precious"
+    assert not target.exists()
+
+
+# --- both are ------------------------------------------------------------------------------------
+
+
+def test_an_object_comes_from_another_out(checkout: Kept) -> None:
+    """The servable has the sampler, too."""
+    for path in (checkout.stored(SAMPLER), checkout.path / SAMPLER):
+        flip(path)
+    verified = checkout.mended()
+    assert [fault.mended for fault in verified.faults] == ["from the checkout", "from DVC's cache"]
+    assert not checkout.told
+
+
+def test_both_are_made_again_by_their_stage(checkout: Kept) -> None:
+    whole = (checkout.path / IMAGES).read_bytes()
+    flip(checkout.stored(IMAGES))
+    truncate(checkout.path / IMAGES)
+    verified = checkout.mended()
+    assert [fault.mended for fault in verified.faults] == ["by stage prepare, which ran again"] * 2
+    assert [line for line in checkout.told if "Running stage" in line] == [
+        "Running stage 'prepare':"
+    ]
+    assert (checkout.path / IMAGES).read_bytes() == whole
+    assert {f"cache/{IMAGES}", f"checkout/{IMAGES}"} <= set(checkout.quarantined())
+
+
+def test_stages_run_again_in_their_order(checkout: Kept) -> None:
+    """The list, what it lists and the files: nothing says any more what should be there."""
+    for name in ("models/autoencoder/model.keras", "data/samples/latents.npy"):
+        flip(checkout.stored(name))
+        flip(checkout.path / name)
+    flip(checkout.stored("data/samples"))
+    checkout.mended()
+    assert [line for line in checkout.told if "Running stage" in line] == [
+        "Running stage 'train':",
+        "Running stage 'sample':",
+    ]
+
+
+def test_a_file_without_an_object(own: Kept) -> None:
+    metrics = own.path / "reports/metrics.json"
+    whole = metrics.read_bytes()
+    own.run("git", "add", "reports/metrics.json", "dvc.lock")
+    own.run("git", *AUTHOR, "commit", "--quiet", "--message", "a result")
+    flip(metrics)
+    (fault,) = own.mended().faults
+    assert fault.mended == "from git"
+    curves = own.path / "reports/curves.csv"
+    empty(curves)
+    (fault,) = own.mended().faults
+    assert fault.mended == "by stage evaluate, which ran again"
+    assert metrics.read_bytes() == whole
+
+
+def test_a_remote_comes_before_the_stage(own: Kept, tmp_path: Path) -> None:
+    remote = tmp_path / "remote"
+    add_remote(own, remote)
+    for name in (IMAGES, "data/latents.parquet", "data/samples/latents.npy"):
+        flip(own.stored(name))
+        flip(own.path / name)
+    flip(own.stored("data/samples"))
+    verified = own.mended()
+    assert {fault.mended for fault in verified.faults} == {
+        "from DVC's remote store",
+        "from DVC's cache",
+    }
+    assert not own.told
+    # A remote can be damaged, too.
+    stored = own.stored(IMAGES)
+    there = remote / stored.relative_to(own.path / ".dvc/cache")
+    for path in (stored, own.path / IMAGES, there):
+        flip(path)
+    verified = own.mended()
+    assert "and so is what came instead" in verified.lines()[0]
+    assert any("Running stage 'prepare'" in line for line in own.told)
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hardlink"])
+def test_links(own: Kept, kind: str) -> None:
+    own.run("dvc", "config", "cache.type", kind)
+    own.run("dvc", "checkout", "--relink")
+    assert not own.verify().faults
+    place, stored = own.path / IMAGES, own.stored(IMAGES)
+    assert place.samefile(stored)
+    whole = place.read_bytes()
+    flip(stored)
+    if kind == "hardlink":
+        flip(own.stored("data/prepared"))  # DVC would link what it makes to the damaged object
+    verified = own.mended()
+    assert "by stage prepare, which ran again" in {fault.mended for fault in verified.faults}
+    assert place.read_bytes() == whole
+    assert place.samefile(stored)
+    place.unlink()
+    own.mended()
+    assert place.samefile(stored)
+    assert place.is_symlink() == (kind == "symlink")
+
+
+# --- what cannot be mended -----------------------------------------------------------------------
+
+
+def test_a_stage_that_would_make_something_else_does_not_run(own: Kept) -> None:
+    flip(own.stored("data/samples/latents.npy"))
+    flip(own.path / "data/samples/latents.npy")
+    own.edit("params.yaml", "num_components: 5", "num_components: 4")
+    done = own.run("latentworks", "verify", "--result", expected=11)
+    assert "Stage sample would make something else, since params.yaml is not as rec" in done.stdout
+    assert "Running stage" not in done.stdout
+    assert done.stderr.startswith("not mended: data/samples/latents.npy")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_stage_that_comes_out_otherwise_is_told(own: Kept) -> None:
+    lock = own.path / "dvc.lock"
+    lock.write_text(lock.read_text().replace(own.md5("data/prepared"), "0" * 32 + ".dir"))
+    for _ in range(2):  # what it has made is on record nowhere
+        verified = own.verify()
+        assert "did not make the same: data/prepared" in "\n".join(verified.lines())
+
+
+def test_a_lock_without_hashes(own: Kept) -> None:
+    lock = own.path / "dvc.lock"
+    lock.write_text(lock.read_text().replace(own.md5("data/samples"), "../../etc"))
+    told = own.run("latentworks", "verify", expected=1).stderr
+    assert told.startswith("dvc.lock has no MD5 of data/samples. Received: '../../etc'.")
+
+
+def test_a_kill_leaves_what_the_next_one_mends(own: Kept) -> None:
+    rng = random.Random(0)
+    files = sorted(path for path in (own.path / "models/servable").rglob("*") if path.is_file())
+    names = [path.relative_to(own.path).as_posix() for path in files]
+    contents = [path.read_bytes() for path in files]
+    objects = [own.stored(name) for name in names]
+    for _ in range(3):
+        for place, stored in zip(files, objects, strict=True):
+            flip(rng.choice((place, stored)))
+        process = subprocess.Popen(
+            ["latentworks", "verify", "--result"], cwd=own.path, env=own.environment()
+        )
+        seen = len(own.quarantined())
+        deadline = time.monotonic() + 30
+        while len(own.quarantined()) == seen and time.monotonic() < deadline:
+            pass  # until it has begun to move things
+        time.sleep(rng.uniform(0, 0.02))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        own.mended()
+        assert not own.told
+        assert [path.read_bytes() for path in files] == contents
+        assert not [*(own.path / "models").rglob(".*.partial")]
+        assert not [*(own.path / ".dvc/cache").rglob(".*.partial")]
+
+
+# --- versions ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def registered(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """With a champion, in a store of files."""
+    path = tmp_path_factory.mktemp("registered") / "checkout"
+    checkout = Kept(finished.copy(path).path)
+    checkout.run("latentworks", "register", PYTHONPATH=str(path / "src"))
+    registry = Registry(path, f"sqlite:///{path / 'mlflow.db'}")
+    registry.store.move_alias("autoencoder", "champion", 1)
+    registry.store.fetch(registry.store.get("autoencoder", 1))
+    return checkout
+
+
+@pytest.fixture
+def versions(registered: Kept, monkeypatch: pytest.MonkeyPatch) -> Kept:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{registered.path / 'mlflow.db'}")
+    registered.forget()
+    return registered
+
+
+def copies(checkout: Kept) -> tuple[Path, Path]:
+    """Of the version: the one that is here, and MLflow's."""
+    (local,) = (checkout.path / ".latentworks/versions").glob("*")
+    (stored,) = (path.parent for path in (checkout.path / "mlartifacts").rglob("SHA256SUMS"))
+    return local, stored
+
+
+def test_versions_that_are_whole(versions: Kept) -> None:
+    verified = version_files.verify(versions.path)
+    assert (verified.num_versions, verified.num_absent, verified.faults) == (1, 0, ())
+
+
+def test_a_local_copy_comes_from_mlflow(versions: Kept) -> None:
+    local, _ = copies(versions)
+    flip(local / "artifacts/servable/decoder.onnx")
+    (fault,) = version_files.verify(versions.path).faults
+    assert fault.mended == "from MLflow"
+    assert "artifacts/servable/decoder.onnx does not match its sha256" in str(fault)
+    assert (versions.path / fault.kept / "pyfunc.py").is_file()
+    seals.verify(local, local.name, "it")
+
+
+def test_mlflow_gets_whole_files_again(versions: Kept) -> None:
+    local, stored = copies(versions)
+    flip(stored / "pyfunc.py")
+    (stored / "code/stranger.py").write_text("import nothing")
+    shutil.rmtree(stored / "provenance")
+    (fault,) = version_files.verify(versions.path).faults
+    assert fault.mended == "from the copy in .latentworks/versions"
+    assert (versions.path / fault.kept / "code/stranger.py").is_file()
+    seals.verify(stored, local.name, "it")
+    shutil.rmtree(stored)
+    (fault,) = version_files.verify(versions.path).faults
+    assert fault.mended
+    seals.verify(stored, local.name, "it")
+
+
+def test_a_version_that_is_lost_is_named(versions: Kept) -> None:
+    local, stored = copies(versions)
+    whole = local.with_name("whole")
+    shutil.copytree(local, whole)
+    for folder in (local, stored):
+        empty(folder / "scores.json")
+    done = versions.run("latentworks", "verify", expected=11)
+    assert "autoencoder version 1 in MLflow: scores.json does not match its sha256" in done.stdout
+    assert "It is champion: `latentworks rollback`" in done.stdout
+    assert "not mended: autoencoder version 1 in MLflow, the copy of" in done.stderr
+    whole.rename(local)  # somebody had a copy
+    done = versions.run("latentworks", "verify")
+    assert "1 damaged or missing, 1 mended" in done.stdout
+    seals.verify(stored, local.name, "it")
+
+
+def test_a_version_of_another_origin_is_left_alone(versions: Kept) -> None:
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    source = client.get_model_version("autoencoder", "1").source
+    number = client.create_model_version("autoencoder", str(source)).version
+    verified = version_files.verify(versions.path)
+    client.delete_model_version("autoencoder", str(number))
+    assert not verified.faults
+    assert verified.notes == (
+        f"autoencoder version {number} was not made by `latentworks register`: left alone",
+    )
+
+
+def test_objects_that_only_a_version_names(versions: Kept, tmp_path: Path) -> None:
+    lock = versions.path / "dvc.lock"
+    text = lock.read_text()
+    stored = versions.stored("data/samples/latents.npy")
+    copy = shutil.copy(stored, tmp_path)
+    lock.write_text(re.sub(r"  sample:.*?(?=\n  \w)", "", text, flags=re.DOTALL))
+    flip(stored)
+    (fault,) = version_files.verify(versions.path).lost
+    assert fault.what.startswith("data/samples of autoencoder version 1/latents.npy")
+    assert "Only `latentworks rebuild` needs it" in str(fault)
+    assert not stored.exists()
+    verified = version_files.verify(versions.path)
+    assert (verified.num_absent, verified.faults) == (1, ())
+    shutil.copy(copy, stored)
+    less = lock.read_text()
+    lock.write_text(text)
+    add_remote(versions, tmp_path / "remote")
+    lock.write_text(less)
+    flip(stored)
+    (fault,) = version_files.verify(versions.path).faults
+    assert fault.mended == "from DVC's remote store"
+    lock.write_text(text)
+    versions.run("dvc", "remote", "remove", "store")
+
+
+def test_a_registry_that_is_away(checkout: Kept) -> None:
+    flip(checkout.stored(IMAGES))
+    away = f"http://127.0.0.1:{closed_port()}"
+    done = checkout.run("latentworks", "verify", expected=69, MLFLOW_TRACKING_URI=away)
+    assert f"{IMAGES} in DVC's cache: not what its MD5 says; quarantined as " in done.stdout
+    assert done.stderr.startswith(f"MLflow at {away} did not do it")
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,327 @@
+"""A checkout beside the one that people edit: what it brings, and what it never touches."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import Checkout
+from latentworks import repository
+from latentworks.errors import LatentworksError
+from latentworks.workspace import Workspace
+
+AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
+
+
+class Source(Checkout):
+    """A repository that somebody works in."""
+
+    def commit(self) -> str:
+        """Everything; returns the commit."""
+        self.run("git", "add", "--all")
+        self.run("git", *AUTHOR, "commit", "--quiet", "--allow-empty", "--message", "a change")
+        return self.run("git", "rev-parse", "HEAD").stdout.strip()
+
+    def ignore(self, name: str) -> None:
+        with (self.path / ".gitignore").open("a") as file:
+            file.write(f"\n/{name}\n")
+
+    def point_at(self, path: str) -> None:
+        """Write dataset.path, and commit it."""
+        text = (self.path / "params.yaml").read_text()
+        (line,) = (line for line in text.splitlines() if line.startswith("  path: "))
+        self.edit("params.yaml", line, f"  path: {path}")
+        self.commit()
+
+    def files(self) -> dict[str, bytes]:
+        """All of them, with git's own but for its objects, and those beside the project."""
+        home = self.path.parent
+        files = {file.relative_to(home).as_posix(): file for file in home.rglob("*")}
+        tools = (".latentworks", ".git/objects", ".dvc/cache", ".dvc/tmp", "__pycache__", "store/")
+        kept = {name for name in files if not any(tool in name for tool in tools)}
+        return {name: files[name].read_bytes() for name in kept if files[name].is_file()}
+
+
+@pytest.fixture
+def source(untouched: Checkout, tmp_path: Path) -> Source:
+    return Source(untouched.copy(tmp_path / "home/project").path)
+
+
+@pytest.fixture
+def workspace(source: Source) -> Workspace:
+    return Workspace(source.path, "tests")
+
+
+def lock(command: str) -> str:
+    """A dvc.lock of one stage."""
+    out = "{path: models/autoencoder, hash: md5, md5: 0123456789abcdef.dir, size: 1}"
+    return f"schema: '2.0'\nstages:\n  train:\n    cmd: {command}\n    outs: [{out}]\n"
+
+
+def photos(source: Source) -> Path:
+    """Images of a person's, beside the project."""
+    folder = source.path.parent / "photos"
+    (folder / "cats").mkdir(parents=True)
+    for name in ("digits.npz", "cats/a.png"):
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+# --- the source goes on, and is left alone -------------------------------------------------------
+
+
+def test_it_follows_the_source_and_keeps_its_own_results(
+    source: Source, workspace: Workspace
+) -> None:
+    (source.path / "dvc.lock").write_text(lock("the source's"))
+    source.commit()
+    workspace.check_out("HEAD")
+    ours = lock("ours")
+    workspace.write("dvc.lock", ours)
+    source.edit("src/latentworks/metrics/samples.py", '"""', '"""Edited. ')
+    source.run("git", "rm", "--quiet", "recipes/seed.yaml")
+    second = source.commit()
+    before = source.files()
+    assert workspace.check_out("HEAD") == second
+    assert (workspace.path / "dvc.lock").read_text() == ours
+    assert "Edited." in (workspace.path / "src/latentworks/metrics/samples.py").read_text()
+    assert not (workspace.path / "recipes/seed.yaml").exists()
+    assert source.files() == before
+
+
+@pytest.mark.parametrize("damage", ["no repository", "empty repository", "empty HEAD"])
+def test_a_damaged_checkout_is_made_anew_and_the_source_above_it_stays(
+    source: Source, workspace: Workspace, damage: str
+) -> None:
+    first = source.commit()
+    source.edit("dvc.yaml", "#", "##")
+    source.commit()
+    workspace.check_out("HEAD")
+    git = workspace.path / ".git"
+    if damage == "empty HEAD":
+        (git / "HEAD").write_bytes(b"")
+    else:
+        shutil.rmtree(git)
+        if damage == "empty repository":
+            git.mkdir()
+    source.edit("params.yaml", "seed: 0", "seed: 5")  # what git could overwrite
+    before = source.files()
+    assert workspace.check_out(first) == first
+    assert source.files() == before
+    assert (workspace.path / "dvc.yaml").read_text().count("##") == 0
+
+
+@pytest.mark.parametrize("content", ["", "schema: '2.0'\nstages:\n  train:\n    cmd: python -m la"])
+def test_a_torn_lock_is_replaced(source: Source, workspace: Workspace, content: str) -> None:
+    whole = "schema: '2.0'\nstages: {}\n"
+    (source.path / "dvc.lock").write_text(whole)
+    source.commit()
+    workspace.check_out("HEAD")
+    (workspace.path / "dvc.lock").write_text(content)
+    workspace.check_out("HEAD")
+    assert (workspace.path / "dvc.lock").read_text() == whole
+
+
+def test_a_broken_dvc_yaml_is_mended_by_the_next_commit(
+    source: Source, workspace: Workspace
+) -> None:
+    (source.path / "dvc.lock").write_text("schema: '2.0'\nstages: {train: {cmd: it}}\n")
+    source.commit()
+    workspace.check_out("HEAD")
+    whole = (source.path / "dvc.yaml").read_text()
+    (source.path / "dvc.yaml").write_text(f"<<<<<<< HEAD\n{whole}")
+    source.commit()
+    workspace.check_out("HEAD")
+    (source.path / "dvc.yaml").write_text(whole)
+    source.commit()
+    workspace.check_out("HEAD")
+    assert (workspace.path / "dvc.yaml").read_text() == whole
+
+
+def test_only_a_torn_rwlock_is_removed(source: Source, workspace: Workspace) -> None:
+    workspace.check_out("HEAD")
+    rwlock = workspace.path / ".dvc/tmp/rwlock"
+    rwlock.parent.mkdir(parents=True, exist_ok=True)
+    rwlock.write_text('{"a": {"write": {"pid": 1, "cmd": "dvc repro"}}}')
+    workspace.check_out("HEAD")
+    assert rwlock.exists()  # its holder may live
+    rwlock.write_text("")
+    workspace.check_out("HEAD")
+    assert not rwlock.exists()
+
+
+# --- images --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("../photos", "../photos/digits.npz"),
+        ("../photos", "../photos/cats"),
+        ("../photos/cats", "../photos"),
+        ("../photos/digits.npz", "../photos/cats/a.png"),
+    ],
+)
+def test_images_are_linked_and_never_written(
+    source: Source, workspace: Workspace, first: str, second: str
+) -> None:
+    photos(source)
+    for path in (first, second, second, first):
+        source.point_at(path)
+        before = source.files()
+        workspace.check_out("HEAD")
+        workspace.bring_source()
+        assert (workspace.path / path).resolve() == (source.path / path).resolve()
+        assert source.files() == before
+
+
+def test_images_inside_the_project_that_git_does_not_have(
+    source: Source, workspace: Workspace
+) -> None:
+    (source.path / "images").mkdir()
+    (source.path / "images/a.png").write_bytes(b"a")
+    source.ignore("images")
+    source.point_at("images")
+    workspace.check_out("HEAD")
+    workspace.bring_source()
+    assert (workspace.path / "images").resolve() == source.path / "images"
+
+
+def test_images_in_git_come_with_it_and_all_of_them(source: Source, workspace: Workspace) -> None:
+    (source.path / "images").mkdir()
+    (source.path / "images/a.png").write_bytes(b"a")
+    source.point_at("images")
+    workspace.check_out("HEAD")
+    workspace.bring_source()
+    assert not (workspace.path / "images").is_symlink()
+    assert (workspace.path / "images/a.png").read_bytes() == b"a"
+    (source.path / "images/b.png").write_bytes(b"b")
+    with pytest.raises(LatentworksError, match=r"others are not, such as images/b\.png\. Expected"):
+        workspace.bring_source()
+
+
+def test_images_in_dvc_come_from_its_cache_or_its_remote(
+    source: Source, workspace: Workspace
+) -> None:
+    (source.path / "images/train").mkdir(parents=True)
+    (source.path / "images/train/a.png").write_bytes(b"a")
+    source.run("dvc", "remote", "add", "--quiet", "--default", "store", "../store")
+    source.run("dvc", "add", "--quiet", "images")
+    source.run("dvc", "push", "--quiet")
+    source.point_at("images/train")
+    (source.path / "images/train/a.png").unlink()
+    (source.path / "images/train/a.png").write_bytes(b"edited since")
+    shutil.rmtree(source.path / ".dvc/cache")
+    workspace.check_out("HEAD")
+    workspace.bring_source()
+    assert (workspace.path / "images/train/a.png").read_bytes() == b"a"
+    # From now on they are a person's own.
+    source.run("dvc", "remove", "images.dvc")
+    source.ignore("images")
+    source.commit()
+    workspace.check_out("HEAD")
+    workspace.bring_source()
+    assert (workspace.path / "images/train/a.png").read_bytes() == b"edited since"
+
+
+def test_a_file_that_was_in_dvc_and_is_a_persons_own(source: Source, workspace: Workspace) -> None:
+    (source.path / "images.npz").write_bytes(b"kept by DVC")
+    source.run("dvc", "add", "--quiet", "images.npz")
+    source.point_at("images.npz")
+    workspace.check_out("HEAD")
+    workspace.bring_source()
+    source.run("dvc", "remove", "images.npz.dvc")
+    source.ignore("images.npz")
+    source.commit()
+    (source.path / "images.npz").unlink()
+    (source.path / "images.npz").write_bytes(b"edited since")
+    workspace.check_out("HEAD")
+    workspace.bring_source()
+    assert (workspace.path / "images.npz").read_bytes() == b"edited since"
+
+
+def test_images_that_are_gone_are_one_line(source: Source, workspace: Workspace) -> None:
+    source.point_at("../nowhere")
+    workspace.check_out("HEAD")
+    with pytest.raises(LatentworksError, match="nowhere: no such file or folder"):
+        workspace.bring_source()
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("password", ["plain", 'ab#cd,ef "x', "it's, a # one"])
+def test_dvc_there_has_the_settings_of_the_source(
+    source: Source, workspace: Workspace, password: str
+) -> None:
+    add = ("dvc", "remote", "add", "--quiet", "--default", "store", "https://example.org/a,b")
+    source.run(*add)
+    source.run("dvc", "remote", "modify", "--quiet", "--local", "store", "password", password)
+    source.commit()
+    workspace.check_out("HEAD")
+    assert workspace.remote == "store"
+    assert (workspace.path / ".dvc/config.local").stat().st_mode & 0o077 == 0
+    asked = workspace.dvc("config", "remote.store.password").strip()
+    assert asked == password
+    assert workspace.dvc("config", "remote.store.url").strip() == "https://example.org/a,b"
+    assert workspace.dvc("cache", "dir").strip() == str(source.path / ".dvc/cache")
+
+
+def sign(source: Source) -> None:
+    source.run("git", "config", "commit.gpgSign", "true")
+    source.run("git", "config", "gpg.program", "false")
+
+
+def refuse_by_hook(source: Source) -> None:
+    hooks = source.path.parent / "hooks"
+    hooks.mkdir()
+    for name in ("post-checkout", "pre-commit", "pre-push"):
+        (hooks / name).write_text("#!/bin/sh\nexit 1\n")
+        (hooks / name).chmod(0o755)
+    source.run("git", "config", "core.hooksPath", str(hooks))
+
+
+@pytest.mark.parametrize("hinder", [sign, refuse_by_hook])
+def test_a_branch_comes_back_whatever_a_person_has_set(
+    source: Source,
+    workspace: Workspace,
+    hinder: Callable[[Source], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    commit = source.commit()
+    hinder(source)
+    # As settings of the person's, which hold in every repository.
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(source.path / ".git/config"))
+    workspace.check_out("HEAD")
+    workspace.write("params.yaml", "seed: 5\n")
+    assert workspace.push_branch("retrain/autoencoder-1", "autoencoder version 1")
+    shown = source.run("git", "show", "retrain/autoencoder-1:params.yaml").stdout
+    assert shown == "seed: 5\n"
+    assert source.run("git", "rev-parse", "retrain/autoencoder-1^").stdout.strip() == commit
+    workspace.check_out("HEAD")
+    assert repository.differences(workspace.path) == []
+
+
+def test_the_branch_that_somebody_is_on_is_not_replaced(
+    source: Source, workspace: Workspace
+) -> None:
+    source.run("git", "checkout", "--quiet", "-b", "retrain/autoencoder-1")
+    before = source.commit()
+    workspace.check_out("HEAD")
+    assert not workspace.push_branch("retrain/autoencoder-1", "autoencoder version 1")
+    assert source.run("git", "rev-parse", "HEAD").stdout.strip() == before
+
+
+def test_what_a_stage_prints_is_told_and_its_answer_returned(
+    source: Source, workspace: Workspace
+) -> None:
+    workspace.check_out("HEAD")
+    lines: list[str] = []
+    assert workspace.command(lines.append, "validate") == {}
+    assert lines == ["params.yaml is valid"]
+    workspace.write("params.yaml", json.dumps({"seed": 0}))
+    with pytest.raises(LatentworksError, match="is missing") as raised:
+        workspace.command(lines.append, "validate")
+    assert raised.value.exit_code == 2
