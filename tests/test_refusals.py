@@ -87,6 +87,7 @@ def test_another_interface_is_another_name(
     assert "faces-16d version 1 is registered" in other.ours("register")
 
 
+@pytest.mark.timed
 def test_a_server_that_is_down_is_one_line(finished: Checkout, tmp_path: Path) -> None:
     away = Project(finished.copy(tmp_path / "checkout").path, f"http://127.0.0.1:{closed_port()}")
     for call in ("register", "promote", "rollback", "history"):

@@ -96,6 +96,7 @@ def test_a_second_start_is_told_who_is_at_it_and_a_lock_dies_with_its_holder(
     second.wait()
 
 
+@pytest.mark.timed
 def test_sigterm_ends_a_stage_within_ten_seconds_and_the_next_run_goes_on(
     finished: Checkout, tmp_path: Path
 ) -> None:
@@ -145,6 +146,7 @@ stages.run(main)
 """
 
 
+@pytest.mark.timed
 def test_sigterm_in_one_long_call(tmp_path: Path) -> None:
     """Python hears of the signal when the call has ended; the stage does not wait so long."""
     with subprocess.Popen(

@@ -370,6 +370,7 @@ def test_other_addresses_and_methods(url: str) -> None:
         assert answer.json()["error"]
 
 
+@pytest.mark.timed
 def test_a_slow_sender_is_told_to_go(url: str) -> None:
     host, port = url.removeprefix("http://").split(":")
     head = b"POST /decode HTTP/1.1\r\nHost: it\r\nContent-Length: 100\r\n\r\n"
@@ -433,6 +434,7 @@ def test_what_was_sent_is_not_sent_back(url: str, body: dict[str, Any]) -> None:
     assert len(answer.text) < 300
 
 
+@pytest.mark.timed
 def test_large_calls_do_not_keep_small_ones(url: str) -> None:
     """They wait for moments, and not until the large ones are done."""
     pages = [[[0] * 8] * 8] * 9000  # grey images
