@@ -15,7 +15,6 @@ from latentworks.backend import configure
 from latentworks.features import classifier, shipped, training
 
 NUM_SEEN = 720_000  # images in all epochs
-NUM_THREADS = 2
 BATCH_SIZE = 500
 
 
@@ -24,7 +23,7 @@ def main(prepared: Path) -> int:
     rows, names = data.rows("train"), data.class_names
     labels = data.labels(rows)
     assert labels is not None
-    configure(training.SEED, NUM_THREADS)
+    configure(training.SEED, training.NUM_THREADS)
     model = training.fit(data.images, rows, labels, len(names), num_seen=NUM_SEEN, flip=True)
     halves = {path: each.astype(np.float16) for path, each in classifier.weights(model).items()}
     arrays = {**halves, shipped.CLASS_NAMES: np.array(names)}

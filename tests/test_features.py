@@ -164,6 +164,16 @@ def test_images_are_moved_by_little() -> None:
     assert {*range(8, 13), *range(19, 24)} == set(x)  # 31 - 10 is 21
 
 
+def test_noise_of_any_strength_up_to_a_limit() -> None:
+    grey = np.full((400, 32, 32, 1), 128, np.uint8)
+    strengths = training.noisy(grey, np.random.default_rng(0)).std(axis=(1, 2, 3))
+    assert strengths.max() == pytest.approx(training.NOISE, rel=0.1)
+    assert np.median(strengths) == pytest.approx(training.NOISE / 2, rel=0.2)
+    assert strengths.min() < 1
+    black = training.noisy(np.zeros_like(grey), np.random.default_rng(0))
+    assert black.max() < 6 * training.NOISE  # none has gone round
+
+
 def write_prepared(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
     """As `prepare` leaves them, as far as the stage looks."""
     folder.mkdir()

@@ -211,6 +211,29 @@ def test_the_judge_sees_the_right_images_with_their_labels(
     }
 
 
+def test_a_classifier_learns_from_samples_what_they_show(
+    digits: np.ndarray, labels: np.ndarray
+) -> None:
+    split = np.where(np.isin(np.arange(1797), TRAIN), "train", "test")
+    index = pd.DataFrame({"split": split, "label": pd.array(labels, dtype="Int64")})
+    data = Prepared(digits, index, {"class_names": NAMES})
+
+    def learnt(images: np.ndarray, labels: np.ndarray | None) -> dict[str, float]:
+        latents = np.zeros((len(images), 2), np.float32)
+        return judging.classification_accuracy(data, Samples(images, latents, labels))
+
+    real = learnt(digits[TRAIN], labels[TRAIN])
+    assert list(real) == ["classification_accuracy"]
+    assert real["classification_accuracy"] > 0.9  # 0.1 is chance
+    others = (labels[TRAIN] + 1) % 10  # each is called by the next one's name
+    assert learnt(digits[TRAIN], others)["classification_accuracy"] < 0.1
+    half = np.where(labels[TRAIN] < 5, labels[TRAIN], -1)  # the others teach nothing
+    share = (labels[TEST] < 5).mean()
+    assert learnt(digits[TRAIN], half)["classification_accuracy"] <= share
+    for nothing in (None, np.full(900, -1), np.full(900, 3)):
+        assert learnt(digits[TRAIN], nothing) == {}
+
+
 # --- that they are what they are called -----------------------------------------------------------
 
 

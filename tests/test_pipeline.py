@@ -94,7 +94,7 @@ def test_edits_reach_the_stages_that_they_change(finished: Checkout, tmp_path: P
         "src/latentworks/preprocess.py": {"prepare", "sample", "evaluate", "export"},
         "src/latentworks/serving/servable.py": {"export"},
         "src/latentworks/training.py": {"train"},
-        "src/latentworks/features/training.py": {"features"},
+        "src/latentworks/features/training.py": {"features", "evaluate"},
         "src/latentworks/features/classifier.py": {"features", "evaluate"},
         "src/latentworks/models/autoencoder.py": after_prepare,
         "src/latentworks/tracking.py": set(),

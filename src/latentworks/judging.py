@@ -8,8 +8,10 @@ from tqdm import tqdm
 
 from latentworks import inference, metrics
 from latentworks.artifacts import Features, Prepared, Samples
-from latentworks.features import classifier
+from latentworks.features import choice, classifier, training
 from latentworks.preprocess import to_pixels
+
+NUM_SEEN = 100_000  # images, in all epochs, by the classifier that is trained on samples
 
 
 def compare(judge: Features, model: Any, data: Prepared, samples: Samples) -> dict[str, float]:
@@ -38,3 +40,26 @@ def compare(judge: Features, model: Any, data: Prepared, samples: Samples) -> di
     )
     bar = tqdm(pieces, unit=" comparisons", desc="evaluate", disable=None)
     return {name: value for piece in bar for name, value in piece.items()}
+
+
+def classification_accuracy(data: Prepared, samples: Samples) -> dict[str, float]:
+    """`classification_accuracy`: of a classifier that saw samples alone, on the test images.
+
+    The score of Ravuri and Vinyals 2019, *Classification Accuracy Score for Conditional Generative
+    Models*. Nothing where the samples have no labels of two classes, or no test image has one.
+    The classifier is trained by `features.training`, to the same weights after `backend.configure`.
+    """
+    test = metrics.subset(data.rows("test"), metrics.MAX_SEEN)
+    known = data.labels(test)
+    if samples.labels is None or known is None or not choice.has_classes(samples.labels):
+        return {}
+    test, known = test[known >= 0], known[known >= 0]
+    if not len(test):
+        return {}
+    rows = metrics.subset(np.flatnonzero(samples.labels >= 0), metrics.MAX_SEEN)
+    network = training.fit(
+        samples.images, rows, samples.labels[rows], len(data.class_names), num_seen=NUM_SEEN
+    )
+    _, seen = classifier.see(network, classifier.batches(data.images, test))
+    assert seen is not None
+    return {"classification_accuracy": float((seen == known).mean())}

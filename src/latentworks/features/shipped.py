@@ -12,7 +12,7 @@ import numpy as np
 from latentworks.errors import Damaged
 
 FILE = Path(__file__).with_name("shipped.npz")
-SHA256 = "f6c1fbc8af746fc91f83d812b48c15ac5879cfa713570a7125c3eef06b91341f"
+SHA256 = "9160d60a572b72f41a554bdc5034267ceaeef258c22af07bda414de5168323e3"
 CLASS_NAMES = "class_names"  # beside the weights, an array of text
 SIDES = range(28, 33)  # of the grey images that it works on
 

@@ -9,16 +9,18 @@ import numpy as np
 from latentworks.features import classifier
 
 SEED = 0  # never that of params.yaml, so that models of other seeds are compared in one network
+NUM_THREADS = 2  # fixed for the same reason
 BATCH_SIZE = 128
 LEARNING_RATE = 0.002  # Adam's, with a cosine down to 0
 NUM_SEEN = 300_000
 MAX_EPOCHS = 40
 MAX_IMAGES = 60_000
 SHIFT = 16  # an image is moved by up to one part in so many of its side
+NOISE = 16  # grey values: the largest standard deviation of what is added to an image
 
 
 class Batches(keras.utils.PyDataset):
-    """Images uint8 [B, H, W, C], moved by chance and, with `flip`, mirrored, and labels [B]."""
+    """Images uint8 [B, H, W, C], moved by chance, noisy and, with `flip`, mirrored; labels [B]."""
 
     def __init__(
         self, images: np.ndarray, rows: np.ndarray, labels: np.ndarray, *, flip: bool
@@ -43,8 +45,9 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = self.order[index * BATCH_SIZE : (index + 1) * BATCH_SIZE]
         chosen = chosen[np.argsort(self.rows[chosen])]  # ascending, as the disk likes it
-        images = moved(self.images[self.rows[chosen]], self._rng(index + 1), flip=self.flip)
-        return images, self.labels[chosen]
+        rng = self._rng(index + 1)
+        images = moved(self.images[self.rows[chosen]], rng, flip=self.flip)
+        return noisy(images, rng), self.labels[chosen]
 
 
 def moved(images: np.ndarray, rng: np.random.Generator, *, flip: bool) -> np.ndarray:
@@ -57,6 +60,13 @@ def moved(images: np.ndarray, rng: np.random.Generator, *, flip: bool) -> np.nda
     if flip:
         x = np.where(rng.random((num, 1)) < 0.5, x[:, ::-1], x)
     return np.asarray(images[np.arange(num)[:, None, None], y[:, :, None], x[:, None, :]])
+
+
+def noisy(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Each image [H, W, C] with noise of a strength of its own, so that none is looked for."""
+    strengths = rng.uniform(0, NOISE, (len(images), 1, 1, 1)).astype(np.float32)
+    noise = strengths * rng.standard_normal(images.shape, np.float32)
+    return (images + noise).round().clip(0, 255).astype(np.uint8)
 
 
 def some(num: int, most: int) -> np.ndarray:

@@ -5,7 +5,18 @@ from pathlib import Path
 
 import numpy as np
 
-from latentworks import artifacts, disk, inference, judging, metrics, picturing, plots, tracking
+from latentworks import (
+    artifacts,
+    backend,
+    disk,
+    inference,
+    judging,
+    metrics,
+    picturing,
+    plots,
+    tracking,
+)
+from latentworks.features import training
 from latentworks.models.config import ModelConfig
 from latentworks.stages import run
 
@@ -24,6 +35,7 @@ def main(
     figures: Path,
     atlas: Path,
 ) -> None:
+    backend.configure(training.SEED, training.NUM_THREADS)
     data = artifacts.read_prepared(prepared)
     judge = artifacts.read_features(features)
     network = artifacts.read_model(model, ModelConfig)
@@ -45,6 +57,7 @@ def main(
         "samples": {
             **metrics.sample_metrics(drawn.images, data.images, data.rows("train"), rows),
             **judging.compare(judge, network, data, drawn),
+            **judging.classification_accuracy(data, drawn),
         },
     }
     pictures = {

@@ -6,7 +6,6 @@ from latentworks import artifacts, backend, disk, records
 from latentworks.features import choice, classifier, training
 from latentworks.stages import run
 
-NUM_THREADS = 2  # fixed, as the seed is: every model on the same images meets the same network
 MAX_TEST = 10_000
 
 
@@ -15,7 +14,7 @@ def main(prepared: Path, features: Path) -> None:
     rows = data.rows("train")
     labels = data.labels(rows)
 
-    backend.configure(training.SEED, NUM_THREADS)
+    backend.configure(training.SEED, training.NUM_THREADS)
     kind = choice.choose(data.image_shape, labels)
     network = choice.make(data.images, rows, labels, data.class_names)
     names = data.class_names if choice.has_classes(labels) else []
