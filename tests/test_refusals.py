@@ -5,6 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 from conftest import Checkout, Project, aliases, closed_port, decisions
