@@ -2,9 +2,10 @@
 
 `python scripts/measure_recipes.py [NAME …]`, on a machine that has nothing else to do. Minutes are
 those of the stages from `train` on. A recipe that misses a goal is told, and its figures are
-written all the same.
+written all the same. With `--first sample` what the stages before have left is taken as it is.
 """
 
+import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from scratch import Scratch
 
 DOC = Path("docs/recipes.md")
 START, END = "<!-- written by scripts/measure_recipes.py -->", "<!-- up to here -->"
-PICTURES = ("reconstructions", "samples", "class_samples", "nearest_neighbours")
+PICTURES = ("class_samples", "samples")  # the first of them that a recipe has is shown
 # Shown of every recipe that has them.
 SHOWN = {
     "test.bce": "BCE",
@@ -32,13 +33,15 @@ SHOWN = {
     "samples.recall": "recall",
     "samples.coverage": "coverage",
     "samples.label_agreement": "label agreement",
+    "samples.classification_accuracy": "classification accuracy",
     "samples.memorisation": "memorisation",
 }
 
 
-def measure(scratch: Scratch, name: str) -> list[str]:
+def measure(name: str, first: str | None) -> list[str]:
     """Run a recipe and write its figures; a line for each goal that it misses."""
-    minutes = scratch.run(name)
+    scratch = Scratch(f"recipes/{name}", keep=first is not None)
+    minutes = scratch.run(name, first=first)
     metrics = scratch.metrics()
     path = scratch.root / "recipes" / f"{name}.yaml"
     wanted = goals(path)
@@ -47,17 +50,18 @@ def measure(scratch: Scratch, name: str) -> list[str]:
     found = {each: score(each, metrics) for each in wanted if not each.startswith("parity.")}
     expected |= {each: _short(value) for each, value in found.items()}
     _write_expected(path, expected)
-    pictures = scratch.root / "docs/pictures" / name
-    pictures.mkdir(exist_ok=True)
-    for picture in PICTURES:
-        file = scratch.folder / "reports/figures" / f"{picture}.png"
-        if file.exists():
-            shutil.copy(file, pictures)
+    files = [scratch.folder / f"reports/figures/{each}.png" for each in PICTURES]
+    shutil.copy(next(file for file in files if file.exists()), scratch.root / picture(name))
     return [
         f"{name}: {each} {value:.4g}, and not {wanted[each]}"
         for each, value in found.items()
         if not wanted[each].reached(value)
     ]
+
+
+def picture(name: str) -> Path:
+    """Where the samples of a recipe are shown."""
+    return DOC.parent / "pictures" / f"recipe-{name}.png"
 
 
 def _short(value: float) -> float:
@@ -81,9 +85,14 @@ def write_table(root: Path) -> None:
     }
     columns = ["recipe", "minutes", *SHOWN.values()]
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    for name, expected in sorted(rows.items(), key=lambda row: row[1].get("minutes", 0)):
+    ordered = sorted(rows.items(), key=lambda row: row[1].get("minutes", 0))
+    for name, expected in ordered:
         cells = [expected.get(each, "") for each in ("minutes", *SHOWN)]
         lines.append(f"| `{name}` | {' | '.join(map(str, cells))} |")
+    for name, expected in ordered:
+        if expected:
+            shown = picture(name).relative_to(DOC.parent)
+            lines += ["", f"![Samples of the recipe {name}]({shown})"]
     text = (root / DOC).read_text(encoding="utf-8")
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
@@ -92,16 +101,20 @@ def write_table(root: Path) -> None:
         temporary.write_text(f"{before}{START}\n\n{table}\n\n{END}{after}", encoding="utf-8")
 
 
-def main(names: list[str]) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--first", metavar="STAGE", help="the stages before are as they were left")
+    arguments = parser.parse_args()
     root = repository.root()
     missed = []
-    for name in names or recipes.names(root):
+    for name in arguments.names or recipes.names(root):
         print(f"{name} …", flush=True)
-        missed += measure(Scratch("recipes"), name)
+        missed += measure(name, arguments.first)
         write_table(root)
     print("\n".join(missed) or "every goal is reached")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -10,14 +10,19 @@ from typing import Any
 from latentworks import disk, params, recipes, records, repository
 
 
-class Scratch:
-    """A folder in which recipes are run one after the other; the data is prepared once for each."""
+SECONDS = "seconds.json"  # that each stage took when it last ran
 
-    def __init__(self, name: str) -> None:
+
+class Scratch:
+    """A folder in `.latentworks/`, in which the stages of a recipe are run one after the other."""
+
+    def __init__(self, name: str, *, keep: bool = False) -> None:
+        """Empty, unless it is to be kept as a former run has left it."""
         self.root = repository.root()
         self.folder = self.root / records.STATE / name
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(self.root / repository.DAG, self.folder)
 
     def run(
@@ -28,7 +33,7 @@ class Scratch:
         first: str | None = None,
         last: str | None = None,
     ) -> float:
-        """Run the stages of a recipe, from `first` to `last`; the minutes that it took.
+        """Run the stages of a recipe, from `first` to `last`; the minutes of those up to `last`.
 
         What is done once for all recipes, before `train`, does not count.
         """
@@ -39,13 +44,14 @@ class Scratch:
         names = list(repository.stages(self.root))
         start = names.index(first) if first else 0
         end = names.index(last) + 1 if last else len(names)
-        minutes = 0.0
+        took = self.folder / SECONDS
+        seconds: dict[str, float] = disk.read_json(took) if took.exists() else {}
         for stage in names[start:end]:
             started = time.monotonic()
             self._stage(stage)
-            if names.index(stage) >= names.index("train"):
-                minutes += (time.monotonic() - started) / 60
-        return minutes
+            seconds[stage] = time.monotonic() - started
+            disk.write_json(took, seconds)
+        return sum(seconds[each] for each in names[names.index("train") : end]) / 60
 
     def _stage(self, stage: str) -> None:
         words = repository.stages(self.root)[stage]["cmd"].split()
