@@ -9,7 +9,6 @@ from typing import Any
 
 from latentworks import disk, params, recipes, records, repository
 
-
 SECONDS = "seconds.json"  # that each stage took when it last ran
 
 
