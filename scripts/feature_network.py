@@ -17,6 +17,7 @@ from latentworks import artifacts, disk, metrics
 from latentworks.backend import configure
 from latentworks.features import classifier, shipped, training
 
+FINGERPRINT = "8375f22b79fc8e47110b47e3a0c10faa771001d785e0e199a8700f39ae6bc0d4"
 NUM_SEEN = 720_000  # images in all epochs
 NOISES = (3, 6, 12)  # standard deviations, in grey values
 BLURS = (0.4, 0.5, 0.7)  # of a Gaussian, in pixels
@@ -24,6 +25,8 @@ BLURS = (0.4, 0.5, 0.7)  # of a Gaussian, in pixels
 
 def main(prepared: Path) -> int:
     data = artifacts.read_prepared(prepared)
+    if data.profile["fingerprint"] != FINGERPRINT:
+        raise SystemExit(f"{prepared} is not what the committed params.yaml prepares.")
     rows, names = data.rows("train"), data.class_names
     labels = data.labels(rows)
     assert labels is not None

@@ -31,4 +31,5 @@ def _small(member: Any) -> Any:
 
 MEMBERS = get_args(get_args(ModelConfig)[0])
 FAMILIES = [_small(member) for member in MEMBERS]
+OF_KIND = {config.kind: config for config in FAMILIES}
 every_family = pytest.mark.parametrize("config", FAMILIES, ids=lambda config: config.kind)

@@ -15,7 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from conftest import until
-from families import FAMILIES, NUM_CLASSES, autoencoder
+from families import NUM_CLASSES, OF_KIND, autoencoder
 from latentworks.plots.atlas import atlas
 from latentworks.plots.decoder_program import DecoderProgram, UnknownLayer
 
@@ -79,7 +79,7 @@ def of_ours(architecture: str) -> Any:
 
 
 def conditional() -> Any:
-    return FAMILIES[2].build((12, 12, 1), NUM_CLASSES).decoder
+    return OF_KIND["conditional"].build((12, 12, 1), NUM_CLASSES).decoder
 
 
 def of_all_kinds() -> Any:

@@ -90,6 +90,16 @@ def test_the_shipped_head_is_for_its_own_classes_alone(
     assert np.array_equal(features(without, large[:9]), features(model, large[:9]))
 
 
+def test_a_rare_class_is_seen(digits: np.ndarray, labels: np.ndarray) -> None:
+    """It would be missed among the images by chance that a head is fitted to."""
+    large = enlarged(digits[[0, 1]])
+    rows = np.repeat([0, 1], [60_000, 1])
+    model = choice.make(large, rows, rows, ["often", "once"])
+    _, seen = classifier.see(model, classifier.batches(large, np.arange(2)))
+    assert seen is not None
+    assert seen.tolist() == [0, 1]
+
+
 def test_smaller_greys_are_framed(digits: np.ndarray) -> None:
     values, _ = shipped.load()
     small = np.pad(enlarged(digits[:20], 24), ((0, 0), (2, 2), (2, 2), (0, 0)))

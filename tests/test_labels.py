@@ -17,7 +17,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
 from conftest import closed_port, until
-from families import FAMILIES, autoencoder
+from families import OF_KIND, autoencoder
 from latentworks import artifacts, inference, metrics, scoring
 from latentworks.errors import InputError
 from latentworks.preprocess import to_pixels
@@ -72,7 +72,7 @@ class Labelled:
 @pytest.fixture(scope="module")
 def conditional(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
     sampler = StandardNormalConfig(kind="standard_normal")
-    return Labelled(tmp_path_factory.mktemp("conditional"), FAMILIES[2], sampler)
+    return Labelled(tmp_path_factory.mktemp("conditional"), OF_KIND["conditional"], sampler)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from conftest import ROOT
-from families import FAMILIES, NUM_CLASSES, autoencoder, every_family
+from families import NUM_CLASSES, OF_KIND, autoencoder, every_family
 from latentworks import artifacts, disk, params
 from latentworks.cli import Params
 from latentworks.errors import DataError, UnsafeModel
@@ -173,7 +173,7 @@ def test_kl_divergence_is_that_of_gaussians() -> None:
 
 
 def test_beta_weighs_the_divergence_and_is_warmed_up() -> None:
-    model = VAEConfig(**{**FAMILIES[1].model_dump(), "beta": 2.0, "kl_warmup_steps": 10}).build(
+    model = VAEConfig(**{**OF_KIND["vae"].model_dump(), "beta": 2.0, "kl_warmup_steps": 10}).build(
         (8, 8, 1)
     )
     batch = images(6, 8, 8, 1)
@@ -191,7 +191,7 @@ def test_beta_weighs_the_divergence_and_is_warmed_up() -> None:
 
 
 def test_a_variational_model_is_called_on_what_is_drawn_and_encodes_to_its_mean() -> None:
-    model = FAMILIES[1].build((8, 8, 1))
+    model = OF_KIND["vae"].build((8, 8, 1))
     batch = np.repeat(images(1, 8, 8, 1), 4000, axis=0)
     z_mean, z_log_var = (np.asarray(part[:1]) for part in model.encoder(batch / np.float32(255)))
     drawn = np.asarray(model._sampled(*model.encoder(batch / np.float32(255)), training=False))
@@ -203,7 +203,7 @@ def test_a_variational_model_is_called_on_what_is_drawn_and_encodes_to_its_mean(
 
 
 def test_a_label_of_minus_one_is_none() -> None:
-    model = FAMILIES[2].build((8, 8, 1), NUM_CLASSES)
+    model = OF_KIND["conditional"].build((8, 8, 1), NUM_CLASSES)
     batch = images(NUM_CLASSES, 8, 8, 1)
     unknown, known = np.full(NUM_CLASSES, -1), np.arange(NUM_CLASSES)
     np.testing.assert_array_equal(model.encode(batch, unknown), model.encode(batch))
@@ -216,7 +216,7 @@ def test_a_label_of_minus_one_is_none() -> None:
 
 def test_a_conditional_model_needs_labels() -> None:
     with pytest.raises(DataError, match="conditional needs images with labels"):
-        FAMILIES[2].build((8, 8, 1), 0)
+        OF_KIND["conditional"].build((8, 8, 1), 0)
 
 
 def test_loss_is_that_of_the_images_in_zero_to_one() -> None:
@@ -254,7 +254,7 @@ def test_file_gives_the_model_back_and_equal_models_give_equal_bytes(
 
 
 def test_a_file_of_another_family_is_refused(tmp_path: Path) -> None:
-    plain, variational = FAMILIES[:2]
+    plain, variational = OF_KIND["autoencoder"], OF_KIND["vae"]
     artifacts.write_model(tmp_path, plain.build((8, 8, 1)), variational)
     with pytest.raises(UnsafeModel, match="do not describe a model of ours"):
         artifacts.read_model(tmp_path, ModelConfig)

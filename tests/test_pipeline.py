@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from conftest import Checkout
-from latentworks import artifacts, disk
+from families import OF_KIND
+from latentworks import artifacts, disk, recipes
 
 STAGES = ["fetch", "prepare", "features", "train", "encode", "sample", "evaluate", "export"]
 PICTURES = {
@@ -123,6 +124,27 @@ def test_another_sampler_runs_three_stages_and_has_a_run_of_its_own(
     assert later.data.params["sample.sampler.kind"] == "uniform_box"
     assert earlier.data.params["sample.sampler.kind"] == "gaussian_mixture"
     assert set(later.data.metrics) == set(earlier.data.metrics)
+
+
+def test_labels_go_from_stage_to_stage(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    path = checkout.path / "params.yaml"
+    network = OF_KIND["conditional"].model_dump(mode="json")
+    sampler = {"kind": "class_gaussian_mixture", "num_components": 2}
+    sections = {"model": network, "sample": {"num_images": 300, "sampler": sampler}}
+    path.write_text(recipes.merge(path.read_text(), sections))
+    output = checkout.run("dvc", "repro").stdout
+    assert stages_run(output) == ["train", "encode", "sample", "evaluate", "export"]
+    samples = artifacts.read_samples(checkout.path / "data/samples")
+    assert samples.labels is not None
+    assert set(samples.labels) == set(range(10))
+    scores = disk.read_json(checkout.path / "reports/metrics.json")["samples"]
+    of_classes = {"label_agreement", "label_agreement_real", "classification_accuracy"}
+    former = disk.read_json(finished.path / "reports/metrics.json")["samples"]
+    assert set(scores) == {*former, *of_classes}
+    assert all(0 < scores[name] <= 1 for name in of_classes)
+    figures = {file.stem for file in (checkout.path / "reports/figures").iterdir()}
+    assert figures == PICTURES | {"class_samples"}
 
 
 def test_forced_training_gives_the_same_model(finished: Checkout, tmp_path: Path) -> None:

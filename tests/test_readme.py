@@ -37,7 +37,7 @@ def test_every_make_target_exists_and_is_listed() -> None:
 def test_every_command_of_ours_exists() -> None:
     ours = {command.callback.__name__ for command in app.registered_commands if command.callback}
     assert set(re.findall(r"latentworks ([a-z]+)[`\n ]", ALL)) <= ours
-    named = set(re.findall(r"RECIPE=([a-z]+)", TEXT))
+    named = set(re.findall(r"RECIPE=([a-z0-9-]+)", ALL))
     assert named <= set(recipes.names(ROOT))
 
 

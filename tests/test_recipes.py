@@ -7,7 +7,7 @@ import pytest
 
 from conftest import ROOT
 from goals import Goal, goals, score
-from latentworks import params, recipes
+from latentworks import disk, params, recipes
 from latentworks.cli import Params
 
 NAMES = recipes.names(ROOT)
@@ -22,6 +22,17 @@ def test_every_recipe_has_goals(name: str) -> None:
 def test_every_recipe_is_explained(name: str) -> None:
     _, _, below = (ROOT / "docs/recipes.md").read_text().partition("<!-- up to here -->")
     assert f"`{name}`" in below
+
+
+def test_every_goal_is_about_a_score() -> None:
+    found = disk.read_json(ROOT / "reports/metrics.json")
+    known = {f"{group}.{name}": 1.0 for group in found for name in found[group]}
+    of_classes = ("label_agreement", "label_agreement_real", "classification_accuracy")
+    known |= {f"samples.{name}": 1.0 for name in of_classes}
+    for name in NAMES:
+        for goal in goals(ROOT / "recipes" / f"{name}.yaml"):
+            if not goal.startswith("parity."):
+                score(goal, known)
 
 
 def test_a_goal_has_a_side() -> None:

@@ -281,6 +281,14 @@ def test_the_number_of_components_is_chosen_on_latents_that_were_held_out(
         assert np.array_equal(chosen.state()[name], array)
 
 
+def test_numbers_for_which_there_are_too_few_latents_are_not_chosen(latents: np.ndarray) -> None:
+    config = GaussianMixtureConfig(kind="gaussian_mixture", num_components=[2, 3, 11])
+    chosen = config.fit(latents[::100], None, seed=0)  # 12, of which one or two are held out
+    assert len(chosen.state()["weights"]) in {2, 3}
+    with pytest.raises(DataError, match="Expected >= 2. Received: 1 distinct"):
+        config.fit(latents[:1], None, seed=0)
+
+
 def test_the_standard_normal_is_scipys(latents: np.ndarray) -> None:
     sampler = StandardNormalConfig(kind="standard_normal").fit(latents, None, seed=0)
     expected = stats.multivariate_normal(np.zeros(3), np.eye(3))

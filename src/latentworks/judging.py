@@ -17,13 +17,15 @@ NUM_SEEN = 100_000  # images, in all epochs, by the classifier that is trained o
 def compare(judge: Features, model: Any, data: Prepared, samples: Samples) -> dict[str, float]:
     """`metrics.generation_metrics` of the samples, and of the model that decoded them.
 
-    At most metrics.MAX_SEEN of each kind, always the same ones; no more of them are in memory than
-    a batch.
+    At most metrics.MAX_SEEN of each kind, always the same ones, and as many samples as training
+    images; no more of them are in memory than a batch.
     """
     network = classifier.load(data.image_shape, judge.weights)
-    drawn = metrics.subset(np.arange(len(samples.images)), metrics.MAX_SEEN)
+    # A Fréchet distance of fewer images is larger, and the floor is that of training images.
+    num = min(len(samples.images), len(data.rows("train")), metrics.MAX_SEEN)
+    drawn = metrics.subset(np.arange(len(samples.images)), num)
     test = metrics.subset(data.rows("test"), metrics.MAX_SEEN)
-    train = metrics.subset(data.rows("train"), len(drawn))
+    train = metrics.subset(data.rows("train"), num)
     asked = None if samples.labels is None else samples.labels[drawn]
     pairs = inference.reconstruct(model, data.images, test, data.labels(test))
 

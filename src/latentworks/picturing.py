@@ -10,11 +10,13 @@ from latentworks.artifacts import Latents, Prepared, Samples
 from latentworks.plots.tiles import Decode
 
 NUM_PER_CLASS = 8  # test images that are shown with their reconstructions
+MAX_SHOWN = 10 * NUM_PER_CLASS
 NUM_LINES, NUM_STEPS = 8, 10  # of interpolation
 NUM_LOOKED_UP = 20  # samples whose nearest training images are shown,
 NUM_NEAREST = 3  # so many of each,
 NUM_COMPARED = 100  # and test images that tell how near is near
 MAX_POINTS = 10_000  # of the atlas
+MAX_POINT_BYTES = 2**29  # of their images, so that of large ones there are fewer
 
 
 def of_data(network: Any, data: Prepared) -> dict[str, Figure]:
@@ -66,7 +68,8 @@ def of_samples(data: Prepared, drawn: Samples) -> dict[str, Figure]:
 
 def atlas(network: Any, data: Prepared, mse: float) -> str:
     """A page with test images at their places in latent space, and the decoder."""
-    rows = metrics.subset(data.rows("test"), MAX_POINTS)
+    num = min(MAX_POINTS, max(1, MAX_POINT_BYTES // data.images[0].size))
+    rows = metrics.subset(data.rows("test"), num)
     labels = data.labels(rows)
     pairs = inference.reconstruct(network, data.images, rows, labels)
     errors = [metrics.mean_squared_error(x / 255, again) for x, again in pairs]
@@ -108,14 +111,15 @@ def _program(decoder: Any) -> plots.DecoderProgram | None:
 def _some_of_each_class(data: Prepared, rows: np.ndarray) -> np.ndarray:
     """The first few of `rows` in each class, the classes in turn; without labels, the first few."""
     labels = data.labels(rows)
-    if labels is None:
-        return rows[: 10 * NUM_PER_CLASS]
-    chosen = [rows[labels == label][:NUM_PER_CLASS] for label in np.unique(labels)[:10]]
-    longest = max(len(part) for part in chosen)
-    return np.array([part[turn] for turn in range(longest) for part in chosen if turn < len(part)])
+    if labels is None or not (labels >= 0).any():
+        return rows[:MAX_SHOWN]
+    known = np.unique(labels[labels >= 0])
+    chosen = [rows[labels == label][:NUM_PER_CLASS] for label in known]
+    turns = [part[turn] for turn in range(NUM_PER_CLASS) for part in chosen if turn < len(part)]
+    return np.array(turns[:MAX_SHOWN])
 
 
 def _pairs(num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where lines start and end: from each image to the next, which is of another class."""
+    """Where lines start and end: from each image to the next, of another class if any."""
     starts = np.arange(max(1, min(NUM_LINES, num - 1)))
     return starts, (starts + 1) % num

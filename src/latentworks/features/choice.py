@@ -9,7 +9,8 @@ from latentworks.features import classifier, head, shipped, training
 
 Kind = Literal["shipped", "trained", "random"]
 
-MAX_FITTED = 10_000  # images that a head is fitted to
+MAX_FITTED = 10_000  # images that a head is fitted to,
+NUM_RARE = 10  # and so many of each class in any case
 
 
 def choose(image_shape: tuple[int, int, int], labels: np.ndarray | None) -> Kind:
@@ -54,7 +55,8 @@ def _with_head(
     model = classifier.load(images.shape[1:], values)
     if names == class_names:
         return model
-    chosen = training.some(len(rows), MAX_FITTED)
+    rare = [np.flatnonzero(labels == each)[:NUM_RARE] for each in np.unique(labels)]
+    chosen = np.unique(np.concatenate([training.some(len(rows), MAX_FITTED), *rare]))
     features, _ = classifier.see(model, classifier.batches(images, rows[chosen]))
     kernel, bias = head.fit(features, labels[chosen], len(class_names))
     own = {f"{classifier.HEAD}/kernel": kernel, f"{classifier.HEAD}/bias": bias}

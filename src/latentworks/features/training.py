@@ -11,6 +11,7 @@ from latentworks.features import classifier
 SEED = 0  # never that of params.yaml, so that models of other seeds are compared in one network
 NUM_THREADS = 2  # fixed for the same reason
 BATCH_SIZE = 128
+MAX_BATCH_BYTES = 256_000_000  # of float32 pixels, which the noise needs thrice
 LEARNING_RATE = 0.002  # Adam's, with a cosine down to 0
 NUM_SEEN = 300_000
 MAX_EPOCHS = 40
@@ -30,6 +31,8 @@ class Batches(keras.utils.PyDataset):
         self.rows = rows
         self.labels = labels
         self.flip = flip
+        image_bytes = 4 * math.prod(images.shape[1:])
+        self.batch_size = max(1, min(BATCH_SIZE, MAX_BATCH_BYTES // image_bytes))
         self.shuffle(0)
 
     def shuffle(self, epoch: int) -> None:
@@ -40,10 +43,10 @@ class Batches(keras.utils.PyDataset):
         return np.random.Generator(np.random.Philox(key=[SEED, self.epoch], counter=index << 32))
 
     def __len__(self) -> int:
-        return math.ceil(len(self.rows) / BATCH_SIZE)
+        return math.ceil(len(self.rows) / self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        chosen = self.order[index * BATCH_SIZE : (index + 1) * BATCH_SIZE]
+        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         chosen = chosen[np.argsort(self.rows[chosen])]  # ascending, as the disk likes it
         rng = self._rng(index + 1)
         images = moved(self.images[self.rows[chosen]], rng, flip=self.flip)
@@ -66,7 +69,7 @@ def noisy(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Each image [H, W, C] with noise of a strength of its own, so that none is looked for."""
     strengths = rng.uniform(0, NOISE, (len(images), 1, 1, 1)).astype(np.float32)
     noise = strengths * rng.standard_normal(images.shape, np.float32)
-    return (images + noise).round().clip(0, 255).astype(np.uint8)
+    return np.asarray((images + noise).round().clip(0, 255), np.uint8)
 
 
 def some(num: int, most: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from latentworks.plots.tiles import fitted
 FOLDER = Path(__file__).parent / "atlas_page"
 MAX_PIXELS = 12_000_000  # of all images together; they are made smaller until they fit
 BATCH = 500  # images that are made smaller at once
+BATCH_BYTES = 2**26
 MAX_SLIDERS = 12  # directions of latent space, those of the most variance
 
 
@@ -117,8 +118,10 @@ def _sprite(images: np.ndarray) -> dict[str, Any]:
     side = max(height, width)
     while num * height * width * (side / max(height, width)) ** 2 > MAX_PIXELS:
         side //= 2
-    batches = range(0, num, BATCH)
-    cells = np.concatenate([fitted(images[start : start + BATCH], side) for start in batches])
+    step = max(1, min(BATCH, BATCH_BYTES // images[0].size))
+    cells = np.concatenate(
+        [fitted(images[start : start + step], side) for start in range(0, num, step)]
+    )
     cells = cells[..., : images.shape[3]]
     height, width, channels = cells.shape[1:]
     columns = int(np.ceil(np.sqrt(num)))

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from latentworks.errors import DataError
+
 
 def draw(
     sampler: Any,
@@ -33,6 +35,11 @@ def has_classes(sampler: Any) -> bool:
 
 
 def class_shares(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """How often each of `num_classes` is among labels int64 [N]; those below 0 do not count."""
+    """How often each of `num_classes` is among labels int64 [N]; those below 0 do not count.
+
+    Raises DataError where there is no other.
+    """
     counts = np.bincount(labels[labels >= 0], minlength=num_classes)
+    if not counts.any():
+        raise DataError("images of a class need images with labels. Received: none has one.")
     return np.asarray(counts / counts.sum())

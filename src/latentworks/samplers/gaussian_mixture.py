@@ -61,13 +61,18 @@ class GaussianMixture:
 
     @classmethod
     def _likeliest(cls, latents: np.ndarray, candidates: Sequence[int], seed: int) -> int:
-        """The number of components with the highest mean log density on a held-out share."""
+        """The number of components with the highest mean log density on a held-out share.
+
+        Of those for which there are enough latents; the smallest where there are for none.
+        """
         shuffled = np.random.default_rng(seed).permutation(latents)
         num_held_out = math.ceil(len(latents) * HELD_OUT)
         held_out, rest = shuffled[:num_held_out], shuffled[num_held_out:]
-        return max(
-            candidates, key=lambda num: cls.fit(rest, num, seed).log_density(held_out).mean()
-        )
+        num_distinct = len(np.unique(rest, axis=0))
+        possible = [num for num in candidates if num <= num_distinct]
+        if len(possible) < 2:
+            return min(candidates)
+        return max(possible, key=lambda num: cls.fit(rest, num, seed).log_density(held_out).mean())
 
     def sample(self, num: int, rng: np.random.Generator) -> np.ndarray:
         """Draw `num` latents: float32 [num, D]."""
