@@ -6,6 +6,7 @@ written all the same. With `--first sample` what the stages before have left is 
 """
 
 import argparse
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -85,7 +86,7 @@ def write_table(root: Path) -> None:
     }
     columns = ["recipe", "minutes", *SHOWN.values()]
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    ordered = sorted(rows.items(), key=lambda row: row[1].get("minutes", 0))
+    ordered = sorted(rows.items(), key=lambda row: row[1].get("minutes", math.inf))
     for name, expected in ordered:
         cells = [expected.get(each, "") for each in ("minutes", *SHOWN)]
         lines.append(f"| `{name}` | {' | '.join(map(str, cells))} |")

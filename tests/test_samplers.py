@@ -285,7 +285,7 @@ def test_numbers_for_which_there_are_too_few_latents_are_not_chosen(latents: np.
     config = GaussianMixtureConfig(kind="gaussian_mixture", num_components=[2, 3, 11])
     chosen = config.fit(latents[::100], None, seed=0)  # 12, of which one or two are held out
     assert len(chosen.state()["weights"]) in {2, 3}
-    with pytest.raises(DataError, match="Expected >= 2. Received: 1 distinct"):
+    with pytest.raises(DataError, match=r"Expected >= 2. Received: 1 distinct"):
         config.fit(latents[:1], None, seed=0)
 
 
