@@ -19,7 +19,7 @@ def sample_metrics(
     training images as there are samples: what a perfect sampler would still get.
     """
     sample_rows = np.arange(len(samples))
-    drawn = subset(sample_rows, min(MAX_PROJECTED, len(train_rows)))
+    drawn = subset(sample_rows, MAX_PROJECTED)
     test = project(images, subset(test_rows, MAX_PROJECTED))
     train = project(images, subset(train_rows, len(drawn)))
     ratio = memorisation(samples, images, train_rows, test_rows)
