@@ -19,7 +19,7 @@ from selenium.webdriver.support.select import Select
 from conftest import closed_port, until
 from families import OF_KIND, autoencoder
 from latentworks import artifacts, inference, metrics, scoring
-from latentworks.errors import InputError
+from latentworks.errors import DataError, InputError
 from latentworks.preprocess import to_pixels
 from latentworks.samplers.config import ClassGaussianMixtureConfig, StandardNormalConfig
 from latentworks.samplers.drawing import class_shares, draw
@@ -111,6 +111,8 @@ def test_without_shares_there_are_no_labels(by_class: Labelled) -> None:
 
 def test_shares_are_those_of_labels_that_are_known() -> None:
     np.testing.assert_array_equal(class_shares(np.array([0, 2, -1, 2, 2]), 4), [0.25, 0, 0.75, 0])
+    with pytest.raises(DataError, match="none has one"):
+        class_shares(np.array([-1, -1]), 4)
 
 
 # --- the servable --------------------------------------------------------------------------------
