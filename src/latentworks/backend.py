@@ -1,9 +1,14 @@
-"""Keras on TensorFlow, without the greeting that no setting of theirs turns off."""
+"""Keras on TensorFlow, without the greeting that no setting of theirs turns off.
+
+TensorFlow uses oneDNN by itself on processors with AVX-512 alone; models train faster with it on
+others, too.
+"""
 
 import os
 import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 _stderr = os.dup(2)
 with tempfile.TemporaryFile() as _greeting:
     os.dup2(_greeting.fileno(), 2)

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from latentworks import disk
-from latentworks.backend import configure as configure
 from latentworks.backend import keras, tf
 from latentworks.errors import ParamsError, TrainingError
 from latentworks.models.config import TrainConfig

@@ -1,8 +1,10 @@
 """The autoencoder of Foster, *Generative Deep Learning*, 2nd edition, chapter 3.
 
-Encoder and decoder are trained as one. With `latent_l2` and `latent_noise` it is a regularised
-autoencoder (Ghosh et al. 2020, *From Variational to Deterministic Autoencoders*): the latents stay
-together, and neighbours decode to alike images, so that new ones are easier to draw.
+Encoder and decoder are trained as one. With `latent_l2` it is a regularised autoencoder, after
+Ghosh et al. 2020, *From Variational to Deterministic Autoencoders*: the latents stay together.
+They regularise the decoder, too; here `latent_noise` moves what it is given, so that neighbours
+decode to alike images and new ones are easier to draw. It needs `latent_l2` beside it, or the
+latents outgrow it.
 """
 
 import math

@@ -33,7 +33,7 @@ class _Network(Config):
 class AutoencoderConfig(_Network):
     """The convolutional autoencoder of Foster, *Generative Deep Learning* (2nd ed.), chapter 3.
 
-    `latent_l2` and `latent_noise` make it a regularised one (Ghosh et al. 2020).
+    `latent_l2` makes it a regularised one (Ghosh et al. 2020); `latent_noise` needs it.
     """
 
     kind: Literal["autoencoder"]

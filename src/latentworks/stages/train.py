@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latentworks import artifacts, disk, plots, repository, tracking, training
+from latentworks import artifacts, backend, disk, plots, repository, tracking, training
 from latentworks.config import Config, Seed
 from latentworks.models.config import ModelConfig, TrainConfig
 from latentworks.params import load
@@ -27,7 +27,7 @@ def main(prepared: Path, model: Path) -> None:
     test = data.rows("test")[:NUM_WATCHED]
     watched = data.images[test], data.labels(test)
 
-    training.configure(params.seed, params.train.num_threads)
+    backend.configure(params.seed, params.train.num_threads)
     # Drawn from Python's one random state: no thread may be at work yet that draws from it, too.
     network = params.model.build(data.image_shape, len(data.class_names))
     labels = data.labels(np.arange(len(data.images))) if network.num_classes else None
