@@ -369,7 +369,5 @@ def test_a_map_that_keeps_neighbours_is_trusted(digits: np.ndarray) -> None:
     assert metrics.trustworthiness(digits, rows, main)["trustworthiness"] > by_chance + 0.2
 
 
-def test_more_latents_are_no_map(digits: np.ndarray) -> None:
-    z = np.zeros((20, 4), np.float32)
-    assert metrics.trustworthiness(digits, TEST[:20], z) == {}
-    assert metrics.trustworthiness(digits, TEST[:2], z[:2, :2]) == {}
+def test_two_images_are_no_map(digits: np.ndarray) -> None:
+    assert metrics.trustworthiness(digits, TEST[:2], np.zeros((2, 2), np.float32)) == {}

@@ -354,6 +354,8 @@ def test_an_experiment_can_be_compared(experiment: Checkout, tmp_path: Path) -> 
     metrics = json.loads(checkout.run("dvc", "metrics", "diff", "--json").stdout)
     change = metrics["reports/metrics.json"]["test.bce"]
     assert change["new"] < change["old"]  # 16 latents hold more of an 8x8 digit than 2
+    scores = disk.read_json(checkout.path / "reports/metrics.json")
+    assert "trustworthiness" not in scores["latents"]  # they are no map
     checkout.run("dvc", "plots", "diff", "--out", "plots")
     page = (checkout.path / "plots/index.html").read_text()
     curves = artifacts.read_curves(checkout.path / "reports/curves.csv")

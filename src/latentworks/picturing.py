@@ -40,12 +40,19 @@ def of_data(network: Any, data: Prepared) -> dict[str, Figure]:
 
 
 def of_latents(network: Any, train: Latents, names: list[str]) -> dict[str, Figure]:
-    decode = _decoder(network)
+    label = _typical_label(train) if network.num_classes else -1
+    told = names[label] if label >= 0 else None
+    decode = _decoder(network, np.array(label))
     return {
         "latent_scatter": plots.latent_scatter(train.z, train.labels, names),
-        "latent_grid": plots.latent_grid(decode, train.z, train.labels, names),
-        "traversals": plots.traversals(decode, train.z),
+        "latent_grid": plots.latent_grid(decode, train.z, train.labels, names, told=told),
+        "traversals": plots.traversals(decode, train.z, told),
     }
+
+
+def _typical_label(train: Latents) -> int:
+    """The class of the image whose latents `traversals` moves; -1 where it has none."""
+    return -1 if train.labels is None else int(train.labels[plots.typical(train.z)])
 
 
 def of_samples(data: Prepared, drawn: Samples) -> dict[str, Figure]:
@@ -95,8 +102,16 @@ def _encoded(network: Any, data: Prepared, rows: np.ndarray) -> np.ndarray:
 
 
 def _decoder(network: Any, labels: np.ndarray | None = None) -> Decode:
-    """Latents float32 [M, D] to images; of these labels, int64 [M], where the model is told one."""
-    return lambda latents: np.concatenate([*inference.decode(network, latents, labels)])
+    """Latents float32 [M, D] to images.
+
+    A conditional model is told these labels, int64 [M], or the only one, int64 [].
+    """
+
+    def decode(latents: np.ndarray) -> np.ndarray:
+        told = None if labels is None else np.broadcast_to(labels, len(latents))
+        return np.concatenate([*inference.decode(network, latents, told)])
+
+    return decode
 
 
 def _program(decoder: Any) -> plots.DecoderProgram | None:

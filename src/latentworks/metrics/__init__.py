@@ -15,7 +15,6 @@ from latentworks.metrics.generation import (
 )
 from latentworks.metrics.kernel import kernel_distance
 from latentworks.metrics.latents import (
-    MAX_DIM,
     MAX_TRUSTED,
     active_units,
     latent_metrics,
@@ -48,7 +47,6 @@ from latentworks.metrics.samples import (
 __all__ = [
     "CHUNK_IMAGES",
     "GREY_ENTROPY",
-    "MAX_DIM",
     "MAX_PROJECTED",
     "MAX_PSNR",
     "MAX_SEARCHED",

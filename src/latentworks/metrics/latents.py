@@ -1,4 +1,4 @@
-"""Numbers about latent space: what varies in it, and what can be told from it."""
+"""Numbers about latents: what varies in them, what they tell, whether they keep neighbours."""
 
 import numpy as np
 from sklearn import manifold
@@ -12,7 +12,6 @@ from latentworks.metrics.pixels import thumbnails
 NUM_NEIGHBOURS = 10
 ACTIVE_VARIANCE = 0.01
 MAX_TRUSTED = 2_000  # images that are compared with one another
-MAX_DIM = 3  # latents of a map that is looked at
 
 
 def latent_metrics(
@@ -51,10 +50,10 @@ def trustworthiness(images: np.ndarray, rows: np.ndarray, latents: np.ndarray) -
 
     1 where the NUM_NEIGHBOURS nearest of every image are the same in both; the error grows with
     the rank of those that are not. Of `images[rows]`, at most MAX_TRUSTED, and their latents
-    float32 [N, D]. Absent for more than MAX_DIM latents, which are no map, and for few images.
+    float32 [N, D]. Absent for fewer than three images.
     """
     nearest = min(NUM_NEIGHBOURS, (len(rows) - 1) // 2)
-    if latents.shape[1] > MAX_DIM or nearest < 1:
+    if nearest < 1:
         return {}
     pixels = np.concatenate([*thumbnails(images, rows)])
     return {

@@ -16,7 +16,7 @@ from latentworks.plots.latents import latent_grid, latent_scatter
 from latentworks.plots.neighbours import nearest_neighbours
 from latentworks.plots.tiles import tile
 from latentworks.plots.training import curves
-from latentworks.plots.traversals import traversals
+from latentworks.plots.traversals import traversals, typical
 
 __all__ = [
     "DecoderProgram",
@@ -35,4 +35,5 @@ __all__ = [
     "samples",
     "tile",
     "traversals",
+    "typical",
 ]

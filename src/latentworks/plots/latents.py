@@ -46,11 +46,13 @@ def latent_grid(
     labels: np.ndarray | None,
     class_names: Sequence[str],
     num_side: int = 20,
+    told: str | None = None,
 ) -> Figure:
     """What the decoder makes of each place: images laid over the points of `latent_scatter`.
 
     The grid spans the middle 98% of the latents in each direction, since a few far ones would
-    shrink all others. With one latent it is a single row.
+    shrink all others. With one latent it is a single row. `told` is the class for which a
+    conditional model decodes.
     """
     plane = Plane.of(z)
     low, high = np.percentile(plane.project(z), [1, 99], axis=0)
@@ -58,6 +60,7 @@ def latent_grid(
     cell = PLOT // num_side
     rows = range(num_side) if z.shape[1] > 1 else [num_side // 2]
     title = f"What the decoder draws at {len(rows) * num_side} places of latent space"
+    title += f" for {told}" if told else ""
     subtitle = f"The middle 98% each way of {_count(z)}. {_meaning(labels)}"
     figure, axes = _plot_page(title, subtitle, num_side * cell, labels, class_names)
     _scatter(axes, plane, z, labels, class_names)

@@ -16,14 +16,15 @@ HEADINGS = 24
 MIN_WIDTH = 1120  # of the page, for the line under its title
 
 
-def traversals(decode: Decode, z: np.ndarray) -> Figure:
+def traversals(decode: Decode, z: np.ndarray, told: str | None = None) -> Figure:
     """A row for each latent, from its 1st to its 99th percentile in the training images.
 
-    `z` is float32 [N, D]. The others stay as in one of the images, the nearest to the median. Of
-    many latents those are drawn that change it most: by the variance of its pixels along the row.
+    `z` is float32 [N, D]. The others stay as in the `typical` image. Of many latents those are
+    drawn that change it most: by the variance of its pixels along the row. `told` is the class
+    for which a conditional model decodes.
     """
-    z = z[:: -(-len(z) // MAX_POINTS)]
-    start = z[np.linalg.norm(z - np.median(z, axis=0), axis=1).argmin()]
+    start = z[typical(z)]
+    z = z[:: _step(z)]
     height, width = fitted(decode(start[None]), SIDE).shape[1:3]
     num_steps = min(columns_for(width, WIDTH - 2 * MARGIN - NAME), MAX_STEPS)
     low, high = np.percentile(z, [1, 99], axis=0)
@@ -32,7 +33,7 @@ def traversals(decode: Decode, z: np.ndarray) -> Figure:
     figure = blank_page(
         max(2 * MARGIN + NAME + num_steps * (width + GAP) - GAP, MIN_WIDTH),
         HEADER + HEADINGS + len(chosen) * (height + GAP) - GAP + MARGIN,
-        *_title(len(chosen), len(steps)),
+        *_title(len(chosen), len(steps), told),
     )
     left, right = MARGIN + NAME, MARGIN + NAME + num_steps * (width + GAP) - GAP
     write(figure, left, HEADER + 14, "1st percentile", color=FAINT)
@@ -46,19 +47,31 @@ def traversals(decode: Decode, z: np.ndarray) -> Figure:
     return figure
 
 
+def typical(z: np.ndarray) -> int:
+    """Which of the latents, float32 [N, D], is the nearest to their median."""
+    step = _step(z)
+    few = z[::step]
+    return step * int(np.linalg.norm(few - np.median(few, axis=0), axis=1).argmin())
+
+
+def _step(z: np.ndarray) -> int:
+    return -(-len(z) // MAX_POINTS)
+
+
 def _short(number: float) -> str:
     """Two digits, or the whole number where it has more, with a real minus sign."""
     text = f"{number:.0f}" if abs(number) >= 100 else f"{number:.2g}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _title(num_rows: int, latent_dim: int) -> tuple[str, str]:
+def _title(num_rows: int, latent_dim: int, told: str | None) -> tuple[str, str]:
     """The title of the page, and the line under it."""
+    image = f"an image of {told}" if told else "an image"
     if latent_dim == 1:
-        return "What the only latent does to an image", "It moves in equal steps."
-    title = f"What each of the {latent_dim} latents does to an image"
+        return f"What the only latent does to {image}", "It moves in equal steps."
+    title = f"What each of the {latent_dim} latents does to {image}"
     if num_rows < latent_dim:
-        title = f"The {num_rows} of {latent_dim:,} latents that change an image most"
+        title = f"The {num_rows} of {latent_dim:,} latents that change {image} most"
     return title, (
         "Each row moves one latent in equal steps; the others stay as in a typical training image. "
         "First those whose pixels vary most."

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from latentworks.models.config import ModelConfig
 from latentworks.stages import run
 
 MAX_LATENTS = 200_000  # scored and drawn, so that memory does not grow with the data
+MAX_MAP_DIM = 3  # latents of a map that is looked at
 
 
 def main(
@@ -45,14 +47,12 @@ def main(
     drawn = artifacts.read_samples(samples)
     rows = data.rows("test")
 
-    some = metrics.subset(rows, metrics.MAX_TRUSTED)
-    z = np.concatenate([*inference.encode(network, data.images, some, data.labels(some))])
     pairs = inference.reconstruct(network, data.images, rows, data.labels(rows))
     scores = {
         "test": metrics.reconstruction_metrics(inference.counted(pairs, len(rows))),
         "latents": {
             **metrics.latent_metrics(train.z, train.labels, test.z, test.labels),
-            **metrics.trustworthiness(data.images, some, z),
+            **_trustworthiness(network, data, rows),
         },
         "samples": {
             **metrics.sample_metrics(drawn.images, data.images, data.rows("train"), rows),
@@ -82,6 +82,15 @@ def main(
 
     outputs = tracking.Outputs(prepared, model, latents, sampler, samples, metrics_file, figures)
     tracking.log("evaluate", replace(outputs, features=features, atlas=atlas))
+
+
+def _trustworthiness(network: Any, data: artifacts.Prepared, rows: np.ndarray) -> dict[str, float]:
+    """Of latents that make a map alone: nobody looks at many dimensions."""
+    if network.latent_dim > MAX_MAP_DIM:
+        return {}
+    some = metrics.subset(rows, metrics.MAX_TRUSTED)
+    z = np.concatenate([*inference.encode(network, data.images, some, data.labels(some))])
+    return metrics.trustworthiness(data.images, some, z)
 
 
 if __name__ == "__main__":

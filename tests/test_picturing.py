@@ -1,0 +1,59 @@
+"""What is shown in the pictures of a result; how it is laid out is tested with the plots."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from families import NUM_CLASSES, OF_KIND
+from latentworks import picturing, plots
+from latentworks.artifacts import Latents, Prepared
+
+NAMES = ["dress", "sneaker", "bag"]
+
+
+def shown(figure: Figure) -> np.ndarray:
+    """The first picture in the figure: uint8 [h, w, C]."""
+    (picture,) = [axes.get_images()[0] for axes in figure.axes if axes.get_images()][:1]
+    return np.asarray(picture.get_array())
+
+
+def labelled(labels: list[int]) -> Prepared:
+    """Images of these classes, -1 where one has none."""
+    index = pd.DataFrame({"label": pd.Series(labels, dtype="Int64").where(np.array(labels) >= 0)})
+    images = np.zeros((len(labels), 8, 8, 1), dtype=np.uint8)
+    return Prepared(images, index, {"class_names": NAMES})
+
+
+def test_a_conditional_model_is_told_the_class_of_the_image_that_is_moved() -> None:
+    network = OF_KIND["conditional"].build((8, 8, 1), NUM_CLASSES)
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((50, 2)).astype(np.float32)
+    labels = rng.integers(0, NUM_CLASSES, 50)
+    label = int(labels[plots.typical(z)])
+    figures = picturing.of_latents(network, Latents(np.empty(50, str), z, labels), NAMES)
+    for told in range(-1, NUM_CLASSES):
+        decode = picturing._decoder(network, np.array(told))
+        expected = {
+            "traversals": plots.traversals(decode, z),
+            "latent_grid": plots.latent_grid(decode, z, labels, NAMES),
+        }
+        for name, figure in expected.items():
+            assert np.array_equal(shown(figure), shown(figures[name])) == (told == label), name
+    assert all(NAMES[label] in figures[name].texts[0].get_text() for name in expected)
+    unlabelled = picturing.of_latents(network, Latents(np.empty(50, str), z, None), NAMES)
+    assert "for" not in unlabelled["latent_grid"].texts[0].get_text().split()
+
+
+@pytest.mark.parametrize(
+    ("labels", "first"),
+    [
+        ([0] * 20 + [2] * 3 + [-1] * 5, [0, 20, 1, 21, 2, 22, 3, 4]),  # the rare one is among them
+        ([-1] * 12, [0, 1, 2, 3]),
+        ([2], [0]),
+    ],
+)
+def test_the_images_that_are_shown_are_of_all_classes(labels: list[int], first: list[int]) -> None:
+    found = picturing._some_of_each_class(labelled(labels), np.arange(len(labels)))
+    assert found[: len(first)].tolist() == first
+    assert len(found) <= picturing.MAX_SHOWN
