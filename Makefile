@@ -42,7 +42,7 @@ test: setup  ## run the tests that need nothing but this environment
 	@pytest -m "not system" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-system: setup  ## run the tests that need Debian's packages or a package index
-	@pytest -m system
+	@pytest -m system --numprocesses 2 --dist loadfile
 
 faults: setup  ## kill and damage runs of the stages N=20 times, and compare what becomes of them
 	@python tests/faults.py --number $(or $(N),20) $(if $(SEED),--seed $(SEED))

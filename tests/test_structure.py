@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -254,6 +255,21 @@ def test_the_server_starts_without_what_takes_long_to_import() -> None:
     started = closure("latentworks.server.run", set()) | closure("latentworks.connection", set())
     needed = set().union(*map(packages, started))
     assert not needed & {"keras", "tensorflow", "tf2onnx", "mlflow", "pandas", "pyarrow"}
+
+
+LEFT_OUT = """
+import subprocess
+import sys
+import latentworks.backend
+assert not {"sklearn", "matplotlib.pyplot"} & set(sys.modules)
+import matplotlib.pyplot, sklearn
+"""
+
+
+def test_keras_starts_without_what_is_not_used() -> None:
+    """And without a word. It can be imported later."""
+    done = subprocess.run([sys.executable, "-c", LEFT_OUT], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_who_fetches_for_the_server_needs_little() -> None:
