@@ -1,9 +1,6 @@
 """Classes told apart in the features of a network that was trained for others."""
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits  # it comes with scikit-learn
 
 ABSENT = -1e9  # logit of a class that no image is of
 
@@ -15,6 +12,10 @@ def fit(
 
     Of features [N, F] and labels int64 [N], which are of at least two classes.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits  # it comes with scikit-learn
+
     scaler = StandardScaler().fit(features)
     with threadpool_limits(1):  # so that the last digits do not depend on the number of cores
         model = LogisticRegression(max_iter=1000).fit(scaler.transform(features), labels)

@@ -1,11 +1,6 @@
 """Numbers about latents: what varies in them, what they tell, whether they keep neighbours."""
 
 import numpy as np
-from sklearn import manifold
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from latentworks.metrics.pixels import thumbnails
 
@@ -32,6 +27,12 @@ def latent_metrics(
     known, asked = train_labels >= 0, test_labels >= 0
     if len(np.unique(train_labels[known])) < 2 or not asked.any():
         return metrics
+    # Here, since the gate imports metrics on every command and fits nothing.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     knn = KNeighborsClassifier(min(NUM_NEIGHBOURS, int(known.sum())))
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     for name, classifier in {"knn_accuracy": knn, "linear_accuracy": linear}.items():
@@ -55,6 +56,8 @@ def trustworthiness(images: np.ndarray, rows: np.ndarray, latents: np.ndarray) -
     nearest = min(NUM_NEIGHBOURS, (len(rows) - 1) // 2)
     if nearest < 1:
         return {}
+    from sklearn import manifold
+
     pixels = np.concatenate([*thumbnails(images, rows)])
     return {
         "trustworthiness": float(manifold.trustworthiness(pixels, latents, n_neighbors=nearest))
