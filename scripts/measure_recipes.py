@@ -29,7 +29,8 @@ SHOWN = {
     "latents.knn_accuracy": "kNN",
     "samples.frechet": "Fréchet",
     "samples.frechet_floor": "its floor",
-    "samples.frechet_blur": "of it blur",
+    "samples.frechet_blur": "blur",
+    "samples.frechet_sampler": "sampler",
     "samples.precision": "precision",
     "samples.recall": "recall",
     "samples.coverage": "coverage",
@@ -48,15 +49,22 @@ def measure(name: str, first: str | None) -> list[str]:
     wanted = goals(path)
     expected: dict[str, Any] = {"minutes": round(minutes, 1)}
     expected |= {each: _short(metrics[each]) for each in SHOWN if each in metrics}
-    found = {each: score(each, metrics) for each in wanted if not each.startswith("parity.")}
-    expected |= {each: _short(value) for each, value in found.items()}
     _write_expected(path, expected)
+    found = {each: score(each, metrics) for each in wanted if not each.startswith("parity.")}
+    _write_expected(path, expected | {each: _short(value) for each, value in found.items()})
     files = [scratch.folder / f"reports/figures/{each}.png" for each in PICTURES]
-    shutil.copy(next(file for file in files if file.exists()), scratch.root / picture(name))
+    with disk.replacing(scratch.root / picture(name)) as temporary:
+        shutil.copy(next(file for file in files if file.exists()), temporary)
+    return [f"{name}: {each}" for each in missed(path)]
+
+
+def missed(path: Path) -> list[str]:
+    """The goals of a recipe that it did not reach when it was last measured."""
+    expected = params.read(path).get(recipes.EXPECTED, {})
     return [
-        f"{name}: {each} {value:.4g}, and not {wanted[each]}"
-        for each, value in found.items()
-        if not wanted[each].reached(value)
+        f"`{name}` is {expected[name]:.4g}; goal: {goal}"
+        for name, goal in goals(path).items()
+        if name in expected and not goal.reached(expected[name])
     ]
 
 
@@ -79,7 +87,16 @@ def _write_expected(path: Path, expected: dict[str, Any]) -> None:
 
 
 def write_table(root: Path) -> None:
-    """The figures of all recipes as a table in DOC."""
+    """Write `table` into DOC, between START and END."""
+    text = (root / DOC).read_text(encoding="utf-8")
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    with disk.replacing(root / DOC) as temporary:
+        temporary.write_text(f"{before}{START}\n\n{table(root)}\n\n{END}{after}", encoding="utf-8")
+
+
+def table(root: Path) -> str:
+    """The figures of all recipes, the goals that they miss, and their pictures."""
     rows = {
         name: params.read(root / "recipes" / f"{name}.yaml").get(recipes.EXPECTED, {})
         for name in recipes.names(root)
@@ -90,16 +107,17 @@ def write_table(root: Path) -> None:
     for name, expected in ordered:
         cells = [expected.get(each, "") for each in ("minutes", *SHOWN)]
         lines.append(f"| `{name}` | {' | '.join(map(str, cells))} |")
+    all_missed = [
+        f"- `{name}`: {each}"
+        for name, _ in ordered
+        for each in missed(root / "recipes" / f"{name}.yaml")
+    ]
+    lines += ["", "Goals that were missed:", "", *(all_missed or ["- none"])]
     for name, expected in ordered:
         if expected:
             shown = picture(name).relative_to(DOC.parent)
             lines += ["", f"![Samples of the recipe {name}]({shown})"]
-    text = (root / DOC).read_text(encoding="utf-8")
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    table = "\n".join(lines)
-    with disk.replacing(root / DOC) as temporary:
-        temporary.write_text(f"{before}{START}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -108,12 +126,12 @@ def main() -> int:
     parser.add_argument("--first", metavar="STAGE", help="the stages before are as they were left")
     arguments = parser.parse_args()
     root = repository.root()
-    missed = []
+    all_missed = []
     for name in arguments.names or recipes.names(root):
         print(f"{name} …", flush=True)
-        missed += measure(name, arguments.first)
+        all_missed += measure(name, arguments.first)
         write_table(root)
-    print("\n".join(missed) or "every goal is reached")
+    print("\n".join(all_missed) or "every goal is reached")
     return 0
 
 

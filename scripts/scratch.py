@@ -36,7 +36,9 @@ class Scratch:
 
         What is done once for all recipes, before `train`, does not count.
         """
-        text = (self.root / params.PARAMS).read_text(encoding="utf-8")
+        text = repository.committed(self.root, str(params.PARAMS))  # some recipe may be at work
+        if text is None:
+            raise SystemExit(f"{params.PARAMS} is not in git, so nobody can say what a recipe is.")
         wanted = recipes.sections(self.root, recipe)
         wanted |= {} if seed is None else {"seed": seed}
         (self.folder / params.PARAMS).write_text(recipes.merge(text, wanted), encoding="utf-8")

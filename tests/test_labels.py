@@ -23,6 +23,7 @@ from latentworks.errors import DataError, InputError
 from latentworks.preprocess import to_pixels
 from latentworks.samplers.config import ClassGaussianMixtureConfig, StandardNormalConfig
 from latentworks.samplers.drawing import class_shares, draw
+from latentworks.samplers.standard_normal import StandardNormal
 from latentworks.server.app import create
 from latentworks.server.model import Model, Named
 from latentworks.server.schema import VERBS
@@ -61,7 +62,7 @@ class Labelled:
             self.images[:3],
             np.linspace(0, 1, 10),
             NAMES,
-            class_shares(self.labels, len(NAMES)),
+            class_shares(self.sampler, self.network.num_classes > 0, self.labels, len(NAMES)),
         )
         self.servable = load(folder / "servable")
 
@@ -110,9 +111,38 @@ def test_without_shares_there_are_no_labels(by_class: Labelled) -> None:
 
 
 def test_shares_are_those_of_labels_that_are_known() -> None:
-    np.testing.assert_array_equal(class_shares(np.array([0, 2, -1, 2, 2]), 4), [0.25, 0, 0.75, 0])
+    normal, labels = StandardNormal(2), np.array([0, 2, -1, 2, 2])
+    np.testing.assert_array_equal(class_shares(normal, True, labels, 4), [0.25, 0, 0.75, 0])
     with pytest.raises(DataError, match="none has one"):
-        class_shares(np.array([-1, -1]), 4)
+        class_shares(normal, True, np.array([-1, -1]), 4)
+    assert class_shares(normal, False, labels, 4) is None
+    assert class_shares(normal, True, None, 4) is None
+
+
+def test_a_class_that_the_sampler_has_not_seen_is_not_drawn(by_class: Labelled) -> None:
+    """It is fitted to some of many latents, and a rare class may not be among them."""
+    shares = class_shares(by_class.sampler, False, np.array([0, 1, 1, 1, 2]), len(NAMES))
+    np.testing.assert_array_equal(shares, [0.25, 0.75, 0])
+    _, labels = draw(by_class.sampler, 100, np.random.default_rng(0), shares)
+    assert set(labels) == {0, 1}
+
+
+def test_labels_stay_beside_their_images_over_many_batches() -> None:
+    network = OF_KIND["conditional"].build((8, 8, 1), len(NAMES))
+    rng = np.random.default_rng(0)
+    num = 2 * inference.MAX_BATCH_SIZE + 7
+    images = rng.integers(0, 256, (num, 8, 8, 1), dtype=np.uint8)
+    labels = rng.integers(-1, len(NAMES), num)
+    rows = rng.permutation(num)
+    z = np.concatenate([*inference.encode(network, images, rows, labels[rows])])
+    pairs = [*inference.reconstruct(network, images, rows, labels[rows])]
+    assert len(pairs) == 3
+    # In one batch, and so another order of the float32 sums.
+    whole = np.asarray(network.encode(images[rows], labels[rows]))
+    np.testing.assert_allclose(z, whole, atol=TOLERANCE)
+    again = np.asarray(network.decode(whole, labels[rows]))
+    np.testing.assert_allclose(np.concatenate([b for _, b in pairs]), again, atol=TOLERANCE)
+    np.testing.assert_array_equal(np.concatenate([a for a, _ in pairs]), images[rows])
 
 
 # --- the servable --------------------------------------------------------------------------------

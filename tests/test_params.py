@@ -60,6 +60,11 @@ def test_committed_params_are_valid_and_short() -> None:
         ("[32, 64, 128]", "[]", "model.filters should have at least 1 item"),
         ("channels: 1", "channels: 2", "prepare.channels should be one of: 1, 3. Received: 2."),
         ("num_components: 50", "num_comps: 50", "sample.sampler.num_comps is not a known key."),
+        (
+            "latent_noise: 0.0",
+            "latent_noise: 0.1",
+            "model.latent_noise needs latent_l2 above 0",
+        ),
         ("seed: 0", "seed: -1", "seed should be greater than or equal to 0. Received: -1."),
     ],
 )

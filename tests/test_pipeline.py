@@ -66,10 +66,11 @@ def test_metrics_are_nested_and_say_something(finished: Checkout) -> None:
         "latents": {"knn_accuracy", "linear_accuracy", "active_units", "trustworthiness"},
         "samples": {
             *("sliced_wasserstein", "sliced_wasserstein_floor", "memorisation"),
-            *("frechet", "frechet_floor", "frechet_blur", "frechet_sampler", "kid"),
+            *("features", "frechet", "frechet_floor", "frechet_blur", "frechet_sampler", "kid"),
             *("precision", "recall", "density", "coverage", "class_balance"),
         },
     }
+    assert metrics["samples"]["features"] == "trained"
     curves = artifacts.read_curves(finished.path / "reports/curves.csv")
     # The loss of the validation images, in float32 and other images: near, not equal.
     assert metrics["test"]["bce"] == pytest.approx(curves[-1]["val_loss"], rel=0.05)

@@ -418,17 +418,19 @@ def test_curves_name_the_best_epoch() -> None:
     ]
     losses, rates = figure.axes
     lines = {str(line.get_label()): line for line in losses.get_lines()}
-    assert list(lines) == ["training", "validation", "best"]
+    assert list(lines) == ["training", "validation", "kept"]
     assert np.allclose(lines["training"].get_ydata(), 1 / np.arange(1, 10))
-    assert np.allclose(lines["best"].get_xydata(), [[4, 0.3]])
+    assert np.allclose(lines["kept"].get_xydata(), [[4, 0.3]])
     assert np.allclose(rates.get_lines()[0].get_ydata(), 0.002 / np.arange(1, 10))
     assert [label.get_text() for label in losses.get_legend().get_texts()] == list(lines)
 
 
 @pytest.mark.parametrize("num", [1, 2, 500])
-def test_curves_without_validation_watch_the_training_loss(num: int) -> None:
-    figure = plots.curves(epochs(num, val=False))
-    assert texts(figure)[0] == f"Best training loss {1 / num:.4f}, in epoch {num}"
+def test_curves_without_validation_mark_the_last_epoch(num: int) -> None:
+    figure = plots.curves([{**each, "loss": each["epoch"]} for each in epochs(num, val=False)])
+    assert texts(figure)[0] == f"Training loss {num:.4f}, after epoch {num}"
+    (kept,) = [line for line in figure.axes[0].get_lines() if line.get_label() == "kept"]
+    assert np.allclose(kept.get_xydata(), [[num, num]])
     canvas(figure)
     ticks = figure.axes[1].get_xticks()
     assert (ticks == ticks.astype(int)).all()

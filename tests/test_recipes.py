@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import measure_recipes
 from conftest import ROOT
 from goals import Goal, goals, score
 from latentworks import disk, params, recipes
@@ -22,6 +23,26 @@ def test_every_recipe_has_goals(name: str) -> None:
 def test_every_recipe_is_explained(name: str) -> None:
     _, _, below = (ROOT / "docs/recipes.md").read_text().partition("<!-- up to here -->")
     assert f"`{name}`" in below
+
+
+def test_the_page_has_what_was_measured() -> None:
+    """And the recipe that is recommended first is the one that README shows, with its figures."""
+    page = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
+    assert f"{measure_recipes.START}\n\n{measure_recipes.table(ROOT)}\n\n" in page
+    found = params.read(ROOT / "recipes/images-64d.yaml")[recipes.EXPECTED]
+    said = (
+        f"MSE {found['test.mse']:.4f}, SSIM {found['test.ssim']:.2f}, "
+        f"Fréchet {found['samples.frechet']:.1f}"
+    )
+    assert said in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_a_recipe_misses_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "goal: {a.x: at most 1, a.y: at least 2, a.z: at most 3}\nexpected: {a.x: 1.5, a.y: 2}\n"
+    )
+    assert measure_recipes.missed(path) == ["`a.x` is 1.5; goal: at most 1"]
 
 
 def test_every_goal_is_about_a_score() -> None:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from families import FAMILIES, NUM_CLASSES, autoencoder
+from families import FAMILIES, NUM_CLASSES, OF_KIND, autoencoder
 from latentworks import training
 from latentworks.errors import ParamsError, TrainingError
 from latentworks.models.config import TrainConfig
@@ -157,6 +157,25 @@ def test_stops_early_and_keeps_the_best_weights(tmp_path: Path) -> None:
     loss = float(model.compute_loss(x=images, y_pred=model(images)))
     # The same weights; only the order of the float32 sums differs.
     assert loss == pytest.approx(losses[best], rel=1e-4)
+
+
+def test_patience_begins_when_the_weight_of_the_divergence_has_risen(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(
+        update={"epochs": 60, "learning_rate": 0.03, "schedule": "constant", "warmup_steps": 0}
+    )
+    rising = {"beta": 1000.0, "kl_warmup_steps": 20 * 7}  # of 7 steps an epoch
+    family = OF_KIND["vae"].model_copy(update=rising)
+    _, progress = train(tmp_path / "c.npz", config, family=family)
+    losses = [epoch["val_loss"] for epoch in progress.epochs]
+    waited = [epoch - int(np.argmin(losses[: epoch + 1])) for epoch in range(20)]
+    assert max(waited) >= config.patience  # it would have stopped in the warm-up
+    assert len(losses) == max(20, progress.best_epoch) + 1 + config.patience
+
+
+def test_a_warm_up_of_the_divergence_leaves_steps_to_train(tmp_path: Path) -> None:
+    family = OF_KIND["vae"].model_copy(update={"kl_warmup_steps": 28})
+    with pytest.raises(ParamsError, match=r"^model.kl_warmup_steps .* 4 epochs. Received: 28"):
+        train(tmp_path / "c.npz", family=family)
 
 
 def test_without_validation_nothing_stops_and_the_last_weights_stay(tmp_path: Path) -> None:

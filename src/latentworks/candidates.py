@@ -66,7 +66,7 @@ class Candidate:
         kind, data = self.outputs.params["model"]["kind"], self.outputs.params["dataset"]["kind"]
         scores = disk.read_json(_there(self.outputs.metrics))
         rows = [
-            f"| {group} | {name} | {value:.4g} |"
+            f"| {group} | {name} | {value if isinstance(value, str) else format(value, '.4g')} |"
             for group, values in scores.items()
             for name, value in values.items()
         ]
@@ -163,12 +163,12 @@ def _refuse_diverged(model: Path, metrics: Path) -> None:
                     f"the training diverged: {name} is {value} after epoch {epoch['epoch']:.0f}. "
                     "Lower train.learning_rate."
                 )
-    for name, value in flat(disk.read_json(metrics)):
-        if not math.isfinite(value):
-            raise Refused(f"the training diverged: {name} is {value}. Lower train.learning_rate.")
+    for name, score in flat(disk.read_json(metrics)):
+        if not isinstance(score, str) and not math.isfinite(score):
+            raise Refused(f"the training diverged: {name} is {score}. Lower train.learning_rate.")
 
 
-def flat(metrics: dict[str, dict[str, float]]) -> list[tuple[str, float]]:
+def flat(metrics: dict[str, dict[str, float | str]]) -> list[tuple[str, float | str]]:
     """{"test": {"bce": 0.25}} as ("test.bce", 0.25)."""
     return [
         (f"{group}.{name}", v) for group, values in metrics.items() for name, v in values.items()

@@ -35,6 +35,7 @@ def of_data(network: Any, data: Prepared) -> dict[str, Figure]:
             originals[starts],
             originals[ends],
             NUM_STEPS,
+            " No class is told." if network.num_classes else "",  # the ends are of two
         ),
     }
 

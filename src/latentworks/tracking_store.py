@@ -192,7 +192,9 @@ class Store:
             self._log_params(run_id, self._sections(outputs, "sample"))
             self._log_files(run_id, "sampler", sorted(outputs.sampler.iterdir()))
         if outputs.metrics:
-            self._log_metrics(run_id, dict(_flat(disk.read_json(outputs.metrics))), step=0)
+            scores = dict(_flat(disk.read_json(outputs.metrics)))
+            numbers = {name: each for name, each in scores.items() if not isinstance(each, str)}
+            self._log_metrics(run_id, numbers, step=0)
             self._log_files(run_id, "reports", [outputs.metrics])
             if outputs.features:
                 kind = artifacts.read_features(outputs.features).kind

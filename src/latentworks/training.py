@@ -214,7 +214,9 @@ class _EveryEpoch(keras.callbacks.Callback):
         best = self.progress.best_epoch
         if "val_loss" in numbers and best == epoch:
             self.progress.best_weights = self.model.get_weights()
-        patient = "val_loss" not in numbers or epoch - best < self.config.patience
+        # While β rises the loss is another one; patience begins when it has its full weight.
+        settled = self.model.kl_warmup_steps // len(self.batches)
+        patient = "val_loss" not in numbers or epoch - max(best, settled) < self.config.patience
         self.progress.finished = epoch + 1 == self.config.epochs or not patient
         self.model.stop_training = self.progress.finished
         with undisturbed():
@@ -233,8 +235,10 @@ def fit(
 ) -> Progress:
     """Train `model`, from its checkpoint where there is one, and leave the best weights in it.
 
-    `report` is called after each epoch. Raises TrainingError when the loss is not finite.
+    `report` is called after each epoch. Raises TrainingError when the loss is not finite, and
+    ParamsError when a warm-up takes all steps.
     """
+    _require_more(config.epochs, len(batches), "model.kl_warmup_steps", model.kl_warmup_steps)
     model.compile(optimizer=keras.optimizers.Adam(learning_rate(config, len(batches))))
     model.optimizer.build(model.trainable_variables)
     progress = checkpoint.restore(model)
@@ -258,11 +262,7 @@ def fit(
 def learning_rate(config: TrainConfig, steps_per_epoch: int) -> Any:
     """A linear warm-up to `learning_rate`, then a cosine to 0 (Loshchilov and Hutter 2017)."""
     num_steps = config.epochs * steps_per_epoch
-    if config.warmup_steps >= num_steps:
-        raise ParamsError(
-            f"train.warmup_steps leaves no step to train at full rate. Expected less than the "
-            f"{num_steps} steps of {config.epochs} epochs. Received: {config.warmup_steps}."
-        )
+    _require_more(config.epochs, steps_per_epoch, "train.warmup_steps", config.warmup_steps)
     if config.schedule == "constant" and config.warmup_steps == 0:
         return config.learning_rate
     return keras.optimizers.schedules.CosineDecay(
@@ -272,6 +272,15 @@ def learning_rate(config: TrainConfig, steps_per_epoch: int) -> Any:
         warmup_target=config.learning_rate if config.warmup_steps else None,
         warmup_steps=config.warmup_steps,
     )
+
+
+def _require_more(epochs: int, steps_per_epoch: int, name: str, warmup_steps: int) -> None:
+    num_steps = epochs * steps_per_epoch
+    if warmup_steps >= num_steps:
+        raise ParamsError(
+            f"{name} leaves no step after the warm-up. Expected less than the {num_steps} steps of "
+            f"{epochs} epochs. Received: {warmup_steps}."
+        )
 
 
 def fingerprint(*parts: Any) -> str:

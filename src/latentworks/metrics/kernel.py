@@ -21,14 +21,19 @@ def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 def kernel_sum(x: np.ndarray, y: np.ndarray) -> float:
     """The sum over all pairs of (x·y / F + 1)³."""
-    parts = (x[start : start + CHUNK_ROWS] for start in range(0, len(x), CHUNK_ROWS))
-    return float(sum(_cubed(part @ y.T / y.shape[1] + 1).sum() for part in parts))
+    total = 0.0
+    for start in range(0, len(x), CHUNK_ROWS):
+        kernel = x[start : start + CHUNK_ROWS] @ y.T  # in place below: the largest array here
+        kernel /= y.shape[1]
+        kernel += 1
+        total += _sum_of_cubes(kernel)
+    return total
 
 
 def kernel_of_itself(x: np.ndarray) -> float:
     """The diagonal of that matrix, summed."""
-    return float(_cubed(np.einsum("nf,nf->n", x, x) / x.shape[1] + 1).sum())
+    return _sum_of_cubes(np.einsum("nf,nf->n", x, x) / x.shape[1] + 1)
 
 
-def _cubed(values: np.ndarray) -> np.ndarray:
-    return np.asarray(values * values * values)
+def _sum_of_cubes(values: np.ndarray) -> float:
+    return float(np.vdot(values * values, values))

@@ -16,7 +16,8 @@ def sample_metrics(
 
     `samples` and `images` are uint8 [N, H, W, C]; the rows, int64, say which images are for
     training and which for testing. The floor is the distance to the test images of as many
-    training images as there are samples: what a perfect sampler would still get.
+    training images as there are samples: what a perfect sampler would still get. Where there are
+    fewer, it is that of all of them, and higher, as few images lie further from anything.
     """
     sample_rows = np.arange(len(samples))
     drawn = subset(sample_rows, MAX_PROJECTED)

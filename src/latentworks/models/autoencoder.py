@@ -22,6 +22,7 @@ class Autoencoder(keras.Model):
     """Takes images as uint8 [B, H, W, C] and returns reconstructions as float32 in [0, 1]."""
 
     num_classes = 0  # whose labels it is given
+    kl_warmup_steps = 0  # in which its loss becomes another
 
     def __init__(
         self,

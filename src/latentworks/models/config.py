@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from latentworks.config import Config
 from latentworks.errors import DataError
@@ -39,6 +39,13 @@ class AutoencoderConfig(_Network):
     kind: Literal["autoencoder"]
     latent_l2: Annotated[float, Field(ge=0)]
     latent_noise: Annotated[float, Field(ge=0)]
+
+    @field_validator("latent_noise")
+    @classmethod
+    def _needs_l2(cls, noise: float, info: ValidationInfo) -> float:
+        if noise and not info.data.get("latent_l2", noise):
+            raise ValueError("needs latent_l2 above 0, or the latents outgrow it")
+        return noise
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int = 0) -> Autoencoder:
         """A model with fresh weights for images of `image_shape`: (height, width, channels)."""
@@ -79,7 +86,7 @@ class ConditionalConfig(_Network):
     kind: Literal["conditional"]
     beta: Annotated[float, Field(ge=0)]
     kl_warmup_steps: Annotated[int, Field(ge=0)]
-    label_dropout: Annotated[float, Field(ge=0, lt=1)]
+    label_dropout: Annotated[float, Field(gt=0, lt=1)]  # 0 would never learn to do without
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int = 0) -> Conditional:
         """As the others, for labels from 0 to `num_classes` - 1. Raises DataError without any."""

@@ -63,11 +63,15 @@ def atlas(
 
 def _filled(title: str, shown: dict[str, Any]) -> str:
     """The page with its styles, its scripts and what it shows written into it."""
-    parts = {file.stem: file.read_text() for file in FOLDER.iterdir() if file.suffix != ".html"}
+    parts = {
+        file.stem: file.read_text(encoding="utf-8")
+        for file in FOLDER.iterdir()
+        if file.suffix in (".js", ".css")
+    }
     parts["title"] = escape(title)
     # A name may hold what would end a script.
     parts["data"] = json.dumps(shown, separators=(",", ":")).replace("<", "\\u003c")
-    page = (FOLDER / "index.html").read_text()
+    page = (FOLDER / "index.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], page)
 
 

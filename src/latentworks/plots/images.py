@@ -106,10 +106,12 @@ def interpolations(
     start_images: np.ndarray,
     end_images: np.ndarray,
     num_steps: int,
+    remark: str = "",
 ) -> Figure:
     """Straight lines in latent space, one a row: the original, `num_steps` decoded, the original.
 
-    `starts` and `ends` are latents, float32 [R, D], of the images: [R, H, W, C].
+    `starts` and `ends` are latents, float32 [R, D], of the images: [R, H, W, C]. `remark` is added
+    to the line under the title.
     """
     shares = np.linspace(0, 1, num_steps, dtype=np.float32)
     points = starts[:, None] + shares[:, None] * (ends - starts)[:, None]  # [R, S, D]
@@ -125,7 +127,7 @@ def interpolations(
         max(width, MIN_WIDTH),
         HEADER + 24 + len(pictures[0]) + MARGIN,
         f"Straight lines through {starts.shape[1]}-dimensional latent space",
-        "From the image on the left to the one on the right, decoded at equal distances.",
+        f"From the image on the left to the one on the right, decoded at equal distances.{remark}",
     )
     left = MARGIN
     for picture, names in zip(pictures, headings, strict=True):

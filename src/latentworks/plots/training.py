@@ -30,13 +30,13 @@ def curves(epochs: list[dict[str, float]]) -> Figure:
     names = {"loss": "training", "val_loss": "validation"}
     names = {key: name for key, name in names.items() if key in epochs[0]}
     watched = list(names)[-1]
-    best = min(epochs, key=lambda epoch: epoch[watched])
-    figure = blank_page(
-        WIDTH,
-        640,
-        f"Best {names[watched]} loss {best[watched]:.4f}, in epoch {best['epoch']:.0f}",
-        f"Training loss at the end, epoch {numbers[-1]:.0f}: {epochs[-1]['loss']:.4f}.",
-    )
+    kept = min(epochs, key=lambda epoch: epoch.get("val_loss", -epoch["epoch"]))
+    title = f"Best validation loss {kept[watched]:.4f}, in epoch {kept['epoch']:.0f}"
+    subtitle = f"Training loss at the end, epoch {numbers[-1]:.0f}: {epochs[-1]['loss']:.4f}."
+    if watched == "loss":
+        title = f"Training loss {kept['loss']:.4f}, after epoch {kept['epoch']:.0f}"
+        subtitle = "There are no validation images, so the last weights are kept."
+    figure = blank_page(WIDTH, 640, title, subtitle)
     line: dict[str, Any] = {"lw": 2, "ms": 4, "marker": "o" if len(epochs) <= 40 else ""}
     left = MARGIN + NUMBERS
     losses = add_axes(figure, left, HEADER + 28, WIDTH - left - MARGIN, 310)
@@ -44,7 +44,7 @@ def curves(epochs: list[dict[str, float]]) -> Figure:
     for key, colour in zip(names, (PALETTE[0], PALETTE[2]), strict=False):
         values = [epoch[key] for epoch in epochs]
         losses.plot(numbers, values, color=colour, label=names[key], **line)
-    losses.plot(best["epoch"], best[watched], "o", ms=12, mfc="none", mec=INK, label="best")
+    losses.plot(kept["epoch"], kept[watched], "o", ms=12, mfc="none", mec=INK, label="kept")
     losses.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper right")
     values = [epoch["learning_rate"] for epoch in epochs]
     rates.plot(numbers, values, color=FAINT, clip_on=False, **line)

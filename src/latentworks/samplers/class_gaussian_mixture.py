@@ -95,4 +95,7 @@ def _of_class(
     try:
         return GaussianMixture.fit(latents[labels == label], num_components, seed)
     except DataError as error:
-        raise DataError(f"class {label}: {error}") from None
+        several = " Or give several, such as [1, 10]: each class takes those that it can have."
+        if isinstance(num_components, Sequence):
+            several = ""
+        raise DataError(f"class {label}: {error}{several}") from None

@@ -34,12 +34,19 @@ def has_classes(sampler: Any) -> bool:
     return hasattr(sampler, "sample_of")
 
 
-def class_shares(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """How often each of `num_classes` is among labels int64 [N]; those below 0 do not count.
+def class_shares(
+    sampler: Any, conditional: bool, labels: np.ndarray | None, num_classes: int
+) -> np.ndarray | None:
+    """How often each of `num_classes` is drawn: as often as among labels int64 [N].
 
-    Raises DataError where there is no other.
+    Those below 0 do not count, nor do classes that a sampler of classes has not seen. None where
+    neither the sampler nor a `conditional` model is told one. Raises DataError where there is none.
     """
+    if labels is None or not (conditional or has_classes(sampler)):
+        return None
     counts = np.bincount(labels[labels >= 0], minlength=num_classes)
+    if has_classes(sampler):
+        counts[np.setdiff1d(np.arange(len(counts)), sampler.classes)] = 0
     if not counts.any():
         raise DataError("images of a class need images with labels. Received: none has one.")
     return np.asarray(counts / counts.sum())

@@ -35,13 +35,14 @@ class GaussianMixture:
         Of several numbers of components the one is taken that makes latents likeliest which it
         was not fitted to. Raises DataError where there are fewer distinct latents than components.
         """
+        latents = checked(latents)
         if not isinstance(num_components, int):
             num_components = cls._likeliest(latents, num_components, seed)
         # Needed to fit alone: where a model is served, scikit-learn is not installed.
         from sklearn import mixture
         from sklearn.exceptions import ConvergenceWarning
 
-        z, mean, scale = standardised(checked(latents))
+        z, mean, scale = standardised(latents)
         num_distinct = len(np.unique(z, axis=0))
         if num_distinct < num_components:
             raise DataError(

@@ -48,7 +48,7 @@ def main(
     rows = data.rows("test")
 
     pairs = inference.reconstruct(network, data.images, rows, data.labels(rows))
-    scores = {
+    scores: dict[str, dict[str, Any]] = {
         "test": metrics.reconstruction_metrics(inference.counted(pairs, len(rows))),
         "latents": {
             **metrics.latent_metrics(train.z, train.labels, test.z, test.labels),
@@ -56,6 +56,7 @@ def main(
         },
         "samples": {
             **metrics.sample_metrics(drawn.images, data.images, data.rows("train"), rows),
+            "features": judge.kind,  # in which what follows compares them
             **judging.compare(judge, network, data, drawn),
             **judging.classification_accuracy(data, drawn),
         },

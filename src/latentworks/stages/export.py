@@ -8,7 +8,7 @@ from tqdm import tqdm
 from latentworks import artifacts, disk, inference, tracking
 from latentworks.models.config import ModelConfig
 from latentworks.samplers.config import SamplerConfig
-from latentworks.samplers.drawing import class_shares, has_classes
+from latentworks.samplers.drawing import class_shares
 from latentworks.serving import export
 from latentworks.stages import run
 
@@ -21,9 +21,10 @@ def main(prepared: Path, model: Path, sampler: Path, servable: Path) -> None:
     network = artifacts.read_model(model, ModelConfig)
     fitted = artifacts.read_sampler(sampler, SamplerConfig)
     rows, names = data.rows("test"), tuple(data.class_names)
-    asked = names if network.num_classes or has_classes(fitted) else ()
+    conditional = network.num_classes > 0
     train_labels = data.labels(data.rows("train"))
-    shares = class_shares(train_labels, len(asked)) if asked and train_labels is not None else None
+    shares = class_shares(fitted, conditional, train_labels, len(names))
+    asked = () if shares is None else names
 
     errors = np.sort(_reconstruction_errors(network, data.images, rows))
     ranks = errors[_spread(len(errors), MAX_RANKS)]

@@ -10,7 +10,7 @@ from latentworks.config import Config, Seed
 from latentworks.models.config import ModelConfig
 from latentworks.params import load
 from latentworks.samplers.config import SampleConfig
-from latentworks.samplers.drawing import class_shares, draw, has_classes
+from latentworks.samplers.drawing import class_shares, draw
 from latentworks.stages import run
 
 MAX_LATENTS = 200_000  # that a sampler is fitted to, so that memory does not grow with the data
@@ -28,7 +28,8 @@ def main(model: Path, latents: Path, sampler: Path, samples: Path) -> None:
     num_images, config = params.sample.num_images, params.sample.sampler
 
     fitted = config.fit(train.z, train.labels, params.seed)
-    shares = _class_shares(network.num_classes, fitted, train.labels)
+    conditional = network.num_classes > 0
+    shares = class_shares(fitted, conditional, train.labels, network.num_classes)
     points, labels = draw(fitted, num_images, np.random.default_rng(params.seed), shares)
 
     with disk.replacing(sampler) as folder:
@@ -48,15 +49,6 @@ def main(model: Path, latents: Path, sampler: Path, samples: Path) -> None:
 
     outputs = tracking.Outputs(model=model, latents=latents, sampler=sampler, samples=samples)
     tracking.log("sample", outputs)
-
-
-def _class_shares(
-    num_classes: int, sampler: artifacts.Sampler, labels: np.ndarray | None
-) -> np.ndarray | None:
-    """How often each class is drawn: as often as it was trained on; None where none can be."""
-    if labels is None or not (num_classes or has_classes(sampler)):
-        return None
-    return class_shares(labels, num_classes)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ def main(prepared: Path, model: Path) -> None:
 
     backend.configure(params.seed, params.train.num_threads)
     # Drawn from Python's one random state: no thread may be at work yet that draws from it, too.
-    network = params.model.build(data.image_shape, len(data.class_names))
+    known = data.labels(train)
+    num_classes = len(data.class_names) if known is not None and (known >= 0).any() else 0
+    network = params.model.build(data.image_shape, num_classes)
     labels = data.labels(np.arange(len(data.images))) if network.num_classes else None
     size = params.train.batch_size
     batches = training.Batches(data.images, train, size, params.seed, labels)

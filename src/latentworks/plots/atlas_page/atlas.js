@@ -67,8 +67,7 @@ function go(z, change = {}) {
 
 function take(point) {
   const at = [points[2 * point], points[2 * point + 1]];
-  const label = labels[point] < 0 ? shown.label : labels[point];
-  go(latentsOf(point).slice(), { point, at, label });
+  go(latentsOf(point).slice(), { point, at, label: labels[point] });
 }
 
 // The images, all in one picture.

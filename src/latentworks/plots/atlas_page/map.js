@@ -141,10 +141,10 @@ canvas.addEventListener("keydown", (event) => {
     a: () => $("a")?.click(),
     b: () => $("b")?.click(),
   };
-  const step = STEPS[event.key];
-  if (!step && !keys[event.key]) return;
+  const step = STEPS[event.key], act = keys[event.key.toLowerCase()] ?? keys[event.key];
+  if (!step && !act) return;
   event.preventDefault();
-  if (!step) { keys[event.key](); return; }
+  if (!step) { act(); return; }
   const far = event.shiftKey ? 40 : 8;
   const next = [left + far * step[0], top + far * step[1]];
   if (!live) { move(far * step[0], far * step[1]); return; }

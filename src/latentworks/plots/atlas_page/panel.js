@@ -82,6 +82,7 @@ if (numAsked) {
   for (let label = 0; label < numAsked; label++) {
     select.append(make("option", { value: label }, classes.get(label)?.name ?? `class ${label}`));
   }
+  select.append(make("option", { value: -1 }, "no class"));
   shown.label = 0;
   select.addEventListener("change", () => go(shown.z, { at: shown.at, label: Number(select.value) }));
   let last = 0;
