@@ -95,6 +95,7 @@ def test_real_images_score_like_real_images(perfect: dict[str, float]) -> None:
     assert set(perfect) == {
         *("frechet", "frechet_floor", "frechet_blur", "frechet_sampler", "kid"),
         *("precision", "recall", "density", "coverage"),
+        *("precision_real", "recall_real", "density_real", "coverage_real"),
         *("class_balance", "label_agreement", "label_agreement_real"),
     }
     assert all(type(value) is float for value in perfect.values())
@@ -177,6 +178,8 @@ def test_copies_look_perfect_and_are_told_by_memorisation(
     assert copies["frechet"] < perfect["frechet"]
     assert copies["frechet"] == copies["frechet_floor"]
     assert min(copies["precision"], copies["recall"], copies["coverage"]) > 0.8
+    for name in ("precision", "recall", "density", "coverage"):
+        assert copies[name] == copies[f"{name}_real"]
     assert metrics.memorisation(digits[TRAIN], digits, TRAIN, TEST) == 0
 
 

@@ -68,6 +68,7 @@ def test_metrics_are_nested_and_say_something(finished: Checkout) -> None:
             *("sliced_wasserstein", "sliced_wasserstein_floor", "memorisation"),
             *("features", "frechet", "frechet_floor", "frechet_blur", "frechet_sampler", "kid"),
             *("precision", "recall", "density", "coverage", "class_balance"),
+            *("precision_real", "recall_real", "density_real", "coverage_real"),
         },
     }
     assert metrics["samples"]["features"] == "trained"

@@ -20,6 +20,7 @@ MAX_POINT_BYTES = 2**29  # of their images, so that of large ones there are fewe
 
 
 def of_data(network: Any, data: Prepared) -> dict[str, Figure]:
+    """What was prepared, some test images reconstructed, and lines between their latents."""
     shown = _some_of_each_class(data, data.rows("test"))
     originals, labels = data.images[shown], data.labels(shown)
     z = _encoded(network, data, shown)
@@ -41,6 +42,7 @@ def of_data(network: Any, data: Prepared) -> dict[str, Figure]:
 
 
 def of_latents(network: Any, train: Latents, names: list[str]) -> dict[str, Figure]:
+    """Where the training images lie, and what the decoder draws there and along each latent."""
     label = _typical_label(train) if network.num_classes else -1
     told = names[label] if label >= 0 else None
     decode = _decoder(network, np.array(label))
@@ -57,6 +59,7 @@ def _typical_label(train: Latents) -> int:
 
 
 def of_samples(data: Prepared, drawn: Samples) -> dict[str, Figure]:
+    """The first samples, also of each class, and the training images nearest to some."""
     train, test = data.rows("train"), metrics.subset(data.rows("test"), NUM_COMPARED)
     shown = drawn.images[:NUM_LOOKED_UP]
     found, distances = metrics.nearest_images(shown, data.images, train, NUM_NEAREST)

@@ -30,6 +30,7 @@ def generation_metrics(
     images, as many as there are samples: what a perfect sampler would still get, and a copying
     one, too. `frechet_blur` is what the model loses, from the reconstructions of the test images to
     these; `frechet_sampler` what the sampler does, from the samples to the reconstructions.
+    `precision`, `recall`, `density`, `coverage`; with `_real` those of the training images.
     None of it where one kind has less than 2 images.
     """
     if min(len(each.features) for each in (samples, test, train, reconstructions)) < 2:
@@ -45,6 +46,8 @@ def generation_metrics(
     }
     yield {"kid": kernel_distance(samples.features, test.features)}
     yield neighbour_metrics(test.features, samples.features)
+    of_real = neighbour_metrics(test.features, train.features)
+    yield {f"{name}_real": value for name, value in of_real.items()}
     yield class_metrics(samples, test)
 
 
