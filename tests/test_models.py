@@ -155,7 +155,7 @@ def test_latents_far_from_the_origin_cost() -> None:
 
 
 def test_noise_is_added_in_training_alone() -> None:
-    noisy = autoencoder(latent_noise=1.0).build((8, 8, 1))
+    noisy = autoencoder(latent_noise=1.0, latent_l2=0.01).build((8, 8, 1))
     batch = images(5, 8, 8, 1)
     np.testing.assert_array_equal(noisy(batch, training=False), noisy.decode(noisy.encode(batch)))
     assert not np.array_equal(noisy(batch, training=True), noisy(batch, training=True))
@@ -199,7 +199,8 @@ def test_a_variational_model_is_called_on_what_is_drawn_and_encodes_to_its_mean(
     spread = np.exp(z_log_var / 2)
     assert (np.abs(drawn.mean(axis=0) - z_mean) < 5 * spread / np.sqrt(4000)).all()
     assert (np.abs(drawn.std(axis=0) - spread) < 5 * spread / np.sqrt(8000)).all()
-    np.testing.assert_array_equal(model.encode(batch[:1]), z_mean)
+    # In a batch of one the float32 sums have another order.
+    np.testing.assert_allclose(model.encode(batch[:1]), z_mean, rtol=1e-5)
 
 
 def test_a_label_of_minus_one_is_none() -> None:

@@ -289,6 +289,21 @@ def test_numbers_for_which_there_are_too_few_latents_are_not_chosen(latents: np.
         config.fit(latents[:1], None, seed=0)
 
 
+@pytest.mark.parametrize("num_components", [1, [1, 3]])
+def test_a_class_of_one_image_is_drawn_around_it(
+    latents: np.ndarray, num_components: int | list[int]
+) -> None:
+    config = ClassGaussianMixtureConfig(
+        kind="class_gaussian_mixture", num_components=num_components
+    )
+    labels = np.zeros(1200, np.int64)
+    labels[7] = 1
+    drawn = config.fit(latents, labels, seed=0).sample_of(
+        np.ones(50, int), np.random.default_rng(0)
+    )
+    assert np.abs(drawn - latents[7]).max() < 0.01  # a spread of 1/1000
+
+
 def test_the_standard_normal_is_scipys(latents: np.ndarray) -> None:
     sampler = StandardNormalConfig(kind="standard_normal").fit(latents, None, seed=0)
     expected = stats.multivariate_normal(np.zeros(3), np.eye(3))

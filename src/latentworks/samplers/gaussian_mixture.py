@@ -50,6 +50,9 @@ class GaussianMixture:
                 f"{num_components}. Received: {num_distinct} distinct latents. "
                 f"Lower sample.sampler.num_components."
             )
+        if len(z) == 1:  # scikit-learn asks for two
+            only = Gaussian.fit(latents)
+            return cls(np.ones(1), only.mean[None], only.cholesky[None])
         expectation_maximisation = mixture.GaussianMixture(
             num_components, reg_covar=REGULARISATION, max_iter=MAX_ITERATIONS, random_state=seed
         )

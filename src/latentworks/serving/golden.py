@@ -34,7 +34,7 @@ def write(folder: Path, reference: Servable, images: np.ndarray) -> None:
     if hasattr(reference.sampler, "log_density"):
         calls.append(("log_density", latents, {}))
     if reference.class_shares is not None:
-        label = int(reference.class_shares.argmax())
+        label = reference.interface.labels[int(reference.class_shares.argmax())]
         calls.append(("sample", None, {"num": NUM_DRAWN, "seed": 1, "label": label}))
         if reference.conditional:
             calls += [("encode", images, {"label": label}), ("decode", latents, {"label": label})]
