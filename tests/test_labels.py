@@ -18,7 +18,7 @@ from selenium.webdriver.support.select import Select
 
 from conftest import closed_port, until
 from families import OF_KIND, autoencoder
-from latentworks import artifacts, inference, metrics, scoring
+from latentworks import artifacts, disk, inference, metrics, scoring
 from latentworks.errors import DataError, InputError
 from latentworks.preprocess import to_pixels
 from latentworks.samplers.config import ClassGaussianMixtureConfig, StandardNormalConfig
@@ -28,7 +28,7 @@ from latentworks.server.app import create
 from latentworks.server.model import Model, Named
 from latentworks.server.schema import VERBS
 from latentworks.server.service import Following, Service
-from latentworks.serving import export, packaging, seals
+from latentworks.serving import export, packaging, preflight, seals
 from latentworks.serving.servable import Servable, load
 
 NAMES = ("dress", "sneaker", "bag")
@@ -241,6 +241,18 @@ def client(
     seals.seal(tmp_path / "model")
     service.swap(Model(Named("labelled", 1, "sha"), tmp_path / "model"))
     return url, each
+
+
+@pytest.mark.parametrize("kind", ["conditional", "by_class"])
+def test_a_version_with_labels_passes_its_preflight(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    """Its golden questions are asked through MLflow, to which a label is text."""
+    folder = request.getfixturevalue(kind).folder / "servable"
+    asked = disk.read_json(folder / "golden.json")
+    assert "label" in {name for question in asked for name in question["params"]}
+    packaging.assemble(tmp_path / "model", folder, [], "a run", "a model")
+    preflight.run(tmp_path / "model")
 
 
 def test_a_label_travels_over_http(client: tuple[str, Labelled]) -> None:
