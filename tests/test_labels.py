@@ -24,6 +24,7 @@ from latentworks.preprocess import to_pixels
 from latentworks.samplers.config import ClassGaussianMixtureConfig, StandardNormalConfig
 from latentworks.samplers.drawing import class_shares, draw
 from latentworks.samplers.standard_normal import StandardNormal
+from latentworks.server import wire
 from latentworks.server.app import create
 from latentworks.server.model import Model, Named
 from latentworks.server.schema import VERBS
@@ -253,6 +254,14 @@ def test_a_version_with_labels_passes_its_preflight(
     assert "label" in {name for question in asked for name in question["params"]}
     packaging.assemble(tmp_path / "model", folder, [], "a run", "a model")
     preflight.run(tmp_path / "model")
+
+
+def test_a_class_may_be_named_as_a_truth_value() -> None:
+    given = wire.read(b'{"inputs": [[0, 1]], "label": "false friends"}', "")
+    assert given.params == {"label": "false friends"}
+    assert wire.read(b'{"label": "true"}', "").params == {"label": "true"}
+    with pytest.raises(InputError, match="inputs are numbers"):
+        wire.read(b'{"inputs": [[0, true]]}', "")
 
 
 def test_a_label_travels_over_http(client: tuple[str, Labelled]) -> None:

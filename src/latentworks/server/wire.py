@@ -92,7 +92,7 @@ def read_inputs(inputs: Any, body: bytes) -> Any:
     if isinstance(inputs, str):
         inputs = [inputs]
     if not (isinstance(inputs, list) and inputs and isinstance(inputs[0], str)):
-        if b"true" in body or b"false" in body:  # an array would take them for 1 and 0
+        if inputs is not None and _has_bools(body) and _has_bools(orjson.dumps(inputs)):
             raise InputError("inputs are numbers. Received: true or false.")
         return inputs
     images: list[np.ndarray] = []
@@ -109,6 +109,11 @@ def read_inputs(inputs: Any, body: bytes) -> Any:
         images.append(picture(content, left))
         left -= images[-1].size
     return images
+
+
+def _has_bools(text: bytes) -> bool:
+    """Whether true or false may be in it, which an array would take for 1 and 0."""
+    return b"true" in text or b"false" in text
 
 
 def picture(content: bytes, most: int) -> np.ndarray:
