@@ -49,7 +49,7 @@ def measure(name: str, first: str | None) -> list[str]:
     wanted = goals(path)
     expected: dict[str, Any] = {"minutes": round(minutes, 1)}
     expected |= {each: _short(metrics[each]) for each in SHOWN if each in metrics}
-    _write_expected(path, expected)
+    _write_expected(path, expected)  # first of all: a goal may name a score that is not there
     found = {each: score(each, metrics) for each in wanted if not each.startswith("parity.")}
     _write_expected(path, expected | {each: _short(value) for each, value in found.items()})
     files = [scratch.folder / f"reports/figures/{each}.png" for each in PICTURES]

@@ -258,7 +258,6 @@ def test_the_server_starts_without_what_takes_long_to_import() -> None:
 
 
 LEFT_OUT = """
-import subprocess
 import sys
 import latentworks.backend
 assert not {"sklearn", "matplotlib.pyplot"} & set(sys.modules)
