@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from voluptuous import Invalid
 
 from conftest import Checkout, until
-from latentworks import disk, repository, runner
+from latentworks import disk, repository, runner, stages
 
 LONG = 5000  # epochs; more than any test waits for
 
@@ -62,6 +62,13 @@ def rest(run: "subprocess.Popen[str]") -> str:
     assert run.stdout is not None
     with run.stdout:
         return run.stdout.read()
+
+
+def states(checkout: Checkout) -> list[str]:
+    """Of the runs of training, as MLflow has them."""
+    client = MlflowClient(f"sqlite:///{checkout.path / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'latentworks'")
+    return sorted(run.info.status for run in client.search_runs([experiment.experiment_id]))
 
 
 # --- one at a time, and its end ------------------------------------------------------------------
@@ -119,16 +126,14 @@ def test_sigterm_ends_a_stage_within_ten_seconds_and_the_next_run_goes_on(
     goes_on = next(line for line in run.stdout if line.startswith("train: goes on"))
     assert int(goes_on.split()[5]) == finished_epochs
     next(line for line in run.stdout if line.startswith("Epoch "))
+    until(lambda: states(checkout) == ["FINISHED", "RUNNING"])
     began = time.monotonic()
     run.terminate()  # the runner, which tells the others
     said = rest(run)
     assert run.wait() == 143
     assert time.monotonic() - began < 10
     assert "train was told to end" in said
-    client = MlflowClient(f"sqlite:///{checkout.path / 'mlflow.db'}")
-    (experiment,) = client.search_experiments(filter_string="name = 'latentworks'")
-    states = [each.info.status for each in client.search_runs([experiment.experiment_id])]
-    assert sorted(states) == ["FINISHED", "KILLED"]
+    assert states(checkout) == ["FINISHED", "KILLED"]
 
 
 BUSY_STAGE = """
@@ -149,36 +154,32 @@ stages.run(main)
 @pytest.mark.timed
 def test_sigterm_in_one_long_call(tmp_path: Path) -> None:
     """Python hears of the signal when the call has ended; the stage does not wait so long."""
+    pipe = subprocess.PIPE
     with subprocess.Popen(
-        [sys.executable, "-c", BUSY_STAGE], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", BUSY_STAGE], cwd=tmp_path, stdout=pipe, stderr=pipe, text=True
     ) as stage:
         assert stage.stdout is not None
+        assert stage.stderr is not None
         assert stage.stdout.readline() == "busy\n"
         began = time.monotonic()
         stage.terminate()
         assert stage.wait(20) == 143
         assert time.monotonic() - began < 10
+        assert stage.stderr.read() == f"error: busy {stages.TOLD}\n"
 
 
 def test_a_run_that_never_goes_on_is_closed(finished: Checkout, tmp_path: Path) -> None:
     checkout = long_training(finished, tmp_path / "checkout")
-    client = MlflowClient(f"sqlite:///{checkout.path / 'mlflow.db'}")
-    (experiment,) = client.search_experiments(filter_string="name = 'latentworks'")
-
-    def states() -> list[str]:
-        runs = client.search_runs([experiment.experiment_id])
-        return sorted(run.info.status for run in runs)
-
     run = start(checkout)
     in_training(run)
-    until(lambda: "RUNNING" in states())
+    until(lambda: "RUNNING" in states(checkout))
     os.killpg(run.pid, signal.SIGKILL)
     rest(run)
     run.wait()
-    assert states() == ["FINISHED", "RUNNING"]
+    assert states(checkout) == ["FINISHED", "RUNNING"]
     checkout.run("git", "checkout", "--quiet", "params.yaml")  # it was not worth it
     repro(checkout)
-    assert states() == ["FINISHED", "KILLED"]
+    assert states(checkout) == ["FINISHED", "KILLED"]
 
 
 # --- what was there stays ------------------------------------------------------------------------

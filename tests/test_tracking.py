@@ -71,6 +71,7 @@ def test_run_is_complete(finished: Checkout) -> None:
         "sample",
     }
     scores = disk.read_json(finished.path / "reports/metrics.json")
+    assert run.data.tags["features.kind"] == scores["samples"].pop("features") == "trained"
     for group, values in scores.items():
         for name, value in values.items():
             assert run.data.metrics[f"{group}.{name}"] == value
@@ -103,7 +104,6 @@ def test_run_is_complete(finished: Checkout) -> None:
     assert run.data.tags["git.dirty"] == "false"
     profile = disk.read_json(finished.path / "data/prepared/profile.json")
     assert run.data.tags["data.fingerprint"] == profile["fingerprint"]
-    assert run.data.tags["features.kind"] == "trained"
 
 
 def test_deleted_store_is_written_again_from_the_files(finished: Checkout, tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ def run(main: Callable[..., None]) -> None:
     processes.end_with_parent()
     if os.environ.get(processes.DVC, str(os.getppid())) != str(os.getppid()):
         sys.exit(_say("DVC was ended before this stage began", 1))
-    _set_deadline()
     stage = Path(sys.argv[0]).stem
+    _set_deadline(stage)
     try:
         # One that was killed is gone in a moment; where its system does not end it, it goes on.
         with locks.exclusive(locks.of(Path.cwd(), stage), f"run {stage}"):
@@ -55,7 +55,7 @@ def run(main: Callable[..., None]) -> None:
         sys.exit(_say(f"{what}: {where}" if where else what, 1))
 
 
-def _set_deadline() -> None:
+def _set_deadline(stage: str) -> None:
     """From SIGTERM on, whatever the stage is at, it has so many seconds.
 
     Python calls `_terminate` between two batches, each of which is one call for it. The other end
@@ -68,6 +68,7 @@ def _set_deadline() -> None:
         while os.read(hears, 1) != bytes([signal.SIGTERM]):
             pass
         time.sleep(SECONDS)
+        os.write(sys.stderr.fileno(), f"error: {stage} {TOLD}\n".encode())
         os._exit(TERMINATED)  # every file is whole at any time
 
     threading.Thread(target=end, daemon=True, name="deadline").start()
