@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -406,6 +407,23 @@ def browser() -> Iterator[Any]:
     driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
     yield driver
     driver.quit()
+
+
+START = 1.25  # seconds of "import mlflow" where bounds times `slowness` were set
+
+
+@pytest.fixture
+def slowness() -> float:
+    """How much longer a program takes to start here than where the bounds were set; at least 1.
+
+    For bounds of commands that hardly do more than to start.
+    """
+    times = []
+    for _ in range(3):
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-c", "import mlflow"], env=environment(), check=True)
+        times.append(time.monotonic() - began)
+    return max(1.0, statistics.median(times) / START)
 
 
 # --- how the tests are run ------------------------------------------------------------------------

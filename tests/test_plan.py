@@ -97,7 +97,9 @@ def test_a_first_time_and_mistakes(untouched: Checkout, tmp_path: Path) -> None:
 
 
 @pytest.mark.timed
-def test_it_is_quick_and_leaves_tensorflow_alone(finished: Checkout, tmp_path: Path) -> None:
+def test_it_is_quick_and_leaves_tensorflow_alone(
+    finished: Checkout, tmp_path: Path, slowness: float
+) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     checkout.edit("params.yaml", "epochs: 4", "epochs: 12")
     script = (
@@ -111,4 +113,4 @@ def test_it_is_quick_and_leaves_tensorflow_alone(finished: Checkout, tmp_path: P
         start = time.monotonic()
         checkout.run("latentworks", "plan")
         times.append(time.monotonic() - start)
-    assert statistics.median(times) < LIMIT
+    assert statistics.median(times) < LIMIT * slowness

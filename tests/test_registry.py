@@ -122,14 +122,14 @@ def test_compare_shows_numbers_and_images(server: str, pair: Project) -> None:
 
 
 @pytest.mark.timed
-def test_rollback_takes_seconds(pair: Project) -> None:
+def test_rollback_takes_seconds(pair: Project, slowness: float) -> None:
     times = []
     for _ in range(4):  # there and back again, twice
         shutil.rmtree(pair.path / ".latentworks/versions", ignore_errors=True)  # nothing at hand
         start = time.monotonic()
         pair.ours("rollback")
         times.append(time.monotonic() - start)
-    assert statistics.median(times) <= 5, times  # the machine is shared
+    assert statistics.median(times) <= 5 * slowness, times  # the machine is shared
 
 
 def test_without_a_server(good: Checkout, tmp_path: Path) -> None:

@@ -161,6 +161,9 @@ def test_sigterm_in_one_long_call(tmp_path: Path) -> None:
         assert stage.stdout is not None
         assert stage.stderr is not None
         assert stage.stdout.readline() == "busy\n"
+        process = psutil.Process(stage.pid)
+        before = process.cpu_times().user
+        until(lambda: process.cpu_times().user > before + 2)  # in the call, past its checks
         began = time.monotonic()
         stage.terminate()
         assert stage.wait(20) == 143
