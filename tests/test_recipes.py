@@ -20,6 +20,19 @@ def test_every_recipe_has_goals(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_was_measured(name: str) -> None:
+    path = ROOT / "recipes" / f"{name}.yaml"
+    wanted = {goal for goal in goals(path) if not goal.startswith("parity.")}
+    assert {"minutes", "samples.frechet", *wanted} <= set(params.read(path)[recipes.EXPECTED])
+
+
+def test_a_vae_is_wanted_that_halves_the_distance_of_the_book() -> None:
+    book = params.read(ROOT / "recipes/vae-book.yaml")[recipes.EXPECTED]["samples.frechet"]
+    goal = goals(ROOT / "recipes/vae-16d.yaml")["samples.frechet"]
+    assert goal == Goal("at most", pytest.approx(book / 2, abs=0.01))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_is_explained(name: str) -> None:
     _, _, below = (ROOT / "docs/recipes.md").read_text().partition("<!-- up to here -->")
     assert f"`{name}`" in below
