@@ -86,10 +86,16 @@ class Run:
             )
 
     def epochs(self) -> list[int]:
-        """Those that it began."""
+        """Those of `train` that it began; `features` has epochs, too, and begins anew."""
+        began: list[int] = []
+        stage = None
         with self._said:
-            found = [re.match(r"Epoch (\d+)/", line) for line in self.lines]
-        return [int(match[1]) for match in found if match]
+            for line in self.lines:
+                if match := re.match(r"Running stage '(\w+)'", line):
+                    stage = match[1]
+                if stage == "train" and (match := re.match(r"Epoch (\d+)/", line)):
+                    began.append(int(match[1]))
+        return began
 
     @property
     def is_on(self) -> bool:
@@ -142,6 +148,8 @@ def killing(*names: str) -> Callable[["Harness", Run, Fault], None]:
 
     def kill(harness: "Harness", run: Run, fault: Fault) -> None:
         family = run.wait_for_one_of(names or ("runner",))
+        while not all(held(run, family[name]) for name in names):
+            family = run.wait_for_one_of(names)
         for name in names or (*family,):
             if name in family:
                 with suppress(psutil.NoSuchProcess):
@@ -155,6 +163,17 @@ def killing(*names: str) -> Callable[["Harness", Run, Fault], None]:
             fault.said.append(f"goes on behind a kill: {alive}")
 
     return kill
+
+
+def held(run: Run, process: psutil.Process) -> bool:
+    """Stop a process where it is. False where it has just ended by itself: it cannot be killed."""
+    with suppress(psutil.NoSuchProcess):
+        process.suspend()
+        while (status := process.status()) != psutil.STATUS_ZOMBIE:
+            if status == psutil.STATUS_STOPPED:
+                return True
+            with_timeout(run.process, 0.01)
+    return False
 
 
 def telling(harness: "Harness", run: Run, fault: Fault) -> None:
