@@ -101,11 +101,11 @@ def load(name: str, folders: Namespace) -> list[Graph]:
     """Encoder and decoder. The runtime is imported here, on the clock."""
     halves: Any = [str(folders.servable / f"{half}.onnx") for half in ("encoder", "decoder")]
     if "keras" in MODULES[name]:
-        from latentworks import artifacts
-        from latentworks.backend import tf
+        from latentworks.artifacts.model import read_model
+        from latentworks.engine.backend import tf
         from latentworks.models.config import ModelConfig
 
-        halves = artifacts.read_model(folders.autoencoder, ModelConfig).graphs().values()
+        halves = read_model(folders.autoencoder, ModelConfig).graphs().values()
 
     def graph(half: Any) -> Any:
         if name == "keras":

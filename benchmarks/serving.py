@@ -35,7 +35,9 @@ import uvloop
 from load import Call, latencies, per_second
 from tqdm import tqdm
 
-from latentworks import connection, processes, repository
+from latentworks.repository import dag, dvc
+from latentworks.system import processes
+from latentworks.tracking.uri import absolute, tracking_uri
 
 ROUNDS, STARTS = 5, 5
 SECONDS = 4.0  # of each measurement
@@ -74,8 +76,8 @@ def serving(server: str, name: str, home: Path) -> Iterator[tuple[int, float]]:
         OURS: f"latentworks serve --model {name} --home {home}",
         MLFLOW: f"mlflow models serve --env-manager local --workers 1 -m models:/{name}@champion",
     }[server] + f" --host 127.0.0.1 --port {port}"
-    uri = connection.absolute(connection.tracking_uri(repository.root()))
-    env = repository.environment(home, {"MLFLOW_TRACKING_URI": uri})
+    uri = absolute(tracking_uri(dag.root()))
+    env = dvc.environment(home, {"MLFLOW_TRACKING_URI": uri})
     home.mkdir(exist_ok=True)
     log = home / f"{server}.log"
     with log.open("w") as out:

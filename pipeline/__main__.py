@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from latentworks import repository
 from latentworks.errors import Busy, LatentworksError, ParamsError
+from latentworks.repository import dag
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -30,12 +30,12 @@ def retrain(
     branch: Annotated[bool, typer.Option(help="keep the result as a branch, too")] = False,
 ) -> None:
     """Bring the result up to date in a checkout of its own, and let the gate decide on it."""
-    from latentworks import locks, processes
-    from latentworks.workspace import RETRAINING, Workspace
+    from latentworks.runner.workspace import RETRAINING, Workspace
+    from latentworks.system import locks, processes
 
     with _one_line_errors():
         overrides = dict(_override(text) for text in override or ())
-        workspace = Workspace(repository.root(), RETRAINING)
+        workspace = Workspace(dag.root(), RETRAINING)
         with workspace.held("retrain"):  # told at once, and not when Prefect is there
             arguments = json.dumps([recipe, overrides, revision, branch])
             call = [sys.executable, "-m", "pipeline", "flow", arguments]
@@ -88,7 +88,7 @@ def schedule() -> None:
     from pipeline import deployments
 
     with _one_line_errors():
-        deployments.serve(repository.root())
+        deployments.serve(dag.root())
 
 
 @app.command()

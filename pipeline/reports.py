@@ -18,10 +18,10 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 
-from latentworks import records
+from latentworks.repository import timings
 
 if TYPE_CHECKING:  # importing it takes seconds
-    from latentworks.monitoring import Report
+    from latentworks.monitoring.check import Report
 
 PICTURES = ("reconstructions", "samples")  # of those that `evaluate` draws
 
@@ -39,7 +39,7 @@ def stages(steps: list[Step], folder: Path) -> None:
     """A row for each stage; memory where it ran."""
     rows = []
     for step in steps:
-        record = records.read(step.stage, folder) if step.outcome == "ran" else None
+        record = timings.read(step.stage, folder) if step.outcome == "ran" else None
         memory = f"{record['peak_memory_mb']:,} MB" if record else ""
         seconds = f"{step.seconds:.1f}"
         rows.append(

@@ -14,12 +14,19 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed
 
-from latentworks import connection, params, recipes, repository, runner, tracking, verification
+from latentworks import params
 from latentworks.errors import Busy, LatentworksError, Unavailable
-from latentworks.live import Live
-from latentworks.registry import Registry
-from latentworks.versions import Version
-from latentworks.workspace import RETRAINING, Workspace
+from latentworks.integrity import verification
+from latentworks.params import recipes
+from latentworks.registry.registry import Registry
+from latentworks.registry.versions import Version
+from latentworks.repository import dag, dvc, git
+from latentworks.repository.result import recorded_outputs
+from latentworks.runner import resources
+from latentworks.runner.reproduce import require_whole
+from latentworks.runner.workspace import RETRAINING, Workspace
+from latentworks.tracking.live import Live
+from latentworks.tracking.uri import without_password
 from pipeline import reports
 from pipeline.reports import Step
 
@@ -55,7 +62,7 @@ def retrain(
     is what to check out of the source repository. With `branch`, params.yaml and dvc.lock also
     become a branch retrain/NAME-VERSION there.
     """
-    workspace = Workspace(repository.root(), RETRAINING)
+    workspace = Workspace(dag.root(), RETRAINING)
     try:
         with workspace.held("retrain"):
             return _retrain(workspace, recipe, overrides or {}, revision, branch)
@@ -70,7 +77,7 @@ def _retrain(
     check_out(workspace, recipe, overrides, revision)
     steps = run_stages(workspace)
     if known := _decided(workspace):
-        if Live(workspace.path, connection.without_password(workspace.uri)).key is not None:
+        if Live(workspace.path, without_password(workspace.uri)).key is not None:
             workspace.command(get_run_logger().info, "sync")  # a training that never went on
         told = _tell(workspace, steps, {"name": known.name, "number": known.number}, None, branch)
         decision = f"{known} is this result already, and was {known.tags['decision']}"
@@ -112,12 +119,12 @@ def check_out(
     commit = workspace.check_out(revision)
     if not (workspace.path / OWN).is_file():
         raise LatentworksError(f"commit {commit[:10]} has no {OWN}: it is too old to be retrained.")
-    left_out = repository.differences(workspace.source)
+    left_out = git.differences(workspace.source)
     if _edited(workspace.source):
         left_out.append(str(params.PARAMS))
     if left_out:
         log.warning("not committed, so not in this run: %s", ", ".join(left_out[:5]))
-    text = repository.committed(workspace.path, str(params.PARAMS))
+    text = git.committed(workspace.path, str(params.PARAMS))
     if text is None:
         raise LatentworksError(f"{params.PARAMS} is not in commit {commit[:10]}. Commit it.")
     workspace.write(str(params.PARAMS), text)
@@ -134,7 +141,7 @@ def _edited(source: Path) -> bool:
     """Whether params.yaml is not as committed."""
     file = source / params.PARAMS
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
-    return text != repository.committed(source, file.name)
+    return text != git.committed(source, file.name)
 
 
 # --- stages --------------------------------------------------------------------------------------
@@ -142,15 +149,15 @@ def _edited(source: Path) -> bool:
 
 def run_stages(workspace: Workspace) -> list[Step]:
     """Each stage as a task of its own, in DVC's order."""
-    needs = repository.needs(workspace.path, workspace.environment)
-    changed = set(repository.status(workspace.path, workspace.environment))
+    needs = dvc.needs(workspace.path, workspace.environment)
+    changed = set(dvc.status(workspace.path, workspace.environment))
     may_run: list[str] = []
     for stage in needs:
         if stage in changed or needs[stage] & set(may_run):
             may_run.append(stage)
-    runner.make_ready(workspace.path, may_run, workspace.environment)
+    resources.make_ready(workspace.path, may_run, workspace.environment)
     path = Path(params.read(workspace.path / params.PARAMS)["dataset"]["path"])
-    fetched = repository.is_made(workspace.path, path)
+    fetched = dag.is_made(workspace.path, path)
     steps: list[Step] = []
     for stage in needs:
         due = stage in changed or any(
@@ -174,7 +181,7 @@ def run_stage(stage: str, workspace: Workspace, needed: set[str], due: bool) -> 
     log = get_run_logger()
     outcome = "unchanged"
     if due:
-        runner.require_whole(workspace.path, needed, log.info, workspace.environment)
+        require_whole(workspace.path, needed, log.info, workspace.environment)
         outcome = workspace.reproduce(stage, log.info)
     return Completed(name=outcome.capitalize(), data=outcome)
 
@@ -272,7 +279,7 @@ def report(
         return
     registry = Registry(workspace.path, workspace.uri)
     reports.decision(entry, registry.pages(version["number"], version["run_id"]))
-    outputs = tracking.recorded_outputs(workspace.path)
+    outputs = recorded_outputs(workspace.path)
     if outputs and outputs.pictures:
         reports.pictures(f"{version['name']} version {version['number']}", outputs.pictures)
     registry.tidy()  # so that the disk of a machine that retrains every night stays as full

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from latentworks import processes
 from latentworks.errors import LatentworksError
+from latentworks.system import processes
 
 PATIENCE = 120.0  # seconds; 16 to 30 on a busy machine
 

@@ -11,8 +11,9 @@ from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 from prefect.states import Completed
 
-from latentworks import repository, watching
 from latentworks.errors import NoChampion
+from latentworks.monitoring import source
+from latentworks.repository import dag
 from pipeline import reports
 
 CHANGED = "latentworks.data.changed"
@@ -29,7 +30,7 @@ def watch(cool_down: int = 3600) -> State[Any]:
     def tell(path: str) -> None:
         emit_event(CHANGED, resource=_resource("data", path), payload={"path": path})
 
-    look = watching.look(repository.root(), cool_down, time.time(), tell)
+    look = source.look(dag.root(), cool_down, time.time(), tell)
     get_run_logger().info("%s: %s", look.path, look.state)
     return Completed(name=look.state.capitalize())
 
@@ -38,10 +39,10 @@ def watch(cool_down: int = 3600) -> State[Any]:
 def drift() -> State[Any]:
     """Compare the images that the champion never saw with its own test images."""
     # It takes seconds to import, and whoever only watches, or schedules, does without.
-    from latentworks import monitoring
+    from latentworks.monitoring.check import check
 
     try:
-        report = monitoring.check(repository.root())
+        report = check(dag.root())
     except NoChampion as fault:
         return Completed(name="No champion", message=str(fault))
     reports.drift(report)

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from latentworks import artifacts, disk, metrics
-from latentworks.backend import configure
-from latentworks.features import classifier, shipped, training
+from latentworks import metrics
+from latentworks.artifacts.images import read_prepared
+from latentworks.engine.backend import configure
+from latentworks.evaluation.features import classifier, shipped, training
+from latentworks.system import disk
 
 FINGERPRINT = "8375f22b79fc8e47110b47e3a0c10faa771001d785e0e199a8700f39ae6bc0d4"
 NUM_SEEN = 720_000  # images in all epochs
@@ -24,7 +26,7 @@ BLURS = (0.4, 0.5, 0.7)  # of a Gaussian, in pixels
 
 
 def main(prepared: Path) -> int:
-    data = artifacts.read_prepared(prepared)
+    data = read_prepared(prepared)
     if data.profile["fingerprint"] != FINGERPRINT:
         raise SystemExit(f"{prepared} is not what the committed params.yaml prepares.")
     rows, names = data.rows("train"), data.class_names

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentworks import params
-from latentworks.recipes import GOAL
+from latentworks.params.recipes import GOAL
 
 OPERATIONS: dict[str, Callable[[float, float], float]] = {
     "/": operator.truediv,

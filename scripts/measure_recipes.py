@@ -15,7 +15,10 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from goals import goals, score
-from latentworks import disk, params, recipes, repository
+from latentworks import params
+from latentworks.params import recipes
+from latentworks.repository import dag
+from latentworks.system import disk
 from scratch import Scratch
 
 DOC = Path("docs/recipes.md")
@@ -125,7 +128,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--first", metavar="STAGE", help="the stages before are as they were left")
     arguments = parser.parse_args()
-    root = repository.root()
+    root = dag.root()
     all_missed = []
     for name in arguments.names or recipes.names(root):
         print(f"{name} …", flush=True)

@@ -10,7 +10,9 @@ import statistics
 import sys
 
 from goals import goals
-from latentworks import artifacts, training
+from latentworks.artifacts.images import read_prepared
+from latentworks.artifacts.model import read_model
+from latentworks.engine.batches import Batches
 from latentworks.models.config import ModelConfig
 from scratch import Scratch
 
@@ -23,10 +25,10 @@ LOSSES = {"seed": ("test.bce", 1), "vae-book": ("parity.total_loss", 500)}
 
 def test_loss(scratch: Scratch) -> float:
     """What was trained for, on the test images: a VAE decodes latents that are drawn."""
-    model = artifacts.read_model(scratch.folder / "models/autoencoder", ModelConfig)
-    data = artifacts.read_prepared(scratch.folder / "data/prepared")
+    model = read_model(scratch.folder / "models/autoencoder", ModelConfig)
+    data = read_prepared(scratch.folder / "data/prepared")
     model.compile()
-    batches = training.Batches(data.images, data.rows("test"), BATCH_SIZE)
+    batches = Batches(data.images, data.rows("test"), BATCH_SIZE)
     return float(model.evaluate(batches, verbose=0, return_dict=True)["loss"])
 
 

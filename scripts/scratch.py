@@ -7,7 +7,11 @@ import sys
 import time
 from typing import Any
 
-from latentworks import disk, params, recipes, records, repository
+from latentworks import params
+from latentworks.params import recipes
+from latentworks.repository import dag, git
+from latentworks.system import disk
+from latentworks.system.state import STATE
 
 SECONDS = "seconds.json"  # that each stage took when it last ran
 
@@ -17,12 +21,12 @@ class Scratch:
 
     def __init__(self, name: str, *, keep: bool = False) -> None:
         """Empty, unless it is to be kept as a former run has left it."""
-        self.root = repository.root()
-        self.folder = self.root / records.STATE / name
+        self.root = dag.root()
+        self.folder = self.root / STATE / name
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(self.root / repository.DAG, self.folder)
+        shutil.copy(self.root / dag.DAG, self.folder)
 
     def run(
         self,
@@ -36,13 +40,13 @@ class Scratch:
 
         What is done once for all recipes, before `train`, does not count.
         """
-        text = repository.committed(self.root, str(params.PARAMS))  # some recipe may be at work
+        text = git.committed(self.root, str(params.PARAMS))  # some recipe may be at work
         if text is None:
             raise SystemExit(f"{params.PARAMS} is not in git, so nobody can say what a recipe is.")
         wanted = recipes.sections(self.root, recipe)
         wanted |= {} if seed is None else {"seed": seed}
         (self.folder / params.PARAMS).write_text(recipes.merge(text, wanted), encoding="utf-8")
-        names = list(repository.stages(self.root))
+        names = list(dag.stages(self.root))
         start = names.index(first) if first else 0
         end = names.index(last) + 1 if last else len(names)
         took = self.folder / SECONDS
@@ -55,7 +59,7 @@ class Scratch:
         return sum(seconds[each] for each in names[names.index("train") : end]) / 60
 
     def _stage(self, stage: str) -> None:
-        words = repository.stages(self.root)[stage]["cmd"].split()
+        words = dag.stages(self.root)[stage]["cmd"].split()
         arguments = words[words.index("-m") :]  # behind PYTHONPATH=src exec python
         with (self.folder / "log.txt").open("a") as log:
             done = subprocess.run(

@@ -21,9 +21,9 @@ from mlflow import MlflowClient
 from sklearn.datasets import load_digits
 from urllib3.util import Retry
 
-from latentworks.decisions import DECISIONS
-from latentworks.local_store import follow_move
-from latentworks.versions import SHA256
+from latentworks.registry.decisions import DECISIONS
+from latentworks.registry.versions import SHA256
+from latentworks.tracking.local_store import follow_move
 
 ROOT = Path(__file__).parents[1]
 NAME = "autoencoder"  # of the models that are registered

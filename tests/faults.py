@@ -26,7 +26,7 @@ import mlflow
 import psutil
 
 from conftest import Checkout, small_checkout
-from latentworks import repository
+from latentworks.repository import dag
 
 EPOCHS = 12
 LONGEST = 9.0  # seconds from a start to a fault, at most: a little longer than any stage takes
@@ -302,11 +302,9 @@ class Harness:
     def state(self) -> dict[str, str]:
         """Hashes of all outs, dvc.lock, and what MLflow has."""
         root = self.checkout.path
-        outs = [
-            out for stage in repository.stages(root).values() for out in repository.outs_of(stage)
-        ]
-        found = {out: repository.md5_of(root / out) for out in outs if (root / out).exists()}
-        return {**found, "dvc.lock": repository.md5_of(root / "dvc.lock"), **self._runs()}
+        outs = [out for stage in dag.stages(root).values() for out in dag.outs_of(stage)]
+        found = {out: dag.md5_of(root / out) for out in outs if (root / out).exists()}
+        return {**found, "dvc.lock": dag.md5_of(root / "dvc.lock"), **self._runs()}
 
     def _runs(self) -> dict[str, str]:
         client = mlflow.MlflowClient(f"sqlite:///{self.checkout.path / 'mlflow.db'}")

@@ -14,10 +14,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from conftest import Checkout, prefect_server, until
-from latentworks import artifacts, monitoring, watching
-from latentworks.drift import DriftConfig, Measured, compare
+from latentworks.artifacts.images import read_prepared
 from latentworks.errors import DataError
-from latentworks.workspace import RETRAINING, Workspace
+from latentworks.monitoring import source
+from latentworks.monitoring.check import check
+from latentworks.monitoring.drift import DriftConfig, Measured, compare
+from latentworks.runner.workspace import RETRAINING, Workspace
 
 CONFIG = DriftConfig(min_images=100, max_distance=0.15)
 
@@ -95,7 +97,7 @@ def test_a_change_is_told_once_when_it_is_complete(finished: Checkout, tmp_path:
     told: list[str] = []
 
     def state(cool_down: float = 0) -> str:
-        return watching.look(checkout.path, cool_down, next(now), told.append).state
+        return source.look(checkout.path, cool_down, next(now), told.append).state
 
     assert state() == "no change"  # the first look only remembers
     (images / "a.png").write_bytes(b"1")
@@ -130,7 +132,7 @@ def test_a_look_stands_files_that_come_and_go(tmp_path: Path) -> None:
     )
     with subprocess.Popen([sys.executable, "-c", script, *names]) as process:
         try:
-            found = {watching.signature(tmp_path) for _ in range(50)}
+            found = {source.signature(tmp_path) for _ in range(50)}
         finally:
             process.kill()
     assert len(found) > 1  # they did come and go
@@ -142,7 +144,7 @@ def test_what_fetch_brings_is_not_looked_at(untouched: Checkout, tmp_path: Path)
     checkout.edit("params.yaml", "kind: npz ", "kind: fashion_mnist ")
     told: list[str] = []
     for now in range(3):
-        assert watching.look(checkout.path, 0, now, told.append).state == "no change"
+        assert source.look(checkout.path, 0, now, told.append).state == "no change"
     assert not told
 
 
@@ -190,7 +192,7 @@ def test_other_images_are_drift(champion: Checkout) -> None:
     assert "597 new images differ in reconstruction error (1.00), latent" in said
     picture = np.asarray(Image.open(champion.path / "drift.png").convert("RGB"))
     assert picture.shape[1] == 1200
-    found = monitoring.check(champion.path)
+    found = check(champion.path)
     assert found.drifted
     assert found.counts["new"] == 597
 
@@ -200,8 +202,8 @@ def test_its_own_data_comes_from_the_cache(champion: Checkout, tmp_path: Path) -
     checkout = champion.copy(tmp_path / "checkout")
     (tmp_path / "images.npz").write_bytes((champion.path.parent / "images.npz").read_bytes())
     checkout.run("dvc", "repro", "prepare")
-    prepared = artifacts.read_prepared(checkout.path / "data/prepared")
-    found = monitoring.check(checkout.path)
+    prepared = read_prepared(checkout.path / "data/prepared")
+    found = check(checkout.path)
     assert found.counts["known"] == 1200 < prepared.profile["num_images"]
     assert (checkout.path / ".latentworks/workspaces/champion").is_dir()
 

@@ -13,11 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from conftest import ROOT, environment
-from latentworks import artifacts, disk
-from latentworks.backend import keras
+from latentworks.artifacts.features import read_features
 from latentworks.datasets.fashion_mnist import CLASS_NAMES
+from latentworks.engine.backend import keras
 from latentworks.errors import Damaged
-from latentworks.features import choice, classifier, head, shipped, training
+from latentworks.evaluation.features import choice, classifier, head, shipped, training
+from latentworks.system import disk
 
 TRAIN, TEST = np.arange(1400), np.arange(1400, 1797)
 NAMES = [str(digit) for digit in range(10)]
@@ -201,7 +202,7 @@ def test_the_stage_trains_to_the_same_bytes(
     write_prepared(tmp_path / "prepared", digits, labels)
     for name, threads in (("first", "1"), ("second", "4")):
         done = subprocess.run(
-            [sys.executable, "-m", "latentworks.stages.features", "prepared", name],
+            [sys.executable, "-m", "latentworks.stages", "features", "prepared", name],
             cwd=tmp_path,
             env=environment(PYTHONPATH=str(ROOT / "src"), OMP_NUM_THREADS=threads),
             capture_output=True,
@@ -213,7 +214,7 @@ def test_the_stage_trains_to_the_same_bytes(
     assert sorted(os.listdir(first)) == ["features.json", "weights.npz"]
     for name in os.listdir(first):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
-    made = artifacts.read_features(first)
+    made = read_features(first)
     assert (made.kind, made.class_names) == ("trained", NAMES)
     assert made.accuracy is not None
     assert made.accuracy > 0.9  # 0.1 is chance

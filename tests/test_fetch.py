@@ -21,9 +21,9 @@ from latentworks.datasets.debian_mirror import DebianMirror
 from latentworks.datasets.fetching import fetch
 from latentworks.datasets.http_mirror import HTTPMirror
 from latentworks.datasets.pinned import PinnedFile
-from latentworks.disk import file_digest
 from latentworks.errors import DataError
 from latentworks.stages.fetch import main
+from latentworks.system.disk import file_digest
 
 CONTENT = np.random.default_rng(0).integers(0, 200, 300_000, dtype=np.uint8).tobytes()
 FILE = PinnedFile("noise", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
@@ -299,7 +299,7 @@ def test_images_of_the_users_own_stay_where_they_are(capsys: pytest.CaptureFixtu
 def test_a_missing_path_is_one_line_and_exit_code_3() -> None:
     write_params("image_folder", "mine")
     finished = subprocess.run(
-        [sys.executable, "-m", "latentworks.stages.fetch", "data/raw"],
+        [sys.executable, "-m", "latentworks.stages", "fetch", "data/raw"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,

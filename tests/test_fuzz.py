@@ -31,12 +31,13 @@ from ruamel.yaml import YAML
 from sklearn.datasets import load_digits
 
 from conftest import ROOT
-from latentworks import params, recipes
+from latentworks import params
 from latentworks.cli import Params
 from latentworks.datasets import idx, image_folder, npz
 from latentworks.datasets.decoding import decoded
 from latentworks.datasets.source import MAX_PIXELS, Source
 from latentworks.errors import DataError, ParamsError
+from latentworks.params import recipes
 from latentworks.preprocess import prepare_image
 
 WANTED = os.environ.get("FUZZ_EXAMPLES")

@@ -10,9 +10,12 @@ from scipy import linalg, ndimage
 from sklearn.datasets import load_digits
 
 from families import autoencoder
-from latentworks import judging, metrics
-from latentworks.artifacts import Features, Prepared, Samples
-from latentworks.features import choice, classifier
+from latentworks import metrics
+from latentworks.artifacts.features import Features
+from latentworks.artifacts.images import Prepared
+from latentworks.artifacts.samples import Samples
+from latentworks.evaluation import generation
+from latentworks.evaluation.features import choice, classifier
 from latentworks.metrics import Seen
 
 ENLARGED = 4  # digits of 8x8 pixels become 32x32
@@ -203,14 +206,14 @@ def test_the_judge_sees_the_right_images_with_their_labels(
     judge = Features("shipped", NAMES, None, weights)
     model = autoencoder(filters=(4,)).build((32, 32, 1))
     copies = Samples(digits[TRAIN], np.zeros((900, 2), np.float32), labels[TRAIN])
-    scores = judging.compare(judge, model, data, copies)
+    scores = generation.compare(judge, model, data, copies)
     assert scores["frechet"] == pytest.approx(scores["frechet_floor"])
     # Nothing is trained: the reconstructions are grey.
     assert scores["frechet_blur"] > 10 * scores["frechet"]
     assert scores["label_agreement"] > 0.9
     assert scores["label_agreement_real"] > 0.8
     unlabelled = Samples(copies.images, copies.latents, None)
-    assert judging.compare(judge, model, data, unlabelled) == {
+    assert generation.compare(judge, model, data, unlabelled) == {
         name: value for name, value in scores.items() if not name.startswith("label_")
     }
 
@@ -224,7 +227,7 @@ def test_a_classifier_learns_from_samples_what_they_show(
 
     def learnt(images: np.ndarray, labels: np.ndarray | None) -> dict[str, float]:
         latents = np.zeros((len(images), 2), np.float32)
-        return judging.classification_accuracy(data, Samples(images, latents, labels))
+        return generation.classification_accuracy(data, Samples(images, latents, labels))
 
     real = learnt(digits[TRAIN], labels[TRAIN])
     assert list(real) == ["classification_accuracy"]

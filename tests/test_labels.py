@@ -18,19 +18,24 @@ from selenium.webdriver.support.select import Select
 
 from conftest import closed_port, until
 from families import OF_KIND, autoencoder
-from latentworks import artifacts, disk, inference, metrics, scoring
+from latentworks import metrics
+from latentworks.artifacts.images import Prepared
+from latentworks.artifacts.samples import write_sampler
+from latentworks.engine import inference
 from latentworks.errors import DataError, InputError
 from latentworks.preprocess import to_pixels
+from latentworks.promotion import scoring
 from latentworks.samplers.config import ClassGaussianMixtureConfig, StandardNormalConfig
 from latentworks.samplers.drawing import class_shares, draw
 from latentworks.samplers.standard_normal import StandardNormal
-from latentworks.server import wire
+from latentworks.server import encoding
 from latentworks.server.app import create
 from latentworks.server.model import Model, Named
 from latentworks.server.schema import VERBS
 from latentworks.server.service import Following, Service
-from latentworks.serving import export, packaging, preflight, seals
+from latentworks.serving import checksums, export, packaging, preflight
 from latentworks.serving.servable import Servable, load
+from latentworks.system import disk
 
 NAMES = ("dress", "sneaker", "bag")
 SHARES = np.array([0.5, 0.5, 0.0])  # no bag was trained on
@@ -53,7 +58,7 @@ class Labelled:
         self.folder = folder
         for name in ("sampler", "servable"):
             (folder / name).mkdir(parents=True)
-        artifacts.write_sampler(folder / "sampler", self.sampler, sampler)
+        write_sampler(folder / "sampler", self.sampler, sampler)
         export.write(
             folder / "servable",
             self.network,
@@ -239,7 +244,7 @@ def client(
     url, service = served
     each = request.getfixturevalue(request.param)
     packaging.assemble(tmp_path / "model", each.folder / "servable", [], "a run", "a model")
-    seals.seal(tmp_path / "model")
+    checksums.seal(tmp_path / "model")
     service.swap(Model(Named("labelled", 1, "sha"), tmp_path / "model"))
     return url, each
 
@@ -257,11 +262,11 @@ def test_a_version_with_labels_passes_its_preflight(
 
 
 def test_a_class_may_be_named_as_a_truth_value() -> None:
-    given = wire.read(b'{"inputs": [[0, 1]], "label": "false friends"}', "")
+    given = encoding.read(b'{"inputs": [[0, 1]], "label": "false friends"}', "")
     assert given.params == {"label": "false friends"}
-    assert wire.read(b'{"label": "true"}', "").params == {"label": "true"}
+    assert encoding.read(b'{"label": "true"}', "").params == {"label": "true"}
     with pytest.raises(InputError, match="inputs are numbers"):
-        wire.read(b'{"inputs": [[0, true]]}', "")
+        encoding.read(b'{"inputs": [[0, true]]}', "")
 
 
 def test_a_label_travels_over_http(client: tuple[str, Labelled]) -> None:
@@ -351,7 +356,7 @@ def test_the_gate_tells_a_conditional_model_the_labels(conditional: Labelled) ->
     split = np.where(np.arange(40) < 20, "train", "test")
     index = pd.DataFrame({"split": split, "label": pd.array(conditional.labels, dtype="Int64")})
     profile = {"class_names": [*NAMES], "fingerprint": "some"}
-    prepared = artifacts.Prepared(conditional.images, index, profile)
+    prepared = Prepared(conditional.images, index, profile)
     scores = scoring.score(conditional.servable, prepared, size_mb=1.0).metrics
     test, labels = conditional.images[20:], conditional.labels[20:]
     latents = conditional.servable.encode_images(test, labels)

@@ -24,10 +24,12 @@ from hypothesis import strategies as st
 
 from conftest import ROOT, environment
 from families import autoencoder
-from latentworks import artifacts, disk
+from latentworks.artifacts.images import write_index
+from latentworks.artifacts.keras_file import MEMBERS, require_ours
+from latentworks.artifacts.model import read_model, write_model
 from latentworks.errors import UnsafeModel
-from latentworks.model_files import MEMBERS, require_ours
 from latentworks.models.config import ModelConfig
+from latentworks.system import disk
 
 SMALL = autoencoder(loss="mean_squared_error")
 WEIGHTS = "model.weights.h5"
@@ -42,7 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.compile(optimizer=keras.optimizers.Adam(schedule))
     images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), dtype=np.uint8)
     model.fit(images, epochs=1, verbose=0)
-    artifacts.write_model(folder, model, SMALL)
+    write_model(folder, model, SMALL)
     return folder
 
 
@@ -78,7 +80,7 @@ def test_a_model_of_ours_is_opened(trained: Path) -> None:
     assert set(members(path)) == MEMBERS
     assert b"CosineDecay" in members(path)["config.json"]
     require_ours(path)
-    assert artifacts.read_model(trained, ModelConfig).latent_dim == 2
+    assert read_model(trained, ModelConfig).latent_dim == 2
 
 
 def test_as_keras_itself_saves_it(tmp_path: Path) -> None:
@@ -507,7 +509,7 @@ def test_values_that_our_own_class_cannot_have(
     shutil.copy(trained / "config.json", tmp_path)
     rewritten(trained, tmp_path / "model.keras", config=config)
     with pytest.raises(UnsafeModel, match="do not describe a model of ours") as caught:
-        artifacts.read_model(tmp_path, ModelConfig)
+        read_model(tmp_path, ModelConfig)
     assert "\n" not in str(caught.value)
 
 
@@ -515,7 +517,7 @@ def test_a_config_beside_the_model_that_is_not_ours(trained: Path, tmp_path: Pat
     shutil.copy(trained / "model.keras", tmp_path)
     (tmp_path / "config.json").write_text('{"kind": "other"}')
     with pytest.raises(UnsafeModel, match="do not describe a model of ours"):
-        artifacts.read_model(tmp_path, ModelConfig)
+        read_model(tmp_path, ModelConfig)
 
 
 def test_a_stage_refuses_in_one_line(trained: Path, tmp_path: Path) -> None:
@@ -523,12 +525,20 @@ def test_a_stage_refuses_in_one_line(trained: Path, tmp_path: Path) -> None:
     prepared.mkdir()
     np.save(prepared / "images.npy", np.zeros((2, 8, 8, 1), np.uint8))
     disk.write_json(prepared / "profile.json", {"class_names": []})
-    artifacts.write_index(prepared / "index.parquet", pd.DataFrame({"id": ["a", "b"]}))
+    write_index(prepared / "index.parquet", pd.DataFrame({"id": ["a", "b"]}))
     shutil.copytree(trained, model)
     marker = tmp_path / "marker"
     with_lambda(model / "model.keras", marker)
     done = subprocess.run(
-        [sys.executable, "-m", "latentworks.stages.encode", prepared, model, tmp_path / "latents"],
+        [
+            sys.executable,
+            "-m",
+            "latentworks.stages",
+            "encode",
+            prepared,
+            model,
+            tmp_path / "latents",
+        ],
         cwd=tmp_path,
         env=environment(PYTHONPATH=str(ROOT / "src")),
         capture_output=True,

@@ -11,11 +11,13 @@ from scipy import stats
 
 from conftest import ROOT
 from families import NUM_CLASSES, OF_KIND, autoencoder, every_family
-from latentworks import artifacts, disk, params
+from latentworks import params
+from latentworks.artifacts.model import read_model, write_model
 from latentworks.cli import Params
 from latentworks.errors import DataError, UnsafeModel
 from latentworks.models.config import ModelConfig, VAEConfig
 from latentworks.models.vae import kl_divergence
+from latentworks.system import disk
 
 SEED = autoencoder(filters=(32, 64, 128))
 
@@ -238,7 +240,7 @@ def test_file_gives_the_model_back_and_equal_models_give_equal_bytes(
     model = config.build((16, 16, 1), NUM_CLASSES)
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        artifacts.write_model(tmp_path / name, model, config)
+        write_model(tmp_path / name, model, config)
     assert disk.file_digest(tmp_path / "first/model.keras") == disk.file_digest(
         tmp_path / "second/model.keras"
     )
@@ -246,7 +248,7 @@ def test_file_gives_the_model_back_and_equal_models_give_equal_bytes(
         "config.json",
         "model.keras",
     ]
-    again = artifacts.read_model(tmp_path / "first", ModelConfig)
+    again = read_model(tmp_path / "first", ModelConfig)
     _, batch, labels = inputs(model, 2)
     latents = model.encode(batch, labels)
     np.testing.assert_array_equal(again.encode(batch, labels), latents)
@@ -257,6 +259,6 @@ def test_file_gives_the_model_back_and_equal_models_give_equal_bytes(
 
 def test_a_file_of_another_family_is_refused(tmp_path: Path) -> None:
     plain, variational = OF_KIND["autoencoder"], OF_KIND["vae"]
-    artifacts.write_model(tmp_path, plain.build((8, 8, 1)), variational)
+    write_model(tmp_path, plain.build((8, 8, 1)), variational)
     with pytest.raises(UnsafeModel, match="do not describe a model of ours"):
-        artifacts.read_model(tmp_path, ModelConfig)
+        read_model(tmp_path, ModelConfig)

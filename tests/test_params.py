@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, Checkout, environment
-from latentworks import config, params, recipes
+from latentworks import config, params
 from latentworks.cli import Params
 from latentworks.errors import ParamsError
+from latentworks.params import recipes
 
 COMMITTED = (ROOT / "params.yaml").read_text()
 

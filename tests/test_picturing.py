@@ -6,8 +6,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from families import NUM_CLASSES, OF_KIND
-from latentworks import picturing, plots
-from latentworks.artifacts import Latents, Prepared
+from latentworks import plots
+from latentworks.artifacts.images import Prepared
+from latentworks.artifacts.latents import Latents
+from latentworks.evaluation import pictures
 
 NAMES = ["dress", "sneaker", "bag"]
 
@@ -31,9 +33,9 @@ def test_a_conditional_model_is_told_the_class_of_the_image_that_is_moved() -> N
     z = rng.standard_normal((50, 2)).astype(np.float32)
     labels = rng.integers(0, NUM_CLASSES, 50)
     label = int(labels[plots.typical(z)])
-    figures = picturing.of_latents(network, Latents(np.empty(50, str), z, labels), NAMES)
+    figures = pictures.of_latents(network, Latents(np.empty(50, str), z, labels), NAMES)
     for told in range(-1, NUM_CLASSES):
-        decode = picturing._decoder(network, np.array(told))
+        decode = pictures._decoder(network, np.array(told))
         expected = {
             "traversals": plots.traversals(decode, z),
             "latent_grid": plots.latent_grid(decode, z, labels, NAMES),
@@ -41,7 +43,7 @@ def test_a_conditional_model_is_told_the_class_of_the_image_that_is_moved() -> N
         for name, figure in expected.items():
             assert np.array_equal(shown(figure), shown(figures[name])) == (told == label), name
     assert all(NAMES[label] in figures[name].texts[0].get_text() for name in expected)
-    unlabelled = picturing.of_latents(network, Latents(np.empty(50, str), z, None), NAMES)
+    unlabelled = pictures.of_latents(network, Latents(np.empty(50, str), z, None), NAMES)
     assert "for" not in unlabelled["latent_grid"].texts[0].get_text().split()
 
 
@@ -54,6 +56,6 @@ def test_a_conditional_model_is_told_the_class_of_the_image_that_is_moved() -> N
     ],
 )
 def test_the_images_that_are_shown_are_of_all_classes(labels: list[int], first: list[int]) -> None:
-    found = picturing._some_of_each_class(labelled(labels), np.arange(len(labels)))
+    found = pictures._some_of_each_class(labelled(labels), np.arange(len(labels)))
     assert found[: len(first)].tolist() == first
-    assert len(found) <= picturing.MAX_SHOWN
+    assert len(found) <= pictures.MAX_SHOWN

@@ -17,7 +17,12 @@ from PIL import Image
 
 from conftest import Checkout
 from families import OF_KIND
-from latentworks import artifacts, disk, recipes
+from latentworks.artifacts.curves import read_curves
+from latentworks.artifacts.features import read_features
+from latentworks.artifacts.images import read_prepared
+from latentworks.artifacts.samples import read_samples
+from latentworks.params import recipes
+from latentworks.system import disk
 
 STAGES = ["fetch", "prepare", "features", "train", "encode", "sample", "evaluate", "export"]
 PICTURES = {
@@ -44,16 +49,16 @@ def changed_stages(checkout: Checkout) -> set[str]:
 
 
 def test_every_stage_leaves_what_the_next_one_reads(finished: Checkout) -> None:
-    data = artifacts.read_prepared(finished.path / "data/prepared")
+    data = read_prepared(finished.path / "data/prepared")
     latents = pd.read_parquet(finished.path / "data/latents.parquet")
     assert list(latents) == ["id", "split", "label", "z0", "z1"]
     assert latents["id"].tolist() == data.index["id"].tolist()
     assert latents["split"].tolist() == data.index["split"].tolist()
-    samples = artifacts.read_samples(finished.path / "data/samples")
+    samples = read_samples(finished.path / "data/samples")
     assert samples.images.shape == (300, 8, 8, 1)
     assert samples.images.dtype == np.uint8
     assert samples.latents.shape == (300, 2)
-    curves = artifacts.read_curves(finished.path / "reports/curves.csv")
+    curves = read_curves(finished.path / "reports/curves.csv")
     assert [epoch["epoch"] for epoch in curves] == [1, 2, 3, 4]
     assert {file.stem for file in (finished.path / "reports/figures").iterdir()} == PICTURES
     assert "<title>Latent atlas" in (finished.path / "reports/atlas.html").read_text()
@@ -72,13 +77,13 @@ def test_metrics_are_nested_and_say_something(finished: Checkout) -> None:
         },
     }
     assert metrics["samples"]["features"] == "trained"
-    curves = artifacts.read_curves(finished.path / "reports/curves.csv")
+    curves = read_curves(finished.path / "reports/curves.csv")
     # The loss of the validation images, in float32 and other images: near, not equal.
     assert metrics["test"]["bce"] == pytest.approx(curves[-1]["val_loss"], rel=0.05)
     assert metrics["test"]["bce"] < np.log(2)  # what a grey image would score
     assert metrics["latents"]["knn_accuracy"] > 0.15  # ten classes: 0.1 is chance
     assert metrics["samples"]["frechet"] > metrics["samples"]["frechet_floor"]  # a poor model
-    network = artifacts.read_features(finished.path / "models/features")
+    network = read_features(finished.path / "models/features")
     assert network.kind == "trained"  # the images are smaller than those of the one that ships
 
 
@@ -96,11 +101,11 @@ def test_edits_reach_the_stages_that_they_change(finished: Checkout, tmp_path: P
         "src/latentworks/metrics/samples.py": {"evaluate"},
         "src/latentworks/preprocess.py": {"prepare", "sample", "evaluate", "export"},
         "src/latentworks/serving/servable.py": {"export"},
-        "src/latentworks/training.py": {"train"},
-        "src/latentworks/features/training.py": {"features", "evaluate"},
-        "src/latentworks/features/classifier.py": {"features", "evaluate"},
+        "src/latentworks/engine/training.py": {"train"},
+        "src/latentworks/evaluation/features/training.py": {"features", "evaluate"},
+        "src/latentworks/evaluation/features/classifier.py": {"features", "evaluate"},
         "src/latentworks/models/autoencoder.py": after_prepare,
-        "src/latentworks/tracking.py": set(),
+        "src/latentworks/tracking/runs.py": set(),
         "recipes/seed.yaml": set(),
     }.items():
         text = (checkout.path / file).read_text()
@@ -137,7 +142,7 @@ def test_labels_go_from_stage_to_stage(finished: Checkout, tmp_path: Path) -> No
     path.write_text(recipes.merge(path.read_text(), sections))
     output = checkout.run("dvc", "repro").stdout
     assert stages_run(output) == ["train", "encode", "sample", "evaluate", "export"]
-    samples = artifacts.read_samples(checkout.path / "data/samples")
+    samples = read_samples(checkout.path / "data/samples")
     assert samples.labels is not None
     assert set(samples.labels) == set(range(10))
     scores = disk.read_json(checkout.path / "reports/metrics.json")["samples"]
@@ -196,7 +201,7 @@ def test_killed_training_goes_on_to_the_same_bytes_in_the_same_run(
     assert run.info.run_id == before.info.run_id
     assert run.info.status == "FINISHED"
     history = mlflow.MlflowClient(store).get_metric_history(run.info.run_id, "loss")
-    curves = artifacts.read_curves(killed.path / "models/autoencoder/curves.csv")
+    curves = read_curves(killed.path / "models/autoencoder/curves.csv")
     # What was not sent before a kill is sent at the end, so the points are not in order of time.
     assert sorted((point.step, point.value) for point in history) == [
         (int(epoch["epoch"]), epoch["loss"]) for epoch in curves
@@ -328,13 +333,13 @@ def test_colour_images_without_labels(untouched: Checkout, tmp_path: Path) -> No
     checkout.run("dvc", "repro")
     metrics = disk.read_json(checkout.path / "reports/metrics.json")
     assert set(metrics["latents"]) == {"active_units", "trustworthiness"}
-    assert artifacts.read_features(checkout.path / "models/features").kind == "random"
+    assert read_features(checkout.path / "models/features").kind == "random"
     assert metrics["samples"]["frechet"] > 0
     assert "class_balance" not in metrics["samples"]
     profile = disk.read_json(checkout.path / "data/prepared/profile.json")
     assert profile["num_images"] == 150
     assert sum(reject["images"] for reject in profile["rejects"].values()) == 1
-    samples = artifacts.read_samples(checkout.path / "data/samples")
+    samples = read_samples(checkout.path / "data/samples")
     assert samples.images.shape == (300, 18, 18, 3)
     assert list(pd.read_parquet(checkout.path / "data/latents.parquet")) == [
         "id",
@@ -360,6 +365,6 @@ def test_an_experiment_can_be_compared(experiment: Checkout, tmp_path: Path) -> 
     assert "trustworthiness" not in scores["latents"]  # they are no map
     checkout.run("dvc", "plots", "diff", "--out", "plots")
     page = (checkout.path / "plots/index.html").read_text()
-    curves = artifacts.read_curves(checkout.path / "reports/curves.csv")
+    curves = read_curves(checkout.path / "reports/curves.csv")
     assert str(curves[-1]["val_loss"]) in page
     assert "latent_grid.png" in page

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from latentworks.artifacts import Prepared, read_prepared
+from latentworks.artifacts.images import Prepared, read_prepared
 from latentworks.datasets.split import content_id
-from latentworks.disk import file_digest
 from latentworks.errors import DataError
 from latentworks.stages.prepare import main
+from latentworks.system.disk import file_digest
 
 DIGITS = load_digits()
 IMAGES = np.round(DIGITS.images * 255 / 16).astype(np.uint8)  # [1797, 8, 8]

@@ -12,9 +12,9 @@ from conftest import ROOT
 from latentworks import params
 from latentworks.config import Config
 from latentworks.errors import LatentworksError, ParamsError
-from latentworks.promotion import METRICS, PromotionConfig, decide
-from latentworks.scores import Score, Scores
-from latentworks.tables import decision as table
+from latentworks.promotion.decision import METRICS, PromotionConfig, decide
+from latentworks.promotion.scores import Score, Scores
+from latentworks.registry.tables import decision as table
 
 NUM_IMAGES, NUM_REPLICATES = 400, 1000
 RESAMPLES = np.random.default_rng(0).integers(NUM_IMAGES, size=(NUM_REPLICATES, NUM_IMAGES))
@@ -364,7 +364,7 @@ def test_faults_are_named(tmp_path, old: str, new: str, fault: str) -> None:
 
 def test_the_gate_is_light() -> None:
     program = (
-        "import sys, latentworks.promotion\n"
+        "import sys, latentworks.promotion.decision\n"
         "heavy = {'tensorflow', 'keras', 'mlflow', 'pandas', 'sklearn', 'scipy', 'onnxruntime'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -16,11 +16,11 @@ import pytest
 from mlflow import MlflowClient
 
 from conftest import Checkout, Project, aliases, decisions
-from latentworks import disk, locks
-from latentworks.registry import Registry
-from latentworks.scores import Scores
-from latentworks.serving import packaging, seals
-from latentworks.versions import SHA256
+from latentworks.promotion.scores import Scores
+from latentworks.registry.registry import Registry
+from latentworks.registry.versions import SHA256
+from latentworks.serving import checksums, packaging
+from latentworks.system import disk, locks
 
 DEADLINE = 60.0  # seconds that another process may take to do what is waited for
 
@@ -55,7 +55,7 @@ def ladder(server: str, good: Checkout, tmp_path_factory: pytest.TempPathFactory
             lower = replace(mse, value=mse.value * 0.8**rung, replicates=mse.replicates * 0.8**rung)
             better = replace(scores, metrics={**scores.metrics, "mse": lower})
             disk.write_json(folder / packaging.SCORES, better.to_json())
-            tags = {**version.tags, SHA256: seals.seal(folder)}
+            tags = {**version.tags, SHA256: checksums.seal(folder)}
             model = client.create_logged_model(store.store.experiment_id, "ladder")
             client.log_model_artifacts(model.model_id, str(folder))
             client.finalize_logged_model(model.model_id, "READY")

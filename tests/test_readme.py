@@ -5,8 +5,9 @@ import re
 import pytest
 
 from conftest import ROOT
-from latentworks import disk, recipes
 from latentworks.cli import app
+from latentworks.params import recipes
+from latentworks.system import disk
 
 TEXT = (ROOT / "README.md").read_text()
 PRODUCTION = (ROOT / "docs/from-run-to-production.md").read_text()

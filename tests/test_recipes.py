@@ -8,8 +8,10 @@ import pytest
 import measure_recipes
 from conftest import ROOT
 from goals import Goal, goals, score
-from latentworks import disk, params, recipes
+from latentworks import params
 from latentworks.cli import Params
+from latentworks.params import recipes
+from latentworks.system import disk
 
 NAMES = recipes.names(ROOT)
 

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from conftest import Checkout, Project, aliases, closed_port, decisions
-from latentworks import disk
+from latentworks.system import disk
 
 DEADLINE = 60.0  # seconds that another process may take to do what is waited for
 

@@ -27,11 +27,11 @@ from conftest import (
     serving,
     sha256,
 )
-from latentworks import disk
-from latentworks.decisions import DECISIONS, Entry
-from latentworks.registry import Registry
-from latentworks.serving import seals
-from latentworks.versions import SHA256
+from latentworks.registry.decisions import DECISIONS, Entry
+from latentworks.registry.registry import Registry
+from latentworks.registry.versions import SHA256
+from latentworks.serving import checksums
+from latentworks.system import disk
 
 DEADLINE = 60.0  # seconds that another process may take to do what is waited for
 
@@ -155,7 +155,7 @@ def test_a_damaged_local_copy_is_fetched_again(server: str, pair: Project) -> No
     folder = pair.path / ".latentworks/versions" / sha256(server, "pair", "1")
     (folder / "pyfunc.py").write_text("damaged")
     pair.ours("compare", "1", "2")
-    seals.verify(folder, folder.name, "it")
+    checksums.verify(folder, folder.name, "it")
 
 
 # --- data that has grown -------------------------------------------------------------------------

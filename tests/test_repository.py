@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from conftest import Checkout
-from latentworks import repository
+from latentworks.repository import dag, dvc
 
 
 def test_order_is_that_of_dvc(finished: Checkout) -> None:
-    order = [*repository.needs(finished.path)]
-    assert set(order) == set(repository.stages(finished.path))
+    order = [*dvc.needs(finished.path)]
+    assert set(order) == set(dag.stages(finished.path))
     assert order.index("prepare") < order.index("train") < order.index("encode")
     assert order.index("sample") < order.index("evaluate")
 
@@ -19,10 +19,10 @@ def test_order_is_that_of_dvc(finished: Checkout) -> None:
 def test_outcomes_and_failures(finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     lines: list[str] = []
-    assert repository.reproduce(checkout.path, "sample", lines.append) == "unchanged"
+    assert dvc.reproduce(checkout.path, "sample", lines.append) == "unchanged"
     shutil.rmtree(checkout.path / "data/samples")
-    assert repository.reproduce(checkout.path, "sample", lines.append) == "restored"
+    assert dvc.reproduce(checkout.path, "sample", lines.append) == "restored"
     checkout.edit("params.yaml", "num_components: 5", "num_components: 0")
-    with pytest.raises(repository.StageError, match="stage sample failed: dvc exited with 255"):
-        repository.reproduce(checkout.path, "sample", lines.append)
+    with pytest.raises(dvc.StageError, match="stage sample failed: dvc exited with 255"):
+        dvc.reproduce(checkout.path, "sample", lines.append)
     assert any("sample.sampler.num_components should be greater than" in line for line in lines)

@@ -19,10 +19,11 @@ import requests
 from ruamel.yaml import YAML
 
 from conftest import Checkout, prefect_server, until
-from latentworks import disk, repository
 from latentworks.errors import Busy
-from latentworks.repository import code
-from latentworks.workspace import Workspace
+from latentworks.repository import dag, dvc
+from latentworks.repository.git import code
+from latentworks.runner.workspace import Workspace
+from latentworks.system import disk
 
 AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
 OUTSIDE = "../images/digits.npz"  # of the project, as a person would have their images
@@ -203,7 +204,7 @@ def test_the_pages_of_the_run(project: Project, server: Server) -> None:
 
 def stages_of(folder: Path) -> list[str]:
     """In DVC's order."""
-    return [*repository.needs(folder)]
+    return [*dvc.needs(folder)]
 
 
 def artifacts_table(data: Any) -> list[dict[str, str]]:
@@ -233,7 +234,7 @@ def test_what_it_produced_is_kept(project: Project) -> None:
     assert lock == (project.workspace.path / "dvc.lock").read_text()
     parent = project.run("git", "rev-parse", f"{branch}^").stdout.strip()
     assert parent == code(project.path).commit == version.tags["git.commit"]
-    model = repository.recorded(project.workspace.path)["train"].outs[0] / "model.keras"
+    model = dag.recorded(project.workspace.path)["train"].outs[0] / "model.keras"
     pushed = {disk.file_digest(file) for file in (project.path.parent / "store").rglob("*")
               if file.is_file()}  # fmt: skip
     assert disk.file_digest(model) in pushed
@@ -375,7 +376,7 @@ def test_killed_at_any_level_it_goes_on_with_the_next_run(project: Project) -> N
     options = ("--set", "seed=3", "--set", "train.epochs=60", "--set", "train.patience=60")
     number = len(versions(project))
     reached = 0
-    for who in ("latentworks.stages.train", "dvc", "pipeline flow", "pipeline retrain"):
+    for who in ("latentworks.stages train", "dvc", "pipeline flow", "pipeline retrain"):
         reached = kill_in_training(project, who, reached, *options)
     said = project.run("python", "-m", "pipeline", "retrain", *options, expected=None)
     told = said.stdout + said.stderr

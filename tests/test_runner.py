@@ -19,7 +19,10 @@ from ruamel.yaml import YAML
 from voluptuous import Invalid
 
 from conftest import Checkout, until
-from latentworks import disk, repository, runner, stages
+from latentworks import stages
+from latentworks.repository import dag
+from latentworks.runner import repair
+from latentworks.system import disk
 
 LONG = 5000  # epochs; more than any test waits for
 
@@ -54,7 +57,7 @@ def in_training(run: "subprocess.Popen[str]") -> psutil.Process:
     assert run.stdout is not None
     assert len([*islice((line for line in run.stdout if line.startswith("Epoch ")), 3)]) == 3
     children = psutil.Process(run.pid).children(recursive=True)
-    (stage,) = [each for each in children if "latentworks.stages.train" in each.cmdline()]
+    (stage,) = [each for each in children if {"latentworks.stages", "train"} <= {*each.cmdline()}]
     return stage
 
 
@@ -192,19 +195,19 @@ def test_a_stage_that_fails_leaves_the_outputs_of_before(
     finished: Checkout, tmp_path: Path
 ) -> None:
     checkout = finished.copy(tmp_path / "checkout")
-    before = {out: repository.md5_of(checkout.path / out) for out in outs(checkout)}
+    before = {out: dag.md5_of(checkout.path / out) for out in outs(checkout)}
     checkout.edit("params.yaml", "min_images: 100", "min_images: 100000")
     said = repro(checkout, expected=1)
     assert "error: " in said
     assert "stage prepare failed" in said.splitlines()[-1]
-    assert {out: repository.md5_of(checkout.path / out) for out in outs(checkout)} == before
+    assert {out: dag.md5_of(checkout.path / out) for out in outs(checkout)} == before
     checkout.run("git", "checkout", "--quiet", "params.yaml")
     assert "everything is up to date" in repro(checkout)
 
 
 def outs(checkout: Checkout) -> list[str]:
-    stages = repository.stages(checkout.path).values()
-    return [out for stage in stages for out in repository.outs_of(stage)]
+    stages = dag.stages(checkout.path).values()
+    return [out for stage in stages for out in dag.outs_of(stage)]
 
 
 def test_too_little_memory_is_told_before_anything_starts(
@@ -304,7 +307,7 @@ def test_a_disk_that_is_full(finished: Checkout, tmp_path: Path, own_mounts: lis
     # One disk for everything, filled while it trains.
     checkout.edit("params.yaml", "epochs: 4", "epochs: 40")
     checkout.edit("params.yaml", "patience: 3", "patience: 40")
-    before = {out: repository.md5_of(checkout.path / out) for out in outs(checkout)}
+    before = {out: dag.md5_of(checkout.path / out) for out in outs(checkout)}
     (tmp_path / "fill.py").write_text(FILL)
     disk = f"mount -t tmpfs -o size=400m none /mnt && cp -a {checkout.path} /mnt/checkout"
     script = f"{disk} && cd /mnt/checkout && exec {sys.executable} {tmp_path / 'fill.py'}"
@@ -332,7 +335,7 @@ def test_every_cut_of_a_lock_is_seen_or_does_no_harm(finished: Checkout, tmp_pat
     moved = 0
     for cut in cuts:
         (tmp_path / "dvc.lock").write_bytes(cut)
-        if runner.mend(tmp_path):
+        if repair.mend(tmp_path):
             moved += 1
             assert not (tmp_path / "dvc.lock").exists()
             continue
@@ -342,7 +345,7 @@ def test_every_cut_of_a_lock_is_seen_or_does_no_harm(finished: Checkout, tmp_pat
             pytest.fail(f"DVC would refuse what ends with {cut[-200:]!r}")
     assert moved > len(cuts) // 2
     (tmp_path / "dvc.lock").write_bytes(content)
-    assert runner.mend(tmp_path) == []
+    assert repair.mend(tmp_path) == []
     assert (tmp_path / "dvc.lock").read_bytes() == content
 
 
@@ -368,7 +371,7 @@ def test_a_spoiled_rwlock_is_moved_away(tmp_path: Path, content: str) -> None:
     path = tmp_path / ".dvc/tmp/rwlock"
     path.parent.mkdir(parents=True)
     path.write_text(content)
-    assert len(runner.mend(tmp_path)) == 1
+    assert len(repair.mend(tmp_path)) == 1
     assert not path.exists()
     assert (tmp_path / ".latentworks/torn/rwlock").read_text() == content
 
@@ -437,7 +440,7 @@ def test_another_program_has_the_number_that_a_dead_dvc_had(tmp_path: Path) -> N
     with subprocess.Popen(sleeping) as other:
         note = {"pid": other.pid, "cmd": "/usr/bin/dvc repro"}
         path.write_text(json.dumps({"write": {"/x": note}, "read": {}}))
-        assert len(runner.mend(tmp_path)) == 1
+        assert len(repair.mend(tmp_path)) == 1
         other.kill()
 
 
@@ -449,7 +452,7 @@ def test_what_dvc_restores_is_looked_at_before_others_read_it(
     root = checkout.path
     expected = (root / "dvc.lock").read_bytes()
     shutil.rmtree(root / "data/samples")
-    md5 = repository.locked(root)["sample"]["outs"]
+    md5 = dag.locked(root)["sample"]["outs"]
     name = next(out["md5"] for out in md5 if out["path"] == "data/samples").removesuffix(".dir")
     listing = root / ".dvc/cache/files/md5" / name[:2] / f"{name[2:]}.dir"
     images = next(e["md5"] for e in json.loads(listing.read_text()) if "images" in e["relpath"])
@@ -461,5 +464,5 @@ def test_what_dvc_restores_is_looked_at_before_others_read_it(
     path.chmod(0o444)  # DVC looks at what is not as it leaves it
     said = repro(checkout)
     assert "mended" in said
-    assert repository.is_as_recorded(root, "sample")
+    assert dag.is_as_recorded(root, "sample")
     assert (root / "dvc.lock").read_bytes() == expected

@@ -10,7 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 from scipy import stats
 
-from latentworks.artifacts import Sampler, read_sampler, write_sampler
+from latentworks.artifacts.samples import Sampler, read_sampler, write_sampler
 from latentworks.config import Config
 from latentworks.errors import DataError, ParamsError
 from latentworks.params import parse

@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_digits
 
-from latentworks import metrics, scores, scoring
-from latentworks.artifacts import Prepared
+from latentworks import metrics
+from latentworks.artifacts.images import Prepared
 from latentworks.errors import DataError
-from latentworks.promotion import METRICS, PromotionConfig, decide
-from latentworks.scores import Scores
+from latentworks.promotion import scoring
+from latentworks.promotion.decision import METRICS, PromotionConfig, decide
+from latentworks.promotion.scores import Scores, scorer_digest
 
 NUM_TRAIN = 1400
 
@@ -344,12 +345,12 @@ def test_the_scorer_is_its_code() -> None:
     loaded = [name for name in sys.modules if name.startswith(metrics.__name__)]
     files = [*sorted(str(sys.modules[name].__file__) for name in loaded), scoring.__file__]
     code = b"".join(Path(file).read_bytes() for file in files)
-    assert scores.scorer_digest() == hashlib.sha256(code).hexdigest()[:12]
+    assert scorer_digest() == hashlib.sha256(code).hexdigest()[:12]
 
 
 def test_nothing_that_trains_or_serves_is_imported() -> None:
     program = (
-        "import sys, latentworks.scoring\n"
+        "import sys, latentworks.promotion.scoring\n"
         "heavy = {'tensorflow', 'keras', 'mlflow', 'onnxruntime', 'prefect'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

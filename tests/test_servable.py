@@ -15,13 +15,17 @@ from pydantic import TypeAdapter
 
 from conftest import Checkout
 from families import autoencoder
-from latentworks import artifacts, disk, inference
+from latentworks.artifacts.images import read_prepared
+from latentworks.artifacts.model import read_model
+from latentworks.artifacts.samples import read_sampler, read_samples, write_sampler
+from latentworks.engine import inference
 from latentworks.errors import InputError, RegistryError
 from latentworks.models.config import ModelConfig
 from latentworks.preprocess import to_pixels
 from latentworks.samplers.config import GaussianConfig, SamplerConfig
-from latentworks.serving import export, golden, packaging, preflight, seals, shipped
+from latentworks.serving import checksums, export, golden, loading, packaging, preflight
 from latentworks.serving.servable import Servable, load
+from latentworks.system import disk
 
 # Of latents, relative to 1 or to their size, and of pixels in [0, 1]. ONNX Runtime and Keras add
 # in another order: the differences seen are a few units of float32's last place.
@@ -35,7 +39,7 @@ def servable(finished: Checkout) -> Servable:
 
 @pytest.fixture(scope="module")
 def images(finished: Checkout) -> np.ndarray:
-    data = artifacts.read_prepared(finished.path / "data/prepared")
+    data = read_prepared(finished.path / "data/prepared")
     return np.array(data.images[data.rows("test")])
 
 
@@ -45,7 +49,7 @@ def packaged(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("packaged") / "model"
     model = finished.path / "models/autoencoder/model.keras"
     packaging.assemble(folder, finished.path / "models/servable", [model], "a run", "a model")
-    seals.seal(folder)
+    checksums.seal(folder)
     return folder
 
 
@@ -53,7 +57,7 @@ def packaged(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_it_equals_keras(servable: Servable, images: np.ndarray, finished: Checkout) -> None:
-    network = artifacts.read_model(finished.path / "models/autoencoder", ModelConfig)
+    network = read_model(finished.path / "models/autoencoder", ModelConfig)
     latents = np.concatenate([*inference.encode(network, images, np.arange(len(images)))])
     decoded = np.concatenate([*inference.decode(network, latents)])
     ours = servable.encode_images(images)
@@ -62,7 +66,7 @@ def test_it_equals_keras(servable: Servable, images: np.ndarray, finished: Check
     # Rounding to 256 values can magnify a difference to one of them.
     difference = servable.reconstruct(images).astype(int) - to_pixels(decoded)
     assert np.abs(difference).max() <= 1
-    samples = artifacts.read_samples(finished.path / "data/samples")
+    samples = read_samples(finished.path / "data/samples")
     drawn = servable.sample(None, num=len(samples.images), seed=0)
     assert np.abs(drawn.astype(int) - samples.images).max() <= 1
 
@@ -79,7 +83,7 @@ def test_other_shapes_export_as_well(
     images = rng.integers(0, 256, (300, *image_shape), dtype=np.uint8)
     latents = np.concatenate([*inference.encode(network, images, np.arange(len(images)))])
     sampler = GaussianConfig(kind="gaussian")
-    artifacts.write_sampler(make(tmp_path / "sampler"), sampler.fit(latents, None, 0), sampler)
+    write_sampler(make(tmp_path / "sampler"), sampler.fit(latents, None, 0), sampler)
     settings = {"fit": "pad", "background": 0}
     export.write(
         make(tmp_path / "servable"),
@@ -101,12 +105,12 @@ def make(folder: Path) -> Path:
 
 
 def test_equal_models_export_to_equal_bytes(finished: Checkout, tmp_path: Path) -> None:
-    call = ["python", "-m", "latentworks.stages.export", "data/prepared", "models/autoencoder"]
+    call = ["python", "-m", "latentworks.stages", "export", "data/prepared", "models/autoencoder"]
     finished.copy(tmp_path / "checkout").run(
         *call, "models/sampler", str(tmp_path / "again"), PYTHONPATH="src"
     )
     first, second = finished.path / "models/servable", tmp_path / "again"
-    assert seals.content_digest(first) == seals.content_digest(second)
+    assert checksums.content_digest(first) == checksums.content_digest(second)
 
 
 # --- verbs ---------------------------------------------------------------------------------------
@@ -137,7 +141,7 @@ def test_samples_follow_the_seed(servable: Servable) -> None:
 
 
 def test_log_density_is_that_of_the_sampler(servable: Servable, finished: Checkout) -> None:
-    sampler: Any = artifacts.read_sampler(finished.path / "models/sampler", SamplerConfig)
+    sampler: Any = read_sampler(finished.path / "models/sampler", SamplerConfig)
     z = np.array([[0.5, -1.0], [3.0, 2.0]], dtype=np.float32)
     assert np.allclose(servable.log_density(z), sampler.log_density(z))
 
@@ -308,7 +312,7 @@ def test_two_versions_in_one_process_keep_their_own_code(packaged: Path, tmp_pat
     first, second = (mlflow.pyfunc.load_model(str(folder)) for folder in (one, other))
     assert len(second.predict(None, params={"verb": "sample"})) == 3
     assert len(first.predict(None, params={"verb": "sample"})) == 16
-    assert shipped.load(other).sample(None).shape[0] == 3
+    assert loading.load(other).sample(None).shape[0] == 3
 
 
 def test_nothing_of_this_machine_is_in_it(packaged: Path, finished: Checkout) -> None:
@@ -325,7 +329,7 @@ def test_nothing_of_this_machine_is_in_it(packaged: Path, finished: Checkout) ->
 def test_preflight_passes_what_works(packaged: Path) -> None:
     preflight.run(packaged)
     # Python would otherwise leave bytecode among files that are hashed.
-    seals.verify(packaged, disk.file_digest(packaged / seals.SUMS), "it")
+    checksums.verify(packaged, disk.file_digest(packaged / checksums.SUMS), "it")
 
 
 @pytest.fixture
@@ -369,14 +373,14 @@ def test_preflight_notices_damage(broken: Path, name: str) -> None:
 def test_every_change_of_a_sealed_folder_is_noticed(packaged: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(packaged, folder)
-    digest = seals.seal(folder)
-    seals.verify(folder, digest, "it")
-    done = subprocess.run(["sha256sum", "--check", "--quiet", seals.SUMS], cwd=folder)
+    digest = checksums.seal(folder)
+    checksums.verify(folder, digest, "it")
+    done = subprocess.run(["sha256sum", "--check", "--quiet", checksums.SUMS], cwd=folder)
     assert done.returncode == 0
 
     def refused(said: str) -> None:
         with pytest.raises(RegistryError, match=said):
-            seals.verify(folder, digest, "it")
+            checksums.verify(folder, digest, "it")
 
     graph = folder / "artifacts/servable/decoder.onnx"
     content = graph.read_bytes()
@@ -388,9 +392,9 @@ def test_every_change_of_a_sealed_folder_is_noticed(packaged: Path, tmp_path: Pa
     (folder / "code/sitecustomize.py").write_text("")
     refused("sitecustomize.py was not there")
     (folder / "code/sitecustomize.py").unlink()
-    seals.verify(folder, digest, "it")
-    seals.seal(folder)
-    (folder / seals.SUMS).write_text("")
+    checksums.verify(folder, digest, "it")
+    checksums.seal(folder)
+    (folder / checksums.SUMS).write_text("")
     refused("SHA256SUMS does not match")
 
 

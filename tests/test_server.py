@@ -36,11 +36,11 @@ from conftest import (
     serving,
     until,
 )
+from latentworks.registry.versions import SHA256, SOURCE
 from latentworks.server.connections import let_many_in
 from latentworks.server.model import Model, Named
 from latentworks.server.service import Following, Service
-from latentworks.serving import seals
-from latentworks.versions import SHA256, SOURCE
+from latentworks.serving import checksums
 
 # --- a registry with versions, good and bad ------------------------------------------------------
 
@@ -65,11 +65,11 @@ class Registry:
     def another(self, change: Callable[[Path], None], sealed: bool) -> int:
         """Register the same files again, changed; `sealed` with hashes that say so."""
         copy = self.folder / "another"
-        shutil.copytree(self.files, copy, ignore=shutil.ignore_patterns(*seals.NOT_OURS))
+        shutil.copytree(self.files, copy, ignore=shutil.ignore_patterns(*checksums.NOT_OURS))
         annotated(copy)  # so that its hash is another one
         if sealed:
             change(copy)
-        sha256 = seals.seal(copy)
+        sha256 = checksums.seal(copy)
         if not sealed:
             change(copy)
         run = self.client.get_run(str(self.first.run_id)).info

@@ -1,40 +1,98 @@
-"""The arrows: what may import what, and that dvc.yaml names the code a stage really runs."""
+"""The rooms of the house: who may import whom, which library is named where, and that dvc.yaml
+names the code that a stage really runs."""
 
 import ast
 import importlib
 import subprocess
 import sys
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import ROOT
-from latentworks import repository
+from latentworks.repository import dag
 
 SRC = ROOT / "src"
-STAGES = repository.stages(ROOT)
+STAGES = dag.stages(ROOT)
 
-# Code that a stage runs and that cannot change a byte of its outs.
-WITHOUT_EFFECT = {
-    "latentworks",  # a docstring
-    "latentworks.locks",  # who works at what
-    "latentworks.processes",  # who ends with whom
-    "latentworks.errors",  # only how a failure is worded
-    "latentworks.stages",  # only how a failure is shown
-    "latentworks.records",  # time and memory, beside the outs
-    "latentworks.repository",  # what git says, for the records
-    "latentworks.tracking",  # a view of the outs
-    "latentworks.live",
-    "latentworks.tracking_store",
+# A room imports itself and rooms of earlier lines. Rooms of one line do not know each other.
+LINES = (
+    ("errors", "config"),
+    ("preprocess", "metrics", "plots", "system"),
+    ("params", "models", "samplers"),
+    ("datasets", "engine", "artifacts", "repository"),
+    ("evaluation", "promotion", "tracking", "integrity"),
+    ("runner", "serving"),
+    ("stages", "registry"),
+    ("monitoring", "server"),
+    ("cli", "pipeline"),
+)
+LEVEL = {room: level for level, line in enumerate(LINES) for room in line}
+
+# Where a library may be named: in a room, a folder of it, or one module. A library that is not
+# listed may be named anywhere.
+LIBRARIES = {
+    "dvc": (),  # it is run as a command
+    "prefect": ("pipeline",),
+    "mlflow": (
+        *("tracking", "registry"),
+        *("serving.packaging", "serving.preflight", "serving.pyfunc"),
+    ),
+    "tensorflow": ("engine.backend",),
+    "keras": ("models", "engine", "evaluation.features"),
+    "tf2onnx": ("serving.export",),
+    "onnx": ("serving.export",),
+    "onnxruntime": ("serving.servable",),
+    "matplotlib": ("plots", "evaluation.pictures"),
+    "skimage": ("metrics", "plots"),
+    "sklearn": ("metrics", "samplers", "evaluation.features"),
+    "scipy": ("metrics", "samplers", "monitoring.drift"),
+    "pandas": ("datasets", "artifacts", "plots", "serving.pyfunc", "stages"),
+    "pyarrow": ("artifacts",),
+    "h5py": ("artifacts",),
+    "ruamel": ("params", "repository", "runner", "pipeline"),
+    "configobj": ("integrity", "runner"),
+    "psutil": ("repository", "runner"),
+    "requests": ("datasets",),
+    "fastapi": ("server",),
+    "starlette": ("server",),
+    "uvicorn": ("server",),
+    "prometheus_client": ("server",),
+    "orjson": ("server",),
+    "sqlalchemy": ("registry.versions",),
+    "typer": ("cli", "pipeline"),
 }
-LIVE_PICTURES = {"train": {"latentworks.plots"}}  # shown in MLflow while it trains
+
+
+# --- modules and what they import ----------------------------------------------------------------
+
+
+def file_of(module: str) -> Path:
+    path = (ROOT if module.split(".")[0] == "pipeline" else SRC) / Path(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def exists(module: str) -> bool:
+    return module.split(".")[0] in ("latentworks", "pipeline") and file_of(module).is_file()
+
+
+def modules() -> list[str]:
+    files = [*(SRC / "latentworks").rglob("*.py"), *(ROOT / "pipeline").glob("*.py")]
+    parts = [
+        file.relative_to(SRC if SRC in file.parents else ROOT).with_suffix("") for file in files
+    ]
+    return sorted(".".join(each.parts).removesuffix(".__init__") for each in parts)
+
+
+MODULES = modules()
 
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """The modules that a module of ours names anywhere in its code, ours with full names."""
+    """The modules that a module names anywhere in its code, ours with full names."""
     found = set()
     for node in ast.walk(ast.parse(file_of(module).read_text())):
         if isinstance(node, ast.Import):
@@ -42,47 +100,143 @@ def imports(module: str) -> frozenset[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module} has a relative import"
             assert node.module is not None
-            found |= {node.module}
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name for name in names if exists(name)}
+            ours = {name for name in names if exists(name)}
+            found |= ours if len(ours) == len(names) else {node.module, *ours}
     return frozenset(found)
 
 
-def file_of(module: str) -> Path:
-    path = SRC / Path(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+@cache
+def is_empty(module: str) -> bool:
+    """True for a module with a docstring alone."""
+    body = ast.parse(file_of(module).read_text()).body
+    return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
 
 
-def exists(module: str) -> bool:
-    return module.startswith("latentworks") and file_of(module).is_file()
-
-
-def ours(module: str) -> set[str]:
-    """What a module imports of ours, with the packages around it."""
+@cache
+def ours(module: str) -> frozenset[str]:
+    """Our modules that a module imports, with the packages around them."""
     direct = {name for name in imports(module) if exists(name)}
-    return direct | {name.rpartition(".")[0] for name in direct} - {""}
+    around = {
+        name.rsplit(".", depth)[0] for name in direct for depth in range(1, name.count(".") + 1)
+    }
+    return frozenset(name for name in direct | around if not is_empty(name))
 
 
-def closure(module: str, without: set[str]) -> set[str]:
+def closure(module: str, without: tuple[str, ...] = ()) -> set[str]:
     """`module` and all of ours that it imports, directly or through others."""
     seen: set[str] = set()
     waiting = {module}
     while waiting:
         name = waiting.pop()
-        if name not in seen and name not in without:
+        if name not in seen and not is_in(name, without):
             seen.add(name)
             waiting |= ours(name)
     return seen
 
 
+def is_in(module: str, places: tuple[str, ...]) -> bool:
+    """True for a module that is one of `places`, or inside one; they stand without the package."""
+    inner = module.removeprefix("latentworks.")
+    return any(inner == place or inner.startswith(f"{place}.") for place in places)
+
+
+@cache
+def libraries(module: str) -> frozenset[str]:
+    """The libraries that a module imports itself."""
+    standard = sys.stdlib_module_names
+    named = frozenset(name.split(".")[0] for name in imports(module))
+    return named - standard - {"latentworks", "pipeline"}
+
+
+def needed(*names: str) -> set[str]:
+    """The libraries that modules import, directly or through others of ours."""
+    return {each for name in names for module in closure(name) for each in libraries(module)}
+
+
+def room_of(module: str) -> str:
+    return module.removeprefix("latentworks.").split(".")[0]
+
+
+# --- the two tables ------------------------------------------------------------------------------
+
+
+def test_every_room_has_its_line() -> None:
+    assert {room_of(module) for module in MODULES} - {"latentworks"} == set(LEVEL)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "latentworks"])
+def test_rooms_import_rooms_of_earlier_lines(module: str) -> None:
+    room = room_of(module)
+    others = {name for name in ours(module) if room_of(name) not in (room, "latentworks")}
+    wrong = {name for name in others if LEVEL[room_of(name)] >= LEVEL[room]}
+    assert not wrong, f"{room} is on the line of these rooms, or before it"
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Also not inside a function. That a package stands around a module is no import."""
+    imported = {module: {name for name in imports(module) if exists(name)} for module in MODULES}
+    TopologicalSorter(imported).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_libraries_stay_in_their_rooms(library: str) -> None:
+    wrong = {
+        module
+        for module in MODULES
+        if library in libraries(module) and not is_in(module, LIBRARIES[library])
+    }
+    assert not wrong
+
+
+# --- nouns ---------------------------------------------------------------------------------------
+
+PURE = {  # rooms, and the libraries that they need at most
+    "models": {"keras", "pydantic"},
+    "metrics": {"numpy", "scipy", "skimage", "sklearn"},
+    "samplers": {"numpy", "scipy", "sklearn", "pydantic"},
+    "plots": {"numpy", "pandas", "matplotlib", "skimage", "PIL"},
+    "evaluation.features": {"keras", "numpy", "sklearn", "threadpoolctl"},
+    "promotion.decision": {"numpy", "pydantic"},
+    "monitoring.drift": {"numpy", "pydantic", "scipy"},
+}
+
+
+@pytest.mark.parametrize("place", PURE)
+def test_nouns_need_numbers_alone(place: str) -> None:
+    for module in MODULES:
+        if is_in(module, (place,)):
+            assert libraries(module) <= PURE[place], module
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.endswith(".config")])
+def test_a_config_needs_pydantic_alone(module: str) -> None:
+    """Its verbs import the implementation when they are called."""
+    body = ast.parse(file_of(module).read_text()).body
+    names = {node.module for node in body if isinstance(node, ast.ImportFrom) and node.module}
+    others = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"latentworks"}
+    assert others <= {"pydantic"}
+
+
+# --- dvc.yaml ------------------------------------------------------------------------------------
+
+# Code that a stage runs and that cannot change a byte of its outs: messages, locks, processes,
+# the time that a stage took, and MLflow, which is a view of the outs.
+WITHOUT_EFFECT = (
+    *("errors", "repository", "tracking"),
+    *("system.locks", "system.processes", "system.state"),
+)
+LIVE_PICTURES = {"train": ("plots",)}  # shown in MLflow while it trains
+
+
 def code_deps(stage: str) -> list[Path]:
-    deps = repository.paths(STAGES[stage]["deps"])
+    deps = dag.paths(STAGES[stage]["deps"])
     return [Path(dep) for dep in deps if dep.startswith("src/")]
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_are_the_code_that_the_stage_runs(stage: str) -> None:
-    without = WITHOUT_EFFECT | LIVE_PICTURES.get(stage, set())
+    without = WITHOUT_EFFECT + LIVE_PICTURES.get(stage, ())
     run = {
         file_of(name).relative_to(ROOT) for name in closure(f"latentworks.stages.{stage}", without)
     }
@@ -104,8 +258,8 @@ def test_models_are_compared_in_one_network() -> None:
     stage = STAGES["features"]
     assert "params" not in stage
     assert [dep for dep in stage["deps"] if not dep.startswith("src/")] == ["data/prepared"]
-    foreign = ("models", "training.py", "metrics")
-    assert not any(set(dep.parts) & set(foreign) for dep in code_deps("features"))
+    run = closure("latentworks.stages.features", WITHOUT_EFFECT)
+    assert not {name for name in run if is_in(name, ("models", "engine.training", "metrics"))}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -119,12 +273,12 @@ def test_params_are_the_sections_that_the_stage_reads(stage: str) -> None:
 def test_command_runs_the_stage_of_this_checkout_on_its_own_paths(stage: str) -> None:
     written = STAGES[stage]
     words = written["cmd"].split()
-    started = ["PYTHONPATH=src", "exec", "python", "-m", f"latentworks.stages.{stage}"]
-    assert words[:5] == started
+    started = ["PYTHONPATH=src", "exec", "python", "-m", "latentworks.stages", stage]
+    assert words[:6] == started
     assert "${" not in written["cmd"]
-    known = repository.paths([*written["deps"], *written["outs"], *written.get("metrics", ())])
+    known = dag.paths([*written["deps"], *written["outs"], *written.get("metrics", ())])
     around = {*known, *(str(Path(path).parent) for path in known)}
-    assert set(words[5:]) <= around
+    assert set(words[6:]) <= around
 
 
 def test_every_stage_file_is_a_stage() -> None:
@@ -132,134 +286,69 @@ def test_every_stage_file_is_a_stage() -> None:
     assert {file.stem for file in files} == set(STAGES)
 
 
-def packages(module: str) -> set[str]:
-    """The libraries that a module imports itself."""
-    standard = sys.stdlib_module_names
-    return {name.split(".")[0] for name in imports(module)} - standard - {"latentworks"}
+def test_stages_do_not_import_one_another() -> None:
+    for stage in STAGES:
+        others = {f"latentworks.stages.{other}" for other in STAGES} - {stage}
+        assert not ours(f"latentworks.stages.{stage}") & others
 
 
-def modules(*folders: str) -> list[str]:
-    files = [file for folder in folders for file in sorted((SRC / "latentworks").glob(folder))]
-    names = [".".join(file.relative_to(SRC).with_suffix("").parts) for file in files]
-    return [name.removesuffix(".__init__") for name in names]
+def strings(module: str) -> set[str]:
+    """The texts that stand in the code of a module."""
+    nodes = ast.walk(ast.parse(file_of(module).read_text()))
+    constants = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    return {value for value in constants if isinstance(value, str)}
 
 
-@pytest.mark.parametrize("module", modules("models/*.py"))
-def test_models_are_keras_alone(module: str) -> None:
-    allowed = {"pydantic"} if module.endswith("config") else {"keras"}
-    assert packages(module) <= allowed
+def test_every_path_of_an_output_is_written_in_dvc_yaml_alone() -> None:
+    outs: list[Any] = [out for stage in STAGES.values() for out in stage["outs"]]
+    for module in MODULES:
+        assert not strings(module) & set(dag.paths(outs)), module
 
 
-PURE = {
-    "features": {"keras", "numpy", "sklearn", "threadpoolctl"},
-    "metrics": {"numpy", "scipy", "skimage", "sklearn"},
-}
+def test_the_pipeline_has_the_stages_from_dvc_yaml() -> None:
+    """One is named there for what it does on the network."""
+    for module in MODULES:
+        if room_of(module) == "pipeline":
+            allowed = {"fetch"} if module == "pipeline.retraining" else set()
+            assert strings(module) & set(STAGES) <= allowed, module
 
 
-@pytest.mark.parametrize("noun", PURE)
-def test_what_compares_images_knows_itself_alone(noun: str) -> None:
-    for module in modules(f"{noun}/*.py"):
-        assert packages(module) <= PURE[noun], module
-        strangers = {name for name in ours(module) if noun not in name.split(".")}
-        assert strangers <= {"latentworks", "latentworks.errors"}, module
+# --- what a process of ours imports --------------------------------------------------------------
+
+TENSORFLOW = {"keras", "tensorflow", "tf2onnx"}
 
 
-@pytest.mark.parametrize("module", modules("*/config.py"))
-def test_a_config_needs_pydantic_alone(module: str) -> None:
-    tree = ast.parse(file_of(module).read_text())
-    body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    names = {node.module for node in body if isinstance(node, ast.ImportFrom) and node.module}
-    others = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"latentworks"}
-    assert others <= {"pydantic"}
-
-
-NOUNS = ("datasets", "models", "samplers")
-FORBIDDEN: dict[str, set[str]] = {
-    **{f"{noun}/*.py": {"mlflow", "prefect", "dvc"} for noun in NOUNS},
-    "preprocess.py": {"mlflow", "prefect", "tensorflow", "keras"},
-    "metrics/*.py": {"mlflow", "prefect", "tensorflow", "keras"},
-    "promotion.py": {"mlflow", "prefect", "tensorflow", "keras"},
-    "drift.py": {"mlflow", "prefect", "tensorflow", "keras", "matplotlib"},
-    "scoring.py": {"mlflow", "prefect", "tensorflow", "keras", "onnxruntime"},
-    "plots/*.py": {"mlflow", "prefect", "tensorflow", "keras"},
-    "stages/*.py": {"prefect", "dvc", "mlflow"},
-    "*.py": {"prefect", "dvc"},
-}
-
-
-@pytest.mark.parametrize(("folder", "forbidden"), FORBIDDEN.items())
-def test_libraries_stay_in_their_rooms(folder: str, forbidden: set[str]) -> None:
-    for module in modules(folder):
-        assert not packages(module) & forbidden, module
-
-
-MLFLOW = {  # the doors to it
-    "latentworks.decisions",
-    "latentworks.local_store",
-    "latentworks.registry_store",
-    "latentworks.serving.packaging",
-    "latentworks.serving.preflight",
-    "latentworks.serving.pyfunc",
-    "latentworks.tracking_store",
-    "latentworks.version_files",
-    "latentworks.versions",
-}
-
-
-def test_mlflow_is_behind_its_doors() -> None:
-    assert {name for name in modules("*.py", "*/*.py") if "mlflow" in packages(name)} == MLFLOW
-
-
-def pipeline_imports() -> set[str]:
-    """What the modules of pipeline/ name anywhere in their code."""
-    found: set[str] = set()
-    for file in (ROOT / "pipeline").glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Import):
-                found |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
-
-
-def test_the_pipeline_is_prefect_and_doors_without_keras() -> None:
-    named = pipeline_imports()
-    libraries = {name.split(".")[0] for name in named} - sys.stdlib_module_names
-    assert libraries == {"latentworks", "pipeline", "prefect", "ruamel", "typer"}
-    doors = {name for name in named if exists(name)}
-    needed = set().union(*(packages(each) for door in doors for each in closure(door, set())))
-    assert not needed & {"keras", "tensorflow", "tf2onnx"}
-
-
-def test_the_stages_are_named_in_dvc_yaml_alone() -> None:
-    """The pipeline has their order from DVC; one is named for what it does on the network."""
-    for file in (ROOT / "pipeline").glob("*.py"):
-        strings = {
-            node.value
-            for node in ast.walk(ast.parse(file.read_text()))
-            if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        }
-        assert strings & set(STAGES) <= ({"fetch"} if file.stem == "retraining" else set()), file
+def test_the_pipeline_is_prefect_and_rooms_without_keras() -> None:
+    named = set().union(*(libraries(name) for name in MODULES if room_of(name) == "pipeline"))
+    assert named == {"prefect", "ruamel", "typer"}
+    assert not needed(*(name for name in MODULES if room_of(name) == "pipeline")) & TENSORFLOW
 
 
 def test_a_servable_runs_on_little() -> None:
-    """What travels with a version needs neither training nor tracking libraries."""
-    shipped = closure("latentworks.serving.servable", set())
-    needed = set().union(*(packages(name) for name in shipped))
+    """The code that travels with a version needs neither training nor tracking libraries."""
     fitted = {"sklearn"}  # imported by `fit` alone
-    assert needed - fitted == {"numpy", "onnxruntime", "PIL", "pydantic", "scipy"}
+    found = needed("latentworks.serving.servable") - fitted
+    assert found == {"numpy", "onnxruntime", "PIL", "pydantic", "scipy"}
 
 
 def test_the_server_starts_without_what_takes_long_to_import() -> None:
     """TensorFlow is never in its process; MLflow is in another one, which watches the registry."""
-    started = closure("latentworks.server.run", set()) | closure("latentworks.connection", set())
-    needed = set().union(*map(packages, started))
-    assert not needed & {"keras", "tensorflow", "tf2onnx", "mlflow", "pandas", "pyarrow"}
+    found = needed("latentworks.server.run", "latentworks.tracking.uri")
+    assert not found & (TENSORFLOW | {"mlflow", "pandas", "pyarrow"})
+
+
+def test_the_watcher_of_the_registry_needs_little() -> None:
+    assert needed("latentworks.server.watcher") == {"mlflow", "numpy", "sqlalchemy"}
+
+
+def test_the_registry_needs_no_keras() -> None:
+    """The pipeline imports it, and a scheduler should not carry TensorFlow."""
+    assert not needed("latentworks.registry.registry") & (TENSORFLOW | {"matplotlib"})
 
 
 LEFT_OUT = """
 import sys
-import latentworks.backend
+import latentworks.engine.backend
 assert not {"sklearn", "matplotlib.pyplot"} & set(sys.modules)
 import matplotlib.pyplot, sklearn
 """
@@ -269,44 +358,3 @@ def test_keras_starts_without_what_is_not_used() -> None:
     """And without a word. It can be imported later."""
     done = subprocess.run([sys.executable, "-c", LEFT_OUT], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_who_fetches_for_the_server_needs_little() -> None:
-    needed = set().union(*map(packages, closure("latentworks.server.fetching", set())))
-    assert needed == {"mlflow", "numpy", "sqlalchemy"}
-
-
-def test_the_registry_needs_no_keras() -> None:
-    """The pipeline imports it, and a scheduler should not carry TensorFlow."""
-    needed = set().union(*(packages(name) for name in closure("latentworks.registry", set())))
-    assert not needed & {"keras", "tensorflow", "tf2onnx", "matplotlib"}
-
-
-@pytest.mark.parametrize("noun", NOUNS)
-def test_nouns_do_not_know_one_another_nor_stages_nor_doors(noun: str) -> None:
-    allowed = {f"latentworks.{noun}", "latentworks.errors", "latentworks.config", "latentworks"}
-    allowed.add("latentworks.processes")  # so that what one starts ends with it
-    for module in modules(f"{noun}/*.py"):
-        strangers = {
-            n
-            for n in ours(module)
-            if not any(n == a or (n.startswith(f"{a}.") and a != "latentworks") for a in allowed)
-        }
-        assert not strangers, (module, strangers)
-
-
-def test_stages_do_not_import_one_another() -> None:
-    for stage in STAGES:
-        others = {f"latentworks.stages.{other}" for other in STAGES} - {stage}
-        assert not ours(f"latentworks.stages.{stage}") & others
-
-
-def test_every_path_of_an_output_is_written_in_dvc_yaml_alone() -> None:
-    outs: list[Any] = [out for stage in STAGES.values() for out in stage["outs"]]
-    for module in modules("*.py", "*/*.py"):
-        strings = {
-            node.value
-            for node in ast.walk(ast.parse(file_of(module).read_text()))
-            if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        }
-        assert not strings & set(repository.paths(outs)), module

@@ -14,9 +14,13 @@ import pytest
 from mlflow.entities import Run
 
 from conftest import Checkout, mlflow_server
-from latentworks import artifacts, connection, disk, repository, tracking
-from latentworks.live import Live
-from latentworks.tracking import Outputs
+from latentworks.artifacts.curves import read_curves
+from latentworks.repository import dag
+from latentworks.repository.result import Outputs, recorded_outputs
+from latentworks.system import disk
+from latentworks.tracking import outbox
+from latentworks.tracking.live import Live
+from latentworks.tracking.uri import without_password
 
 LIVE = ("images/", "system/")  # seen only while it happens: no file holds it
 
@@ -78,7 +82,7 @@ def test_run_is_complete(finished: Checkout) -> None:
     for stage in ("fetch", "prepare", "features", "train", "encode", "sample", "evaluate"):
         assert run.data.metrics[f"seconds.{stage}"] > 0
         assert run.data.metrics[f"peak_memory_mb.{stage}"] > 0
-    curves = artifacts.read_curves(finished.path / "reports/curves.csv")
+    curves = read_curves(finished.path / "reports/curves.csv")
     for name in ("loss", "val_loss", "learning_rate"):
         history = client.get_metric_history(run.info.run_id, name)
         assert [(m.step, m.value) for m in history] == [(int(e["epoch"]), e[name]) for e in curves]
@@ -132,7 +136,7 @@ def test_a_result_that_is_only_half_there_is_not_mixed_with_another(
     checkout = finished.copy(tmp_path / "checkout")
     checkout.edit("params.yaml", "seed: 0", "seed: 1")
     checkout.run("dvc", "repro", "--single-item", "train", MLFLOW_TRACKING_URI="sqlite:///x.db")
-    outputs = tracking.recorded_outputs(checkout.path)
+    outputs = recorded_outputs(checkout.path)
     assert outputs is not None
     # Latents, samples and pictures on disk are still those of the model before.
     assert outputs == Outputs(
@@ -159,10 +163,10 @@ def test_files_of_another_lock_are_not_taken_for_its_result(
     finished: Checkout, tmp_path: Path
 ) -> None:
     checkout = finished.copy(tmp_path / "checkout")
-    assert list(repository.recorded(checkout.path)) == list(repository.stages(checkout.path))
+    assert list(dag.recorded(checkout.path)) == list(dag.stages(checkout.path))
     with (checkout.path / "models/autoencoder/model.keras").open("ab") as file:
         file.write(b"other")
-    assert "train" not in repository.recorded(checkout.path)
+    assert "train" not in dag.recorded(checkout.path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "3", '{"stage": "train"}'])
@@ -210,8 +214,8 @@ def test_a_store_that_was_copied_goes_on_beside_its_database(
 
 
 def test_a_password_is_not_shown() -> None:
-    assert connection.without_password("http://me:secret@host/x") == "http://host/x"
-    assert connection.without_password("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
+    assert without_password("http://me:secret@host/x") == "http://host/x"
+    assert without_password("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
 
 
 @pytest.fixture
@@ -219,7 +223,7 @@ def outputs(finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """The files of a result, in a checkout that is the working directory."""
     checkout = finished.copy(tmp_path / "checkout")
     monkeypatch.chdir(checkout.path)
-    found = tracking.recorded_outputs(checkout.path)
+    found = recorded_outputs(checkout.path)
     assert found is not None
     return found
 
@@ -239,7 +243,7 @@ def test_a_server_that_does_not_answer_costs_seconds_and_nothing_else(
             listener.listen()  # the kernel accepts, and nobody ever answers
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         started = time.monotonic()
-        tracking.log("encode", outputs)
+        outbox.log("encode", outputs)
         blocked = time.monotonic() - started
     assert blocked <= 10.5  # ten seconds, and half a one for hashing the files
     said = capfd.readouterr().err
@@ -256,9 +260,9 @@ def test_a_training_does_not_wait_for_a_silent_server(
         listener.listen()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{listener.getsockname()[1]}")
         assert outputs.model is not None
-        curves = artifacts.read_curves(outputs.model / "curves.csv")
+        curves = read_curves(outputs.model / "curves.csv")
         started = time.monotonic()
-        with tracking.live_run("a fingerprint", replace(outputs, model=None)) as live:
+        with outbox.live_run("a fingerprint", replace(outputs, model=None)) as live:
             for _ in range(500):
                 live.log_epoch(curves[0], np.zeros((8, 8, 3), dtype="uint8"))
             trained = time.monotonic() - started
@@ -293,7 +297,7 @@ def test_an_equal_model_keeps_the_run_it_has(
     assert outputs.model is not None
     ids = []
     for fingerprint in ("first", "second"):
-        with tracking.live_run(fingerprint, replace(outputs, model=None)) as live:
+        with outbox.live_run(fingerprint, replace(outputs, model=None)) as live:
             live.finish(outputs.model)
         ids.append(the_run(store)[1].info.run_id)
     assert ids[0] == ids[1]
@@ -306,7 +310,7 @@ def test_a_training_that_fails_leaves_a_failed_run(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     with (
         pytest.raises(ZeroDivisionError),
-        tracking.live_run("a fingerprint", replace(outputs, model=None)),
+        outbox.live_run("a fingerprint", replace(outputs, model=None)),
     ):
         raise ZeroDivisionError
     assert the_run(store)[1].info.status == "FAILED"

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from families import FAMILIES, NUM_CLASSES, OF_KIND, autoencoder
-from latentworks import training
+from latentworks.engine import training
+from latentworks.engine.batches import Batches
+from latentworks.engine.checkpoint import Checkpoint, Epoch, Progress
 from latentworks.errors import ParamsError, TrainingError
 from latentworks.models.config import TrainConfig
 
@@ -44,17 +46,17 @@ def train(
     path: Path,
     config: TrainConfig = CONFIG,
     validation: bool = True,
-    report: Callable[[training.Epoch], None] = lambda epoch: None,
+    report: Callable[[Epoch], None] = lambda epoch: None,
     initial_seed: int = 0,
     family: Any = SMALL,
-) -> tuple[keras.Model, training.Progress]:
+) -> tuple[keras.Model, Progress]:
     keras.utils.set_random_seed(initial_seed)
     model = family.build((8, 8, 1), NUM_CLASSES)
     images = blobs(120, seed=1)
     labels = np.arange(120) % (NUM_CLASSES + 1) - 1 if model.num_classes else None
-    batches = training.Batches(images, np.arange(100), config.batch_size, 5, labels)
-    held_out = training.Batches(images, np.arange(100, 120), 8, None, labels)
-    checkpoint = training.Checkpoint(path, "fingerprint")
+    batches = Batches(images, np.arange(100), config.batch_size, 5, labels)
+    held_out = Batches(images, np.arange(100, 120), 8, None, labels)
+    checkpoint = Checkpoint(path, "fingerprint")
     validated = held_out if validation else None
     return model, training.fit(model, batches, validated, config, checkpoint, report)
 
@@ -66,7 +68,7 @@ def test_interrupted_training_ends_with_the_same_weights(
 ) -> None:
     whole, expected = train(tmp_path / "whole.npz", validation=validation, family=family)
 
-    def kill(epoch: training.Epoch) -> None:
+    def kill(epoch: Epoch) -> None:
         if epoch["epoch"] == 2:
             raise Killed
 
@@ -85,7 +87,7 @@ def test_interrupted_training_ends_with_the_same_weights(
 def test_finished_training_is_not_done_again(tmp_path: Path) -> None:
     model, progress = train(tmp_path / "c.npz")
 
-    def fail(epoch: training.Epoch) -> None:
+    def fail(epoch: Epoch) -> None:
         pytest.fail("trained again")
 
     again, same = train(tmp_path / "c.npz", report=fail, initial_seed=7)
@@ -96,7 +98,7 @@ def test_finished_training_is_not_done_again(tmp_path: Path) -> None:
 
 def test_finished_training_is_forgotten_once_its_model_is_on_record(tmp_path: Path) -> None:
     train(tmp_path / "c.npz")
-    checkpoint = training.Checkpoint(tmp_path / "c.npz", "fingerprint")
+    checkpoint = Checkpoint(tmp_path / "c.npz", "fingerprint")
     checkpoint.forget_finished("md5")  # killed before there was a model
     assert checkpoint.path.exists()
     for recorded in (None, "that of an earlier model"):  # DVC was killed before it wrote it down
@@ -135,7 +137,7 @@ def test_damaged_checkpoint_counts_for_nothing(tmp_path: Path, damage: str) -> N
         content[:] = b"not a zip file"
     path.write_bytes(content)
     fingerprint = "another training" if damage == "other" else "fingerprint"
-    assert training.Checkpoint(path, fingerprint).restore(SMALL.build((8, 8, 1))).epochs == []
+    assert Checkpoint(path, fingerprint).restore(SMALL.build((8, 8, 1))).epochs == []
     if damage != "other":
         again, progress = train(path)
         assert len(progress.epochs) == 4
@@ -205,8 +207,8 @@ def test_a_loss_that_is_not_finite_stops_with_the_cure(tmp_path: Path) -> None:
     weights = model.get_weights()
     weights[-1][:] = np.nan  # the bias of the pixels
     model.set_weights(weights)
-    batches = training.Batches(blobs(20, 1), np.arange(20), 16, seed=0)
-    checkpoint = training.Checkpoint(tmp_path / "c.npz", "x")
+    batches = Batches(blobs(20, 1), np.arange(20), 16, seed=0)
+    checkpoint = Checkpoint(tmp_path / "c.npz", "x")
     with pytest.raises(TrainingError, match=r"diverged: loss is nan in epoch 1, step 1\."):
         training.fit(model, batches, None, CONFIG, checkpoint, lambda epoch: None)
 
@@ -214,7 +216,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_cure(tmp_path: Path) -> None:
 def test_batches_hold_each_image_once_in_an_order_of_seed_and_epoch() -> None:
     images = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
     rows = np.arange(5, 45)
-    batches = training.Batches(images, rows, batch_size=16, seed=3)
+    batches = Batches(images, rows, batch_size=16, seed=3)
 
     def seen(epoch: int) -> list[int]:
         batches.shuffle(epoch)

@@ -16,7 +16,9 @@ import pytest
 from mlflow.entities import Run
 
 from conftest import Checkout, mlflow_server
-from latentworks import artifacts, tracking
+from latentworks.artifacts.curves import read_curves
+from latentworks.repository.result import recorded_outputs
+from latentworks.tracking import outbox
 
 PATIENCE = 11.5  # ten seconds, and what hashing takes on a machine that others use, too
 SLOW = 2.0  # seconds for an answer
@@ -165,7 +167,7 @@ def test_nothing_is_lost_and_nothing_doubled(
 ) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     fingerprint = f"{kind} {moments}"
-    curves = artifacts.read_curves(checkout.path / "models/autoencoder/curves.csv")
+    curves = read_curves(checkout.path / "models/autoencoder/curves.csv")
     with proxy(upstream) as server:
         ours = checkout.environment(MLFLOW_TRACKING_URI=server.url)
         with subprocess.Popen(
@@ -189,9 +191,9 @@ def test_nothing_is_lost_and_nothing_doubled(
         server.released.set()
         checkout.run("latentworks", "sync", MLFLOW_TRACKING_URI=server.url)  # by hand,
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)  # and by itself with the next run
-        outputs = tracking.recorded_outputs(checkout.path)
+        outputs = recorded_outputs(checkout.path)
         assert outputs is not None
-        assert tracking.sync(outputs, checkout.path) is None
+        assert outbox.sync(outputs, checkout.path) is None
     run = the_run(upstream)
     client = mlflow.MlflowClient(upstream)
     assert run.info.status == "FINISHED"

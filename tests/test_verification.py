@@ -15,10 +15,12 @@ import pytest
 from mlflow import MlflowClient
 
 from conftest import Checkout, closed_port
-from latentworks import repository, verification, version_files
-from latentworks.damage import Verified
-from latentworks.registry import Registry
-from latentworks.serving import seals
+from latentworks.integrity import verification
+from latentworks.integrity.report import Verified
+from latentworks.registry import version_files
+from latentworks.registry.registry import Registry
+from latentworks.repository import dag
+from latentworks.serving import checksums
 
 AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
 IMAGES = "data/prepared/images.npy"
@@ -70,8 +72,8 @@ class Kept(Checkout):
         return self.path / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
 
     def outs(self) -> list[str]:
-        stages = repository.stages(self.path).values()
-        return [out for stage in stages for out in repository.paths(stage["outs"])]
+        stages = dag.stages(self.path).values()
+        return [out for stage in stages for out in dag.paths(stage["outs"])]
 
     def quarantined(self) -> dict[str, Path]:
         found = self.path.glob(".latentworks/quarantine/*/*/**/*")
@@ -249,7 +251,7 @@ def test_a_list_that_leaves_its_folder_is_not_followed(own: Kept) -> None:
     md5 = member.parent.name + member.name
     text = json.dumps([{"md5": md5, "relpath": "../victim"}], sort_keys=True)
     (own.path / "list").write_text(text)
-    name = repository.md5_of(own.path / "list")
+    name = dag.md5_of(own.path / "list")
     target = own.object(f"{name}.dir")
     target.parent.mkdir(exist_ok=True)
     (own.path / "list").rename(target)
@@ -457,7 +459,7 @@ def test_a_local_copy_comes_from_mlflow(versions: Kept) -> None:
     assert fault.mended == "from MLflow"
     assert "artifacts/servable/decoder.onnx does not match its sha256" in str(fault)
     assert (versions.path / fault.kept / "pyfunc.py").is_file()
-    seals.verify(local, local.name, "it")
+    checksums.verify(local, local.name, "it")
 
 
 def test_mlflow_gets_whole_files_again(versions: Kept) -> None:
@@ -468,11 +470,11 @@ def test_mlflow_gets_whole_files_again(versions: Kept) -> None:
     (fault,) = version_files.verify(versions.path).faults
     assert fault.mended == "from the copy in .latentworks/versions"
     assert (versions.path / fault.kept / "code/stranger.py").is_file()
-    seals.verify(stored, local.name, "it")
+    checksums.verify(stored, local.name, "it")
     shutil.rmtree(stored)
     (fault,) = version_files.verify(versions.path).faults
     assert fault.mended
-    seals.verify(stored, local.name, "it")
+    checksums.verify(stored, local.name, "it")
 
 
 def test_a_version_that_is_lost_is_named(versions: Kept) -> None:
@@ -488,7 +490,7 @@ def test_a_version_that_is_lost_is_named(versions: Kept) -> None:
     whole.rename(local)  # somebody had a copy
     done = versions.run("latentworks", "verify")
     assert "1 damaged or missing, 1 mended" in done.stdout
-    seals.verify(stored, local.name, "it")
+    checksums.verify(stored, local.name, "it")
 
 
 def test_a_version_of_another_origin_is_left_alone(versions: Kept) -> None:

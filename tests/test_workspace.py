@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from conftest import Checkout
-from latentworks import repository
 from latentworks.errors import LatentworksError
-from latentworks.workspace import Workspace
+from latentworks.repository import git
+from latentworks.runner.workspace import Workspace
 
 AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
 
@@ -301,7 +301,7 @@ def test_a_branch_comes_back_whatever_a_person_has_set(
     assert shown == "seed: 5\n"
     assert source.run("git", "rev-parse", "retrain/autoencoder-1^").stdout.strip() == commit
     workspace.check_out("HEAD")
-    assert repository.differences(workspace.path) == []
+    assert git.differences(workspace.path) == []
 
 
 def test_the_branch_that_somebody_is_on_is_not_replaced(

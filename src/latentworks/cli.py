@@ -11,14 +11,18 @@ from typing import Annotated, Any
 
 import typer
 
-from latentworks import connection, disk, params, recipes, repository
+from latentworks import params
 from latentworks.config import Config, Seed
 from latentworks.datasets.config import DatasetConfig, PrepareConfig
-from latentworks.drift import DriftConfig
 from latentworks.errors import Differs, LatentworksError, ParamsError, Refused, Unavailable
 from latentworks.models.config import ModelConfig, TrainConfig
-from latentworks.promotion import PromotionConfig
+from latentworks.monitoring.drift import DriftConfig
+from latentworks.params import recipes
+from latentworks.promotion.decision import PromotionConfig
+from latentworks.repository import dag, git
 from latentworks.samplers.config import SampleConfig
+from latentworks.system import disk
+from latentworks.tracking.uri import absolute, tracking_uri, without_password
 
 
 class Params(Config):
@@ -52,7 +56,7 @@ RESULT = typer.Option("--result", help="only the result in this checkout, withou
 def validate() -> None:
     """Check every line of params.yaml, in a second; exit 2 with one line for each fault."""
     with _one_line_errors():
-        root = repository.root()
+        root = dag.root()
         _refuse_images_among_outputs(root, _checked(root).dataset)
         typer.echo("params.yaml is valid")
 
@@ -61,7 +65,7 @@ def validate() -> None:
 def recipe(name: Annotated[str, typer.Argument(help="a file in recipes/, without .yaml")]) -> None:
     """Write a recipe into params.yaml, which must not have edits of your own."""
     with _one_line_errors():
-        recipes.write(repository.root(), name)
+        _write_recipe(dag.root(), name)
         typer.echo(f"params.yaml now follows recipes/{name}.yaml")
 
 
@@ -73,23 +77,26 @@ def repro(
 
     What MLflow lacks of the result is written, too.
     """
-    from latentworks import locks
+    from latentworks.system import locks
 
     with _one_line_errors(), _ended_by_sigterm():
-        root = repository.root()
+        root = dag.root()
         with locks.exclusive(locks.of(root), "run the stages", wait=False):
-            from latentworks import runner, tracking
+            from latentworks.repository.result import recorded_outputs
+            from latentworks.runner import repair
+            from latentworks.runner.reproduce import reproduce
+            from latentworks.tracking import outbox
 
-            for line in runner.mend(root):
+            for line in repair.mend(root):
                 typer.echo(line)
             if recipe:
-                recipes.write(root, recipe)
+                _write_recipe(root, recipe)
             _refuse_images_among_outputs(root, _checked(root).dataset)
             typer.echo("params.yaml is valid")
-            runner.reproduce(root, typer.echo)
-            outputs = tracking.recorded_outputs(root)
-            if outputs is not None and tracking.sync(outputs, root) is None:  # else it warns
-                uri = connection.without_password(connection.tracking_uri(root))
+            reproduce(root, typer.echo)
+            outputs = recorded_outputs(root)
+            if outputs is not None and outbox.sync(outputs, root) is None:  # else it warns
+                uri = without_password(tracking_uri(root))
                 typer.echo(f"MLflow has this result: {uri}")
 
 
@@ -112,28 +119,27 @@ def _checked(root: Path) -> Params:
 @app.command()
 def sync() -> None:
     """Write to MLflow what it lacks of the result in this checkout."""
-    from latentworks import tracking
+    from latentworks.repository.result import recorded_outputs
+    from latentworks.tracking import outbox
 
     with _one_line_errors():
-        root = repository.root()
-        outputs = tracking.recorded_outputs(root)
+        root = dag.root()
+        outputs = recorded_outputs(root)
         if outputs is None:
             typer.echo("nothing to write: no trained model on record. Run `make repro`.")
             return
-        if tracking.sync(outputs, root) is not None:
+        if outbox.sync(outputs, root) is not None:
             raise typer.Exit(1)
-        typer.echo(
-            f"MLflow has this result: {connection.without_password(connection.tracking_uri(root))}"
-        )
+        typer.echo(f"MLflow has this result: {without_password(tracking_uri(root))}")
 
 
 @app.command()
 def plan() -> None:
     """Which stages would run and why, what they took last time, and what they need on disk."""
-    from latentworks import plan as planning
+    from latentworks.repository import plan as planning
 
     with _one_line_errors():
-        root = repository.root()
+        root = dag.root()
         _checked(root)
         typer.echo(planning.table(planning.plan(root), root))
 
@@ -141,11 +147,11 @@ def plan() -> None:
 @app.command()
 def timings() -> None:
     """Time and memory of each stage when it last ran in this checkout."""
-    from latentworks import records
+    from latentworks.repository.timings import read
 
     with _one_line_errors():
-        root = repository.root()
-        rows = [records.read(stage, root) for stage in repository.stages(root)]
+        root = dag.root()
+        rows = [read(stage, root) for stage in dag.stages(root)]
         typer.echo(f"{'stage':<10}{'seconds':>9}{'peak memory':>15}")
         for row in filter(None, rows):
             memory = f"{row['peak_memory_mb']:,} MB"
@@ -155,10 +161,10 @@ def timings() -> None:
 @app.command()
 def register(as_json: Annotated[bool, JSON] = False) -> None:
     """Make the result of this checkout a version of the registered model, its challenger."""
-    from latentworks.registry import Registry
+    from latentworks.registry.registry import Registry
 
     with _one_line_errors():
-        registry = Registry(repository.root())
+        registry = Registry(dag.root())
         version = registry.register()
         if as_json:
             typer.echo(json.dumps(asdict(version)))
@@ -173,12 +179,12 @@ def promote(
     number: Annotated[int | None, VERSION] = None, as_json: Annotated[bool, JSON] = False
 ) -> None:
     """Compare a version, by default the challenger, with the champion; exit 7 if it is refused."""
-    from latentworks import registry
+    from latentworks.registry.registry import REFUSED, Registry
 
     with _one_line_errors():
-        entry = registry.Registry(repository.root()).promote(number)
+        entry = Registry(dag.root()).promote(number)
         typer.echo(json.dumps(asdict(entry)) if as_json else entry.text)
-        if entry.decision == registry.REFUSED:
+        if entry.decision == REFUSED:
             raise typer.Exit(Refused.exit_code)
         if not as_json:
             typer.echo(f"\n{entry.name} version {entry.version} is champion")
@@ -194,9 +200,9 @@ def rollback(
 
     # The minute is a bad one: what the trial has to import it imports while we import ours.
     with _one_line_errors(), preflight.Trial() as trial:
-        from latentworks.registry import Registry
+        from latentworks.registry.registry import Registry
 
-        entry = Registry(repository.root()).rollback(number, reason, trial)
+        entry = Registry(dag.root()).rollback(number, reason, trial)
         instead = f", instead of version {entry.champion_before}" if entry.champion_before else ""
         typer.echo(f"{entry.name} version {entry.version} is champion again{instead}")
 
@@ -209,10 +215,10 @@ def rebuild(
 
     It happens in a checkout of its own, and takes as long as the first time.
     """
-    from latentworks.rebuilding import rebuild as make_again
+    from latentworks.registry.rebuilding import rebuild as make_again
 
     with _one_line_errors():
-        rebuilt = make_again(repository.root(), version, typer.echo)
+        rebuilt = make_again(dag.root(), version, typer.echo)
         typer.echo(f"\n{rebuilt.table()}\n")
         if rebuilt.same:
             typer.echo(f"{rebuilt.version} came out the same")
@@ -227,14 +233,15 @@ def drift(
     picture: Annotated[Path, typer.Option(help="where to draw it")] = Path("drift.png"),
 ) -> None:
     """Compare images that came since with the champion's own test images; exit 8 on drift."""
-    from latentworks import artifacts, monitoring
+    from latentworks.artifacts.figures import write_figure
+    from latentworks.monitoring.check import check
 
     with _one_line_errors():
-        report = monitoring.check(repository.root())
+        report = check(dag.root())
         typer.echo(report.table())
         if report.figure is not None:
             with disk.replacing(picture) as temporary:
-                artifacts.write_figure(temporary, report.figure)
+                write_figure(temporary, report.figure)
             typer.echo(f"\nboth in a picture: {picture}")
         if report.drifted:
             raise typer.Exit(DRIFTED)
@@ -261,7 +268,7 @@ def serve(
         for name in (model, alias):
             if not (name and name.isascii() and name.isprintable()):
                 raise LatentworksError(f"a name has ASCII characters alone. Received: {name!a}.")
-        uri = connection.absolute(connection.tracking_uri(Path.cwd()))
+        uri = absolute(tracking_uri(Path.cwd()))
         run.serve(run.Settings(uri, home.absolute(), model, alias, host, port, every, max_waiting))
 
 
@@ -273,15 +280,17 @@ def verify(
 
     What is damaged is kept in .latentworks/quarantine.
     """
-    from latentworks import locks
+    from latentworks.system import locks
 
     with _one_line_errors(), _ended_by_sigterm(), ExitStack() as stack:
-        root = repository.root()
+        root = dag.root()
         stack.enter_context(locks.exclusive(locks.of(root), "verify", wait=False))
-        from latentworks import runner, verification, version_files
+        from latentworks.integrity import verification
+        from latentworks.registry import version_files
+        from latentworks.runner import repair
 
-        runner.refuse_beside_dvc(root)
-        for line in runner.mend(root):
+        repair.refuse_beside_dvc(root)
+        for line in repair.mend(root):
             typer.echo(line)
         verified = verification.verify(root, typer.echo)
         for line in verified.lines():
@@ -305,10 +314,10 @@ def verify(
 @app.command()
 def history() -> None:
     """Who was champion, when, and why: every decision about the registered model."""
-    from latentworks.registry import Registry
+    from latentworks.registry.registry import Registry
 
     with _one_line_errors():
-        typer.echo(Registry(repository.root()).history_table())
+        typer.echo(Registry(dag.root()).history_table())
 
 
 @app.command()
@@ -320,21 +329,25 @@ def compare(
     ),
 ) -> None:
     """Two versions side by side: the numbers, and the same test images through both."""
-    from latentworks import comparison
-    from latentworks.registry import Registry
+    from latentworks.registry import comparison
+    from latentworks.registry.registry import Registry
 
     with _one_line_errors():
-        registry = Registry(repository.root())
+        registry = Registry(dag.root())
         typer.echo(comparison.compare(registry, first, second, picture))
         typer.echo(f"\nthe same images through both: {picture}")
+
+
+def _write_recipe(root: Path, name: str) -> None:
+    recipes.write(root, name, git.committed(root, str(params.PARAMS)))
 
 
 def _refuse_images_among_outputs(root: Path, dataset: Any) -> None:
     """A stage replaces its outputs, and DVC refuses a source that holds them."""
     path = (root / dataset.path).resolve()
     fetched = dataset.kind == "fashion_mnist"
-    for name, stage in repository.stages(root).items():
-        for entry in repository.paths([*stage.get("outs", ()), *stage.get("metrics", ())]):
+    for name, stage in dag.stages(root).items():
+        for entry in dag.paths([*stage.get("outs", ()), *stage.get("metrics", ())]):
             out = (root / entry).resolve()
             inside = path.is_relative_to(out) and not (fetched and name == "fetch")
             if inside or (path != out and out.is_relative_to(path)):

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from latentworks import processes
 from latentworks.datasets.pinned import (
     IncompleteError,
     MirrorError,
@@ -17,6 +16,7 @@ from latentworks.datasets.pinned import (
     PinnedFile,
     decompress,
 )
+from latentworks.system import processes
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from latentworks.errors import InputError
-from latentworks.server import invocations, page, wire
-from latentworks.server.measures import Measures
+from latentworks.server import encoding, invocations, page
+from latentworks.server.metrics import Measures
 from latentworks.server.schema import VERBS, describe
 from latentworks.server.service import NotReady, Overloaded, Service, aside
 
@@ -39,7 +39,7 @@ class TooSlow(InputError):
 
 
 STATUS: dict[type[Exception], int] = {
-    wire.NotJSON: 400,
+    encoding.NotJSON: 400,
     ClientDisconnect: 400,  # nobody hears it
     TooSlow: 408,
     TooLarge: 413,
@@ -86,12 +86,16 @@ def create(service: Service) -> FastAPI:
                 call = read_address(verb, request)
             else:
                 body, accept = await bodies.read(request), request.headers.get("accept", "")
-                large = wire.is_large(body)
-                call = await aside(large, wire.read, body, accept)
+                large = encoding.is_large(body)
+                call = await aside(large, encoding.read, body, accept)
             model = request.state.model = service.at_work
             outputs = await service.call(model, verb, call.inputs, call.params, large=large)
             content, media_type = await aside(
-                np.size(outputs) >= wire.LARGE, wire.write, call, str(model.version), outputs
+                np.size(outputs) >= encoding.LARGE,
+                encoding.write,
+                call,
+                str(model.version),
+                outputs,
             )
             return Response(content, media_type=media_type, headers={VERSION: str(model.version)})
 
@@ -103,12 +107,12 @@ def create(service: Service) -> FastAPI:
 
     async def invoked(request: Request) -> Response:
         body, content_type = await bodies.read(request), request.headers.get("content-type", "")
-        large = wire.is_large(body)
+        large = encoding.is_large(body)
         verb, inputs, params = await aside(large, invocations.read, body, content_type)
         model = request.state.model = service.at_work
         outputs = await service.call(model, verb, inputs, params, large=large)
-        content = await aside(np.size(outputs) >= wire.LARGE, invocations.write, outputs)
-        return Response(content, media_type=wire.JSON, headers={VERSION: str(model.version)})
+        content = await aside(np.size(outputs) >= encoding.LARGE, invocations.write, outputs)
+        return Response(content, media_type=encoding.JSON, headers={VERSION: str(model.version)})
 
     app.add_route("/invocations", measures.timed("invocations", invoked), methods=["POST"])
     _add_probes(app, service)
@@ -187,27 +191,27 @@ def _add_errors(app: FastAPI, service: Service) -> None:
 
 
 def _json(status: int, content: Any, headers: dict[str, str] | None = None) -> Response:
-    return Response(wire.dump(content), status, headers, media_type=wire.JSON)
+    return Response(encoding.dump(content), status, headers, media_type=encoding.JSON)
 
 
 # --- what stands in an address -------------------------------------------------------------------
 
 
-def read_address(verb: str, request: Request) -> wire.Call:
+def read_address(verb: str, request: Request) -> encoding.Call:
     """A GET is a person's, who sees a picture, unless JSON is asked for. Raises InputError."""
     given = request.query_params
     known = SHOWN[verb]
     for name in given:
         if name not in known or len(given.getlist(name)) > 1:
             raise InputError(f"expected once each: {', '.join(known)}. Received: {name[:50]!r}.")
-    as_png = wire.JSON not in request.headers.get("accept", "")
+    as_png = encoding.JSON not in request.headers.get("accept", "")
     params: dict[str, Any] = {
         name: text if name == "label" else _whole_number(name, text)
         for name, text in given.items()
         if name != "z"
     }
     inputs = [_numbers(given.get("z", ""))] if verb == "decode" else None
-    return wire.Call(inputs, params, as_png=as_png)
+    return encoding.Call(inputs, params, as_png=as_png)
 
 
 def _whole_number(name: str, text: str) -> int:

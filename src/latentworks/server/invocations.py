@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from latentworks.errors import InputError
-from latentworks.server import wire
+from latentworks.server import encoding
 
 DEFAULT = "reconstruct"
 FORMATS = ("inputs", "instances")
@@ -17,7 +17,7 @@ def read(body: bytes, content_type: str) -> tuple[str, Any, dict[str, Any]]:
     """Verb, inputs and params of a request. Raises InputError."""
     if content_type.partition(";")[0].strip().lower() not in TYPES:
         raise InputError(f"expected application/json. Received: {content_type[:50]}.")
-    given = wire.read_json(body)
+    given = encoding.read_json(body)
     found = [name for name in (*FORMATS, *OTHERS) if name in given]
     if len(found) != 1 or found[0] in OTHERS:
         raise InputError(
@@ -31,9 +31,9 @@ def read(body: bytes, content_type: str) -> tuple[str, Any, dict[str, Any]]:
     params = {} if params is None else params
     if not isinstance(params, dict):
         raise InputError(f"params is an object. Received: {type(params).__name__}.")
-    params = {name: wire.whole(value) for name, value in params.items() if value is not None}
+    params = {name: encoding.whole(value) for name, value in params.items() if value is not None}
     verb = params.pop("verb", DEFAULT)
-    return verb, wire.read_inputs(given[found[0]], body), params
+    return verb, encoding.read_inputs(given[found[0]], body), params
 
 
 def write(outputs: Any) -> bytes:
@@ -42,4 +42,4 @@ def write(outputs: Any) -> bytes:
         columns = {name: np.asarray(values).tolist() for name, values in outputs.items()}
         rows = zip(*columns.values(), strict=True)
         outputs = [dict(zip(columns, row, strict=True)) for row in rows]
-    return wire.dump({"predictions": outputs})
+    return encoding.dump({"predictions": outputs})

@@ -10,7 +10,7 @@ import numpy as np
 
 from latentworks.errors import InputError
 from latentworks.preprocess import prepare_image
-from latentworks.serving import golden, shipped
+from latentworks.serving import golden, loading
 from latentworks.serving import inputs as checks
 
 MAX_SENTENCE = 500  # characters
@@ -38,10 +38,10 @@ class Model:
         Raises RegistryError where it answers otherwise than when it was exported.
         """
         self.version = version
-        self.servable = shipped.load(folder)
+        self.servable = loading.load(folder)
         package = type(self.servable).__module__.partition(".")[0]
         self._refusal: type[Exception] = sys.modules[f"{package}.errors"].InputError
-        golden.check(folder / shipped.SERVABLE, self.call)
+        golden.check(folder / loading.SERVABLE, self.call)
 
     @property
     def interface(self) -> Any:

@@ -10,12 +10,12 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from latentworks.connection import without_password
 from latentworks.errors import LatentworksError
 from latentworks.server import app
 from latentworks.server.connections import Connection, let_many_in
-from latentworks.server.following import Follower
+from latentworks.server.follower import Follower
 from latentworks.server.service import Following, Service
+from latentworks.tracking.uri import without_password
 
 GRACE = 30  # seconds that calls may take after SIGTERM
 BACKLOG = 4096  # connections that the system keeps until they are looked at

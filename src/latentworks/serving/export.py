@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from latentworks import artifacts, disk
-from latentworks.backend import keras
+from latentworks.artifacts.samples import Sampler
+from latentworks.engine.backend import keras
 from latentworks.serving import golden
 from latentworks.serving.servable import Interface, Servable
+from latentworks.system import disk
 
 OPSET = 18  # of ONNX: what any runtime of the last years can read
 ENTRY = "latentworks.serving.servable"  # the module that a client loads
@@ -35,7 +36,7 @@ SOURCE = Path(__file__).parents[2]
 def write(
     folder: Path,
     network: Any,
-    sampler: artifacts.Sampler,
+    sampler: Sampler,
     sampler_folder: Path,
     prepare: dict[str, Any],
     test_images: np.ndarray,

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from latentworks import disk
 from latentworks.errors import RegistryError
 from latentworks.serving.servable import Servable
+from latentworks.system import disk
 
 TOLERANCE = 1e-4  # of a float, relative to 1 or to its size; other processors round differently
 RANK_TOLERANCE = 2  # of 100: an error close to that of a test image may rank on either side

@@ -21,8 +21,8 @@ import yaml
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ParamSchema, ParamSpec
 
-from latentworks import disk
 from latentworks.serving import pyfunc
+from latentworks.system import disk
 
 PACKAGES = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow", "pydantic", "scipy")
 PROVENANCE = "provenance"

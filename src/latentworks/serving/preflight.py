@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
-from latentworks import disk, processes
 from latentworks.errors import LatentworksError, RegistryError
-from latentworks.serving import shipped
+from latentworks.serving import loading
+from latentworks.system import disk, processes
 
 
 class Trial:
@@ -68,7 +68,7 @@ def run(folder: Path, prepared: Path | None = None, scores: Path | None = None) 
 def main() -> None:
     import mlflow.pyfunc
 
-    from latentworks import artifacts
+    from latentworks.artifacts.images import read_prepared
     from latentworks.serving import golden
 
     told = sys.stdin.readline()
@@ -77,19 +77,17 @@ def main() -> None:
     folder, *scoring_paths = map(Path, json.loads(told))
     model = mlflow.pyfunc.load_model(str(folder))
     golden.check(
-        folder / shipped.SERVABLE,
+        folder / loading.SERVABLE,
         lambda verb, inputs, params: _arrays(model.predict(inputs, {"verb": verb, **params})),
     )
     if "tensorflow" in sys.modules:
         raise RegistryError("pre-flight: it brings TensorFlow into the process that serves it")
     if scoring_paths:
-        from latentworks import scoring
+        from latentworks.promotion import scoring
 
         prepared, scores = scoring_paths
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-        scored = scoring.score(
-            shipped.load(folder), artifacts.read_prepared(prepared), size_mb=size
-        )
+        scored = scoring.score(loading.load(folder), read_prepared(prepared), size_mb=size)
         disk.write_json(scores, scored.to_json())
 
 

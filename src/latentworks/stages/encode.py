@@ -7,25 +7,29 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from latentworks import artifacts, inference, tracking
+from latentworks.artifacts.images import Prepared, read_prepared
+from latentworks.artifacts.latents import write_latents
+from latentworks.artifacts.model import read_model
+from latentworks.engine import inference
 from latentworks.models.config import ModelConfig
-from latentworks.stages import run
+from latentworks.repository.result import Outputs
+from latentworks.tracking import outbox
 
 
 def main(prepared: Path, model: Path, latents: Path) -> None:
-    data = artifacts.read_prepared(prepared)
-    network = artifacts.read_model(model, ModelConfig)
+    data = read_prepared(prepared)
+    network = read_model(model, ModelConfig)
 
     rows = np.arange(len(data.images))
     batches = inference.encode(network, data.images, rows, data.labels(rows))
 
-    num_images = artifacts.write_latents(latents, _tables(data, batches))
+    num_images = write_latents(latents, _tables(data, batches))
     print(f"encode: {num_images} images to {network.latent_dim} latents each")
 
-    tracking.log("encode", tracking.Outputs(prepared=prepared, model=model, latents=latents))
+    outbox.log("encode", Outputs(prepared=prepared, model=model, latents=latents))
 
 
-def _tables(data: artifacts.Prepared, batches: Iterator[np.ndarray]) -> Iterator[pd.DataFrame]:
+def _tables(data: Prepared, batches: Iterator[np.ndarray]) -> Iterator[pd.DataFrame]:
     """A part of the latents table for each batch float32 [B, D]."""
     columns = ["id", "split", "label"] if data.class_names else ["id", "split"]
     start = 0
@@ -35,7 +39,3 @@ def _tables(data: artifacts.Prepared, batches: Iterator[np.ndarray]) -> Iterator
             yield part.join(pd.DataFrame(z, columns=[f"z{number}" for number in range(z.shape[1])]))
             start += len(z)
             bar.update(len(z))
-
-
-if __name__ == "__main__":
-    run(main)

@@ -5,21 +5,26 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from latentworks import artifacts, disk, inference, tracking
+from latentworks.artifacts.images import read_prepared
+from latentworks.artifacts.model import read_model
+from latentworks.artifacts.samples import read_sampler
+from latentworks.engine import inference
 from latentworks.models.config import ModelConfig
+from latentworks.repository.result import Outputs
 from latentworks.samplers.config import SamplerConfig
 from latentworks.samplers.drawing import class_shares
 from latentworks.serving import export
-from latentworks.stages import run
+from latentworks.system import disk
+from latentworks.tracking import outbox
 
 MAX_RANKS = 10_000  # test images that an anomaly is ranked among
 NUM_GOLDEN = 20  # test images that are asked about again wherever the model goes
 
 
 def main(prepared: Path, model: Path, sampler: Path, servable: Path) -> None:
-    data = artifacts.read_prepared(prepared)
-    network = artifacts.read_model(model, ModelConfig)
-    fitted = artifacts.read_sampler(sampler, SamplerConfig)
+    data = read_prepared(prepared)
+    network = read_model(model, ModelConfig)
+    fitted = read_sampler(sampler, SamplerConfig)
     rows, names = data.rows("test"), tuple(data.class_names)
     conditional = network.num_classes > 0
     train_labels = data.labels(data.rows("train"))
@@ -37,7 +42,7 @@ def main(prepared: Path, model: Path, sampler: Path, servable: Path) -> None:
     size = sum(file.stat().st_size for file in servable.rglob("*") if file.is_file())
     print(f"export: {size / 1e6:.1f} MB in {servable}, with {len(shown)} golden test images")
 
-    tracking.log("export", tracking.Outputs(prepared=prepared, model=model))
+    outbox.log("export", Outputs(prepared=prepared, model=model))
 
 
 def _reconstruction_errors(network: object, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -57,7 +62,3 @@ def _reconstruction_errors(network: object, images: np.ndarray, rows: np.ndarray
 def _spread(length: int, num: int) -> np.ndarray:
     """At most `num` places in [0, length), evenly apart, the first and the last among them."""
     return np.unique(np.linspace(0, length - 1, num).round().astype(np.int64))
-
-
-if __name__ == "__main__":
-    run(main)

@@ -2,15 +2,18 @@
 
 from pathlib import Path
 
-from latentworks import artifacts, backend, disk, records
-from latentworks.features import choice, classifier, training
-from latentworks.stages import run
+from latentworks.artifacts.features import Features, write_features
+from latentworks.artifacts.images import Prepared, read_prepared
+from latentworks.engine import backend
+from latentworks.evaluation.features import choice, classifier, training
+from latentworks.repository import timings
+from latentworks.system import disk
 
 MAX_TEST = 10_000
 
 
 def main(prepared: Path, features: Path) -> None:
-    data = artifacts.read_prepared(prepared)
+    data = read_prepared(prepared)
     rows = data.rows("train")
     labels = data.labels(rows)
 
@@ -20,16 +23,16 @@ def main(prepared: Path, features: Path) -> None:
     names = data.class_names if choice.has_classes(labels) else []
     accuracy = _accuracy(network, data) if names else None
 
-    made = artifacts.Features(kind, names, accuracy, classifier.weights(network))
+    made = Features(kind, names, accuracy, classifier.weights(network))
     with disk.replacing(features) as folder:
         folder.mkdir()
-        artifacts.write_features(folder, made)
+        write_features(folder, made)
     told = "no classes" if accuracy is None else f"{len(names)} classes, accuracy {accuracy:.4f}"
     print(f"features: {kind} network, {told}")
-    records.write("features", data.profile["fingerprint"])
+    timings.write("features", data.profile["fingerprint"])
 
 
-def _accuracy(network: object, data: artifacts.Prepared) -> float | None:
+def _accuracy(network: object, data: Prepared) -> float | None:
     """The share of labelled test images whose class it tells; None where none has a label."""
     rows = data.rows("test")
     labels = data.labels(rows)
@@ -40,7 +43,3 @@ def _accuracy(network: object, data: artifacts.Prepared) -> float | None:
         return None
     _, seen = classifier.see(network, classifier.batches(data.images, rows[chosen]))
     return float((seen == labels[chosen]).mean())
-
-
-if __name__ == "__main__":
-    run(main)

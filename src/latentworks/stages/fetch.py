@@ -6,17 +6,17 @@ The output is the folder `raw`: the files, and `source.json`, which says what th
 from collections.abc import Sequence
 from pathlib import Path
 
-from latentworks import records
 from latentworks.config import Config
 from latentworks.datasets import fashion_mnist
 from latentworks.datasets.config import DatasetConfig
 from latentworks.datasets.pinned import Mirror
-from latentworks.disk import file_digest, replacing, write_json
 from latentworks.errors import DataError
 from latentworks.params import load
-from latentworks.stages import run
+from latentworks.repository import timings
+from latentworks.system.disk import file_digest, replacing, write_json
+from latentworks.system.state import STATE
 
-DOWNLOADS = records.STATE / "downloads"
+DOWNLOADS = STATE / "downloads"
 
 
 class Params(Config):
@@ -55,7 +55,7 @@ def main(raw: Path, mirrors: Sequence[Mirror] = fashion_mnist.MIRRORS) -> None:
         write_json(folder / "source.json", {"kind": dataset.kind, "files": digests})
 
     print(f"fetch: {len(digests)} files of {dataset.kind} fetched; {'; '.join(outcomes)}")
-    records.write("fetch", file_digest(raw / "source.json"))
+    timings.write("fetch", file_digest(raw / "source.json"))
 
 
 def _not_from_here(raw: Path) -> list[Path]:
@@ -72,7 +72,3 @@ def _require_readable(path: Path) -> None:
             raise DataError(f"{entry} is a link to nothing. Remove it.")
         if not entry.is_file() and not entry.is_dir():
             raise DataError(f"{entry} is neither a file nor a folder. Remove it.")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -9,18 +9,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from latentworks import records
-from latentworks.artifacts import ImageWriter, write_index
+from latentworks.artifacts.images import ImageWriter, write_index
 from latentworks.config import Config
 from latentworks.datasets.catalog import Catalog, Row
 from latentworks.datasets.config import DatasetConfig, PrepareConfig
 from latentworks.datasets.decoding import decoded
 from latentworks.datasets.split import choose_split, content_id
-from latentworks.disk import file_digest, read_json, replacing, write_json
 from latentworks.errors import DataError
 from latentworks.params import load
 from latentworks.preprocess import prepare_image
-from latentworks.stages import run
+from latentworks.repository import timings
+from latentworks.system.disk import file_digest, read_json, replacing, write_json
 
 SOURCE = "source.json"
 
@@ -77,7 +76,7 @@ def main(raw: Path, prepared: Path) -> None:
         f"prepare: {profile['num_images']} images ({splits}); "
         f"left out {profile['duplicates']} duplicates and {num_rejects} rejects"
     )
-    records.write("prepare", profile["fingerprint"])
+    timings.write("prepare", profile["fingerprint"])
 
 
 def require_fetched(raw: Path, kind: str) -> None:
@@ -88,7 +87,3 @@ def require_fetched(raw: Path, kind: str) -> None:
         fetched = None
     if fetched != kind:
         raise DataError(f"{raw}: not fetched for dataset.kind {kind}. Run `dvc repro fetch`.")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -5,13 +5,20 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from latentworks import artifacts, disk, inference, preprocess, tracking
+from latentworks import preprocess
+from latentworks.artifacts.images import ImageWriter
+from latentworks.artifacts.latents import read_latents
+from latentworks.artifacts.model import read_model
+from latentworks.artifacts.samples import write_sample_latents, write_sampler
 from latentworks.config import Config, Seed
+from latentworks.engine import inference
 from latentworks.models.config import ModelConfig
 from latentworks.params import load
+from latentworks.repository.result import Outputs
 from latentworks.samplers.config import SampleConfig
 from latentworks.samplers.drawing import class_shares, draw
-from latentworks.stages import run
+from latentworks.system import disk
+from latentworks.tracking import outbox
 
 MAX_LATENTS = 200_000  # that a sampler is fitted to, so that memory does not grow with the data
 
@@ -23,8 +30,8 @@ class Params(Config):
 
 def main(model: Path, latents: Path, sampler: Path, samples: Path) -> None:
     params = load(Params)
-    network = artifacts.read_model(model, ModelConfig)
-    train = artifacts.read_latents(latents, "train", MAX_LATENTS)
+    network = read_model(model, ModelConfig)
+    train = read_latents(latents, "train", MAX_LATENTS)
     num_images, config = params.sample.num_images, params.sample.sampler
 
     fitted = config.fit(train.z, train.labels, params.seed)
@@ -34,12 +41,12 @@ def main(model: Path, latents: Path, sampler: Path, samples: Path) -> None:
 
     with disk.replacing(sampler) as folder:
         folder.mkdir()
-        artifacts.write_sampler(folder, fitted, config)
+        write_sampler(folder, fitted, config)
     with disk.replacing(samples) as folder:
         folder.mkdir()
-        artifacts.write_sample_latents(folder, points, labels)
+        write_sample_latents(folder, points, labels)
         with (
-            artifacts.ImageWriter(folder / "images.npy", network.image_shape) as writer,
+            ImageWriter(folder / "images.npy", network.image_shape) as writer,
             tqdm(total=num_images, unit=" images", desc="sample", disable=None) as bar,
         ):
             for images in inference.decode(network, points, labels):
@@ -47,9 +54,5 @@ def main(model: Path, latents: Path, sampler: Path, samples: Path) -> None:
                 bar.update(len(images))
     print(f"sample: {config.kind} fitted to {len(train.z)} latents; {num_images} images decoded")
 
-    outputs = tracking.Outputs(model=model, latents=latents, sampler=sampler, samples=samples)
-    tracking.log("sample", outputs)
-
-
-if __name__ == "__main__":
-    run(main)
+    outputs = Outputs(model=model, latents=latents, sampler=sampler, samples=samples)
+    outbox.log("sample", outputs)

@@ -4,12 +4,21 @@ from pathlib import Path
 
 import numpy as np
 
-from latentworks import artifacts, backend, disk, plots, repository, tracking, training
+from latentworks import plots
+from latentworks.artifacts.curves import write_curves
+from latentworks.artifacts.images import read_prepared
+from latentworks.artifacts.model import write_model
 from latentworks.config import Config, Seed
+from latentworks.engine import backend, training
+from latentworks.engine.batches import Batches
+from latentworks.engine.checkpoint import Checkpoint, Epoch
 from latentworks.models.config import ModelConfig, TrainConfig
 from latentworks.params import load
-from latentworks.records import STATE
-from latentworks.stages import run
+from latentworks.repository import dag
+from latentworks.repository.result import Outputs
+from latentworks.system import disk
+from latentworks.system.state import STATE
+from latentworks.tracking import outbox
 
 NUM_WATCHED = 10  # images whose reconstruction is shown after every epoch
 
@@ -22,7 +31,7 @@ class Params(Config):
 
 def main(prepared: Path, model: Path) -> None:
     params = load(Params)
-    data = artifacts.read_prepared(prepared)
+    data = read_prepared(prepared)
     train, val = data.rows("train"), data.rows("val")
     test = data.rows("test")[:NUM_WATCHED]
     watched = data.images[test], data.labels(test)
@@ -34,19 +43,19 @@ def main(prepared: Path, model: Path) -> None:
     network = params.model.build(data.image_shape, num_classes)
     labels = data.labels(np.arange(len(data.images))) if network.num_classes else None
     size = params.train.batch_size
-    batches = training.Batches(data.images, train, size, params.seed, labels)
-    validation = training.Batches(data.images, val, size, labels=labels) if len(val) else None
+    batches = Batches(data.images, train, size, params.seed, labels)
+    validation = Batches(data.images, val, size, labels=labels) if len(val) else None
     fingerprint = training.fingerprint(
         params.model_dump(mode="json"),
         data.profile["fingerprint"],
         disk.file_digest(Path(__file__)),
     )
-    checkpoint = training.Checkpoint(STATE / "checkpoint.npz", fingerprint)
-    checkpoint.forget_finished(repository.locked_md5(Path(), model))
+    checkpoint = Checkpoint(STATE / "checkpoint.npz", fingerprint)
+    checkpoint.forget_finished(dag.locked_md5(Path(), model))
 
-    with tracking.live_run(fingerprint, tracking.Outputs(prepared=prepared)) as live:
+    with outbox.live_run(fingerprint, Outputs(prepared=prepared)) as live:
 
-        def report(epoch: training.Epoch) -> None:
+        def report(epoch: Epoch) -> None:
             images, classes = watched
             again = network.decode(network.encode(images, classes), classes)
             pairs = np.concatenate([images / 255.0, again])
@@ -55,9 +64,9 @@ def main(prepared: Path, model: Path) -> None:
         progress = training.fit(network, batches, validation, params.train, checkpoint, report)
         with disk.replacing(model) as folder:
             folder.mkdir()
-            artifacts.write_model(folder, network, params.model)
-            artifacts.write_curves(folder / "curves.csv", progress.epochs)
-        checkpoint.became(repository.md5_of(model))
+            write_model(folder, network, params.model)
+            write_curves(folder / "curves.csv", progress.epochs)
+        checkpoint.became(dag.md5_of(model))
         live.finish(model)
 
     best = progress.epochs[progress.best_epoch]
@@ -66,7 +75,3 @@ def main(prepared: Path, model: Path) -> None:
         f"train: {len(train)} images, {len(progress.epochs)} epochs; "
         f"{score} {best[score]:.4f} after epoch {best['epoch']:.0f}"
     )
-
-
-if __name__ == "__main__":
-    run(main)

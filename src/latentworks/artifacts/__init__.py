@@ -1,0 +1,1 @@
+"""The files between stages: one module for each arrow of dvc.yaml."""

@@ -1,0 +1,63 @@
+"""The files between stages: one `write_x` and one `read_x` for every arrow in dvc.yaml.
+
+A file or folder is written under a temporary name, flushed to disk and renamed, so that it
+appears whole or not at all. None holds a time, a host or a path: equal inputs give equal bytes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from pydantic import BaseModel, TypeAdapter
+
+from latentworks.system import disk
+
+
+class Sampler(Protocol):
+    """What every sampler offers."""
+
+    def sample(self, num: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw `num` latents: float32 [num, D]."""
+        ...
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The arrays that make it, by name."""
+        ...
+
+
+def write_sampler(folder: Path, sampler: Sampler, config: BaseModel) -> None:
+    """`sampler.npz` and the config that knows how to load it."""
+    disk.write_arrays(folder / "sampler.npz", sampler.state())
+    disk.write_json(folder / "config.json", config.model_dump(mode="json"))
+
+
+def read_sampler(folder: Path, schema: Any) -> Sampler:
+    """The sampler in `folder`; `schema` is the union of sampler configs."""
+    config = TypeAdapter(schema).validate_json((folder / "config.json").read_bytes())
+    sampler: Sampler = config.load(disk.read_arrays(folder / "sampler.npz"))
+    return sampler
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The folder that `sample` writes."""
+
+    images: np.ndarray  # uint8 [N, H, W, C], a memory map
+    latents: np.ndarray  # float32 [N, D]
+    labels: np.ndarray | None  # int64 [N], the classes asked for; None where none can be
+
+
+def write_sample_latents(folder: Path, latents: np.ndarray, labels: np.ndarray | None) -> None:
+    np.save(folder / "latents.npy", latents.astype(np.float32), allow_pickle=False)
+    if labels is not None:
+        np.save(folder / "labels.npy", labels.astype(np.int64), allow_pickle=False)
+
+
+def read_samples(folder: Path) -> Samples:
+    labels = folder / "labels.npy"
+    return Samples(
+        np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),
+        np.load(folder / "latents.npy", allow_pickle=False),
+        np.load(labels, allow_pickle=False) if labels.exists() else None,
+    )

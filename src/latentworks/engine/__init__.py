@@ -1,0 +1,1 @@
+"""Keras at work: batches, training with a checkpoint, inference batch by batch."""

@@ -1,0 +1,69 @@
+"""A trained model at work, a batch at a time, so that memory does not grow with the data."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from latentworks.engine.backend import keras
+
+MAX_BATCH_SIZE = 500
+MAX_BATCH_BYTES = 16_000_000  # of float32 pixels; a convolution needs many times that
+
+
+def encode(
+    model: Any, images: np.ndarray, rows: np.ndarray, labels: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Latents float32 [B, D] of `rows` int64 [N] of `images` uint8 [M, H, W, C], batch by batch.
+
+    `labels` int64 [N] of these rows make a difference to conditional models alone.
+    """
+    size = batch_size(images.shape[1:])
+    for start in range(0, len(rows), size):
+        part = slice(start, start + size)
+        yield keras.ops.convert_to_numpy(model.encode(images[rows[part]], _part(labels, part)))
+
+
+def decode(
+    model: Any, latents: np.ndarray, labels: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Images float32 [B, H, W, C] in [0, 1] of `latents` float32 [N, D], batch by batch.
+
+    `labels` int64 [N] make a difference to conditional models alone.
+    """
+    size = batch_size(model.image_shape)
+    for start in range(0, len(latents), size):
+        part = slice(start, start + size)
+        batch = latents[part].astype(np.float32)
+        yield keras.ops.convert_to_numpy(model.decode(batch, _part(labels, part)))
+
+
+def _part(labels: np.ndarray | None, part: slice) -> np.ndarray | None:
+    return None if labels is None else labels[part]
+
+
+def reconstruct(
+    model: Any, images: np.ndarray, rows: np.ndarray, labels: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Originals uint8 and reconstructions float32 [B, H, W, C] of `images[rows]`, by batches."""
+    start = 0
+    for z in encode(model, images, rows, labels):
+        part = slice(start, start + len(z))
+        again = np.concatenate([*decode(model, z, _part(labels, part))])
+        yield images[rows[part]], again
+        start += len(z)
+
+
+def counted(batches: Iterable[Any], total: int) -> Iterator[Any]:
+    """The same batches of images, or of pairs of them, with a bar of progress."""
+    with tqdm(total=total, unit=" images", desc="evaluate", disable=None) as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch[0]) if isinstance(batch, tuple) else len(batch))
+
+
+def batch_size(image_shape: tuple[int, ...]) -> int:
+    """How many images of [H, W, C] are worked on at once."""
+    return max(1, min(MAX_BATCH_SIZE, MAX_BATCH_BYTES // (4 * math.prod(image_shape))))

@@ -1,0 +1,161 @@
+"""Training that can be killed at any moment and goes on to the same bytes.
+
+Keras's own `BackupAndRestore` forgets random states and may read a torn file. Here each finished
+epoch leaves one file, renamed into place, with every variable of the model and of the optimizer,
+the best weights so far and the curves; batches are shuffled by (seed, epoch) alone.
+"""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentworks.engine.backend import keras, tf
+from latentworks.engine.batches import Batches
+from latentworks.engine.checkpoint import Checkpoint, Epoch, Progress
+from latentworks.errors import ParamsError, TrainingError
+from latentworks.models.config import TrainConfig
+from latentworks.system import disk
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """SIGTERM has to wait for the end of the block: a finished epoch is not lost."""
+    told: list[int] = []
+    former = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+        for number in told:
+            os.kill(os.getpid(), number)
+
+
+class _EveryEpoch(keras.callbacks.Callback):
+    """Shuffles before an epoch; after it keeps the best weights, saves, reports, stops."""
+
+    def __init__(
+        self,
+        batches: Batches,
+        checkpoint: Checkpoint,
+        progress: Progress,
+        config: TrainConfig,
+        report: Callable[[Epoch], None],
+    ) -> None:
+        super().__init__()
+        self.batches = batches
+        self.checkpoint = checkpoint
+        self.progress = progress
+        self.config = config
+        self.report = report
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.batches.shuffle(epoch)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        if logs:
+            self._require_finite("loss", logs["loss"], f"step {batch + 1}")
+
+    def _require_finite(self, name: str, value: float, when: str) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"training diverged: {name} is {value} in epoch {len(self.progress.epochs) + 1}, "
+                f"{when}. Expected a finite number. Lower train.learning_rate, or raise "
+                "train.warmup_steps."
+            )
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        # The last step may have spoiled the weights without a loss to show it.
+        weights = sum(float(np.sum(np.abs(value))) for value in self.model.get_weights())
+        for name, value in {**(logs or {}), "the sum of the weights": weights}.items():
+            self._require_finite(name, value, "at its end")
+        rate = float(self.model.optimizer.learning_rate)
+        numbers = {"epoch": epoch + 1, **(logs or {}), "learning_rate": rate}
+        self.progress.epochs.append({name: float(value) for name, value in numbers.items()})
+        best = self.progress.best_epoch
+        if "val_loss" in numbers and best == epoch:
+            self.progress.best_weights = self.model.get_weights()
+        # While β rises the loss is another one; patience begins when it has its full weight.
+        settled = self.model.kl_warmup_steps // len(self.batches)
+        patient = "val_loss" not in numbers or epoch - max(best, settled) < self.config.patience
+        self.progress.finished = epoch + 1 == self.config.epochs or not patient
+        self.model.stop_training = self.progress.finished
+        with undisturbed():
+            # In this order: a kill in between costs the epoch, and not what was to be shown of it.
+            self.report(self.progress.epochs[-1])
+            self.checkpoint.save(self.model, self.progress)
+
+
+def fit(
+    model: keras.Model,
+    batches: Batches,
+    validation: Batches | None,
+    config: TrainConfig,
+    checkpoint: Checkpoint,
+    report: Callable[[Epoch], None],
+) -> Progress:
+    """Train `model`, from its checkpoint where there is one, and leave the best weights in it.
+
+    `report` is called after each epoch. Raises TrainingError when the loss is not finite, and
+    ParamsError when a warm-up takes all steps.
+    """
+    _require_more(config.epochs, len(batches), "model.kl_warmup_steps", model.kl_warmup_steps)
+    model.compile(optimizer=keras.optimizers.Adam(learning_rate(config, len(batches))))
+    model.optimizer.build(model.trainable_variables)
+    progress = checkpoint.restore(model)
+    if progress.epochs:
+        print(f"train: goes on after epoch {len(progress.epochs)} of {config.epochs}")
+    if not progress.finished:
+        model.fit(
+            batches,
+            shuffle=False,  # Keras would reorder the batches by a random state of its own
+            validation_data=validation,
+            epochs=config.epochs,
+            initial_epoch=len(progress.epochs),
+            callbacks=[_EveryEpoch(batches, checkpoint, progress, config, report)],
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+    if progress.best_weights is not None:
+        model.set_weights(progress.best_weights)
+    return progress
+
+
+def learning_rate(config: TrainConfig, steps_per_epoch: int) -> Any:
+    """A linear warm-up to `learning_rate`, then a cosine to 0 (Loshchilov and Hutter 2017)."""
+    num_steps = config.epochs * steps_per_epoch
+    _require_more(config.epochs, steps_per_epoch, "train.warmup_steps", config.warmup_steps)
+    if config.schedule == "constant" and config.warmup_steps == 0:
+        return config.learning_rate
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if config.warmup_steps else config.learning_rate,
+        decay_steps=num_steps - config.warmup_steps,
+        alpha=1.0 if config.schedule == "constant" else 0.0,
+        warmup_target=config.learning_rate if config.warmup_steps else None,
+        warmup_steps=config.warmup_steps,
+    )
+
+
+def _require_more(epochs: int, steps_per_epoch: int, name: str, warmup_steps: int) -> None:
+    num_steps = epochs * steps_per_epoch
+    if warmup_steps >= num_steps:
+        raise ParamsError(
+            f"{name} leaves no step after the warm-up. Expected less than the {num_steps} steps of "
+            f"{epochs} epochs. Received: {warmup_steps}."
+        )
+
+
+def fingerprint(*parts: Any) -> str:
+    """One hash of what decides a training: `parts`, the code that is loaded, its libraries."""
+    own = sorted(name for name in sys.modules if name.split(".")[0] == "latentworks")
+    code = {name: disk.file_digest(Path(str(sys.modules[name].__file__))) for name in own}
+    versions = {module.__name__: module.__version__ for module in (keras, np, tf)}
+    text = json.dumps([parts, code, versions], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Damage found by hash, quarantined and repaired."""

@@ -1,0 +1,1 @@
+"""Images that come in: have they changed, and do they drift from what the champion knows?"""

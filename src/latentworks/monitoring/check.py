@@ -1,0 +1,249 @@
+"""Are the images that come in still what the champion was made from? Nothing is written."""
+
+import heapq
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from latentworks import metrics, params, plots
+from latentworks.artifacts.images import Prepared, read_prepared
+from latentworks.config import Config
+from latentworks.datasets.config import DatasetConfig
+from latentworks.datasets.decoding import decoded
+from latentworks.datasets.split import content_id
+from latentworks.errors import DataError, LatentworksError, NoChampion
+from latentworks.monitoring.drift import Comparison, DriftConfig, Measured, compare
+from latentworks.preprocess import prepare_image, to_pixels
+from latentworks.registry import candidates
+from latentworks.registry.registry import CHAMPION, Registry
+from latentworks.registry.versions import Version
+from latentworks.repository import dag
+from latentworks.runner.workspace import RETRAINING, Workspace
+from latentworks.serving import loading, packaging
+from latentworks.system.console import columns
+
+PREPARE = "prepare"  # the stage that makes the index and the test images
+MAX_TEST = 10_000  # test images that are compared with
+BATCH = 256
+NUM_WORST = 12  # images that are shown
+
+
+class _Params(Config):
+    dataset: DatasetConfig
+    drift: DriftConfig
+
+
+@dataclass
+class _Incoming:
+    """Images of the source that the champion never saw, measured; a few of them kept."""
+
+    known: int = 0
+    duplicates: int = 0
+    rejects: int = 0
+    errors: list[np.ndarray] = field(default_factory=list)
+    latents: list[np.ndarray] = field(default_factory=list)
+    worst: list[tuple[float, int, np.ndarray]] = field(default_factory=list)  # a heap
+
+    def add(self, images: np.ndarray, servable: Any) -> None:
+        """Measure a batch: uint8 [B, H, W, C]."""
+        measured, _ = measure(servable, images)
+        first = sum(map(len, self.errors))
+        self.errors.append(measured.errors)
+        self.latents.append(measured.latents)
+        for i, (error, image) in enumerate(zip(measured.errors, images, strict=True)):
+            # What has no finite error is the worst of all; the number settles ties.
+            size = float(error) if np.isfinite(error) else np.inf
+            entry = (size, -(first + i), image)
+            (heapq.heappush if len(self.worst) < NUM_WORST else heapq.heappushpop)(
+                self.worst, entry
+            )
+
+    def measured(self, latent_dim: int) -> Measured:
+        errors = [np.empty(0, np.float32), *self.errors]
+        latents = [np.empty((0, latent_dim), np.float32), *self.latents]
+        return Measured(np.concatenate(errors), np.concatenate(latents))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Incoming images against the champion's test images."""
+
+    version: str
+    path: str
+    counts: dict[str, int]  # of the images at `path`
+    comparison: Comparison
+    figure: Any  # a Matplotlib figure; None where there is nothing to draw
+
+    @property
+    def drifted(self) -> bool:
+        return self.comparison.drifted
+
+    @property
+    def reason(self) -> str:
+        return self.comparison.reason
+
+    def rows(self) -> list[tuple[str, ...]]:
+        names = ("quantity", "test images", "new images", "distance", "by chance", "verdict")
+        lines: list[tuple[str, ...]] = [names]
+        for row in self.comparison.rows:
+            spreads = (f"{mean:.4g} ± {std:.2g}" for mean, std in (row.test, row.incoming))
+            chance = "< 0.0001" if row.chance < 1e-4 else f"{row.chance:.2g}"
+            lines.append((row.quantity, *spreads, f"{row.distance:.3f}", chance, row.verdict))
+        return lines
+
+    @property
+    def counted(self) -> str:
+        return ", ".join(f"{number:,} {name}" for name, number in self.counts.items())
+
+    def table(self) -> str:
+        lines = [f"{self.path}: {self.counted}", ""]
+        if self.comparison.rows:
+            lines += [*columns(self.rows()), ""]
+        return "\n".join([*lines, f"{self.version}: {self.reason}"])
+
+
+def check(root: Path) -> Report:
+    """Compare the images at dataset.path that the champion never saw with its own test images.
+
+    They are prepared as it prepares them, so that an image it knows has the same content id.
+    Raises LatentworksError where there is no champion, or its data or the source is gone.
+    """
+    config = params.load(_Params, root / params.PARAMS)
+    registry = Registry(root)
+    with registry.one_line("Try again when it answers."):
+        champion = registry.store.aliased(registry.name, CHAMPION)
+        if champion is None:
+            raise NoChampion(f"{registry.name} has no champion to compare with.")
+        folder = registry.store.fetch(champion)
+    prepared = _prepared(root, champion, folder)
+    servable = loading.load(folder)
+    rows = metrics.subset(prepared.rows("test"), MAX_TEST)
+    parts = [measure(servable, prepared.images[part])[0] for part in _batches(rows)]
+    test = Measured(
+        np.concatenate([part.errors for part in parts]),
+        np.concatenate([part.latents for part in parts]),
+    )
+    path = config.dataset.path
+    place = root / path
+    if dag.is_made(root, Path(path)) and not place.exists():
+        place = Workspace(root, RETRAINING).path / path  # nothing was fetched but there
+    dataset = config.dataset.model_copy(update={"path": str(place)})
+    incoming = _incoming(dataset, set(prepared.index["id"]), servable)
+    found = incoming.measured(servable.latent_dim)
+    comparison = compare(test, found, config.drift)
+    counts = {
+        "known": incoming.known,
+        "new": len(found.errors),
+        "duplicates": incoming.duplicates,
+        "rejects": incoming.rejects,
+    }
+    figure = _figure(str(champion), comparison, (test, found), incoming, servable)
+    return Report(str(champion), path, counts, comparison, figure)
+
+
+def _incoming(dataset: Any, known: set[str], servable: Any) -> _Incoming:
+    source = dataset.load()
+    size, _, channels = servable.image_shape
+    interface = servable.interface
+    transform = partial(
+        prepare_image,
+        size=size,
+        channels=channels,
+        fit=interface.fit,
+        background=interface.background,
+    )
+    found, seen, waiting = _Incoming(), set(known), []
+    new: set[str] = set()
+    for _, result in tqdm(
+        decoded(source, transform), total=source.num_items, desc="drift", disable=None
+    ):
+        if result.image is None:
+            found.rejects += 1
+            continue
+        image_id = content_id(result.image)
+        if image_id in seen:
+            found.duplicates += image_id in new
+            found.known += image_id not in new
+            continue
+        seen.add(image_id)
+        new.add(image_id)
+        waiting.append(result.image)
+        if len(waiting) == BATCH:
+            found.add(np.stack(waiting), servable)
+            waiting = []
+    if waiting:
+        found.add(np.stack(waiting), servable)
+    return found
+
+
+def _batches(rows: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), BATCH):
+        yield rows[start : start + BATCH]
+
+
+def measure(servable: Any, images: np.ndarray) -> tuple[Measured, np.ndarray]:
+    """Errors and latents of images uint8 [B, H, W, C], and their reconstructions, as float32."""
+    latents = servable.encode_images(images)
+    decoded_images = servable.decode_latents(latents)
+    with np.errstate(invalid="ignore", over="ignore"):  # of a model that diverged
+        difference = images / np.float32(255) - decoded_images
+        errors = (difference**2).mean(axis=(1, 2, 3))
+    return Measured(errors, latents), decoded_images
+
+
+def _figure(
+    champion: str,
+    comparison: Comparison,
+    both: tuple[Measured, Measured],
+    incoming: _Incoming,
+    servable: Any,
+) -> Any:
+    if not incoming.worst:
+        return None
+    images = np.stack([image for *_, image in sorted(incoming.worst, key=lambda entry: -entry[0])])
+    reconstructed = to_pixels(np.nan_to_num(measure(servable, images)[1]))
+    title = "Drift" if comparison.drifted else "No drift"
+    pairs = [(each.errors, each.latents) for each in both]
+    return plots.drift(
+        f"{title}: {champion}", f"{comparison.reason}.", pairs[0], pairs[1], (images, reconstructed)
+    )
+
+
+def _prepared(root: Path, champion: Version, folder: Path) -> Prepared:
+    """The data that the champion was made from: here, where it was retrained, or from the cache."""
+    retraining = Workspace(root, RETRAINING).path
+    for checkout in (root, retraining):
+        found = _recorded(checkout, champion)
+        if found:
+            return read_prepared(found)
+    workspace = Workspace(root, "champion")
+    with workspace.held("check for drift"):
+        workspace.check_out(champion.tags["git.commit"])
+        for name in (str(params.PARAMS), dag.LOCK):
+            text = (folder / packaging.PROVENANCE / name).read_text(encoding="utf-8")
+            workspace.write(name, text)
+        with suppress(LatentworksError):
+            workspace.restore(PREPARE)
+        found = _recorded(workspace.path, champion)
+        if found is None:
+            raise DataError(
+                f"the test images of {champion} are neither here nor whole in DVC's cache or "
+                "remote. `latentworks promote` another version, or `dvc pull` them."
+            )
+        return read_prepared(found)
+
+
+def _recorded(checkout: Path, champion: Version) -> Path | None:
+    """The prepared data of a checkout, if it is that of the champion."""
+    if not (checkout / dag.DAG).is_file():
+        return None
+    stage = dag.recorded(checkout).get(PREPARE)
+    if stage is None or candidates.fingerprint(stage.outs[0]) != champion.data:
+        return None
+    return stage.outs[0]

@@ -1,0 +1,1 @@
+"""The gate: what it measures of a model, and how it decides."""

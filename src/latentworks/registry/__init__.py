@@ -1,0 +1,1 @@
+"""Registered versions, their aliases, and the decisions about them."""

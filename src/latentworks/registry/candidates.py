@@ -1,0 +1,183 @@
+"""A result of this checkout that may become a version: what speaks against it, and what it is."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import latentworks
+from latentworks import params
+from latentworks.artifacts.curves import read_curves
+from latentworks.errors import DataError, Refused
+from latentworks.repository import dag, dvc, git
+from latentworks.repository.result import Outputs, recorded_outputs
+from latentworks.serving import checksums, packaging, preflight
+from latentworks.system import disk
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """All of a result, with nothing that speaks against it."""
+
+    root: Path
+    outputs: Outputs
+    commit: str
+    fingerprint: str
+
+    @property
+    def servable(self) -> Path:
+        return _there(self.outputs.servable)
+
+    def interface(self) -> str:
+        """What clients rely on, as one line."""
+        interface = disk.read_json(self.servable / "interface.json")
+        height, width, channels = interface["image_shape"]
+        text = f"{height}x{width}x{channels} images, {interface['latent_dim']} latents"
+        if interface["labels"]:
+            text += f", labels {json.dumps(interface['labels'], ensure_ascii=False)}"
+        return text
+
+    def content(self) -> dict[str, str]:
+        """Digests of what the version is made from; equal ones are the same version."""
+        return {**content(self.outputs), "wrapping.sha256": packaging.wrapping_digest()}
+
+    def assemble(self, folder: Path, run_id: str, model_id: str) -> None:
+        """Write the model folder, try it in a fresh process and score it there.
+
+        Raises RegistryError where it does not answer as it should.
+        """
+        model = _there(self.outputs.model)
+        provenance = [
+            *(model / name for name in ("model.keras", "config.json", "curves.csv")),
+            _there(self.outputs.metrics),
+            self.root / params.PARAMS,
+            self.root / dag.LOCK,
+        ]
+        packaging.assemble(folder, self.servable, provenance, run_id, model_id)
+        preflight.run(folder, _there(self.outputs.prepared), folder / packaging.SCORES)
+
+    def flat_params(self) -> dict[str, str]:
+        """The parameters it was made with, as text."""
+        return {
+            f"{section}.{name}": str(value)
+            for section in ("model", "train", "sample")
+            for name, value in self.outputs.params[section].items()
+        }
+
+    def about(self) -> str:
+        """Markdown for the page of the version."""
+        kind, data = self.outputs.params["model"]["kind"], self.outputs.params["dataset"]["kind"]
+        scores = disk.read_json(_there(self.outputs.metrics))
+        rows = [
+            f"| {group} | {name} | {value if isinstance(value, str) else format(value, '.4g')} |"
+            for group, values in scores.items()
+            for name, value in values.items()
+        ]
+        return "\n".join(
+            [
+                f"`{kind}` trained on `{data}`: {self.interface()}. Code: `{self.commit[:10]}`.",
+                "",
+                "| | metric | value |",
+                "|---|---|---:|",
+                *rows,
+            ]
+        )
+
+    def about_model(self, name: str) -> str:
+        """Markdown for the page of the registered model."""
+        return f"""{self.interface()}, whichever version. The param `verb` says what is to be done:
+
+| verb | inputs | params | outputs |
+|---|---|---|---|
+| `reconstruct` | images | | images |
+| `encode` | images | | latents |
+| `decode` | latents | | images |
+| `sample` | | `num`, `seed` | new images |
+| `interpolate` | two images or latents | `num` | images from one to the other |
+| `anomaly_score` | images | | reconstruction error, and its percentile among test images |
+| `log_density` | images or latents | | log density of the latent, not of the image, in nats |
+
+Images are whole numbers from 0 to 255, `[N, height, width, channels]`, of any size.
+
+```python
+import mlflow
+model = mlflow.pyfunc.load_model("models:/{name}@champion")
+images = model.predict(None, params={{"verb": "sample", "num": 16, "seed": 0}})
+```
+"""
+
+
+def check(root: Path) -> Candidate:
+    """The result of a checkout. Raises Refused for one whose origin cannot be told."""
+    commit = git.code(root).commit
+    if not commit:
+        raise Refused("the code is not in git, so that nobody could tell what made the model.")
+    running = Path(latentworks.__file__).resolve().parent
+    if running != (root / "src/latentworks").resolve():
+        raise Refused(
+            f"the code that runs is not that of this checkout: it is in {running}. Use the "
+            "checkout's own environment (`make setup`), or PYTHONPATH=src."
+        )
+    differences = git.differences(root)
+    if differences:
+        raise Refused(
+            f"the code differs from its commit: {', '.join(differences[:5])}. Commit it, run "
+            "`make repro`, and register again."
+        )
+    stale = dvc.stale(root)
+    if stale:
+        raise Refused(f"the result is not what dvc.lock records: {stale[0]}. Run `make repro`.")
+    outputs = recorded_outputs(root)
+    if outputs is None or outputs.servable is None or outputs.metrics is None:
+        raise Refused("the result is not complete. Run `make repro`.")
+    try:
+        data = fingerprint(_there(outputs.prepared))
+    except DataError as error:
+        raise Refused(str(error)) from None
+    _refuse_diverged(_there(outputs.model), outputs.metrics)
+    return Candidate(root, outputs, commit, data)
+
+
+def content(outputs: Outputs) -> dict[str, str]:
+    """Digests of a complete result, without what is put around it."""
+    return {
+        "model.sha256": outputs.model_digest(),
+        "content.sha256": checksums.content_digest(_there(outputs.servable)),
+        "data.fingerprint": fingerprint(_there(outputs.prepared)),
+    }
+
+
+def fingerprint(prepared: Path) -> str:
+    """What identifies the prepared images, their splits and labels. Raises DataError."""
+    value = disk.read_json(prepared / "profile.json").get("fingerprint")
+    if not isinstance(value, str) or not value:
+        raise DataError(
+            f"{prepared / 'profile.json'} has no data fingerprint, so that nobody could tell what "
+            "the model was trained on. Run `dvc repro --force prepare`."
+        )
+    return value
+
+
+def _refuse_diverged(model: Path, metrics: Path) -> None:
+    for epoch in read_curves(model / "curves.csv"):
+        for name, value in epoch.items():
+            if not math.isfinite(value):
+                raise Refused(
+                    f"the training diverged: {name} is {value} after epoch {epoch['epoch']:.0f}. "
+                    "Lower train.learning_rate."
+                )
+    for name, score in flat(disk.read_json(metrics)):
+        if not isinstance(score, str) and not math.isfinite(score):
+            raise Refused(f"the training diverged: {name} is {score}. Lower train.learning_rate.")
+
+
+def flat(metrics: dict[str, dict[str, float | str]]) -> list[tuple[str, float | str]]:
+    """{"test": {"bce": 0.25}} as ("test.bce", 0.25)."""
+    return [
+        (f"{group}.{name}", v) for group, values in metrics.items() for name, v in values.items()
+    ]
+
+
+def _there(path: Path | None) -> Path:
+    assert path is not None  # `check` has seen that the result is complete
+    return path

@@ -1,0 +1,113 @@
+"""Decisions about versions: each is a run of an experiment of their own."""
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from mlflow.entities import Experiment, Metric, Run
+
+from latentworks.tracking.runs import Store
+
+DECISIONS = "latentworks decisions"  # the experiment
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A decision, as `history` tells it."""
+
+    id: str  # made by the one who decides: a call that is sent twice is still one decision
+    name: str
+    version: int
+    decision: str  # promoted, refused or restored
+    reason: str
+    champion_before: int | None
+    champion_after: int | None
+    text: str = ""  # Markdown: the decision, the reason, the numbers
+    milliseconds: int = 0  # since 1970, when it was recorded
+    status: str = ""  # FINISHED when the aliases are as it says
+    run_id: str = ""
+
+
+class Decisions:
+    """All that were made in a tracking store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.client = store.client
+
+    def record(self, entry: Entry, metrics: dict[str, float]) -> Entry:
+        """Write a decision as a run, which stays open until the aliases are as it says."""
+        values = asdict(entry)
+        tags = {
+            tag: "" if values[name] is None else str(values[name]) for name, tag in _TAGS.items()
+        }
+        run = self.client.create_run(
+            self.experiment.experiment_id,
+            tags={**tags, "mlflow.source.name": "latentworks", "mlflow.source.type": "LOCAL"},
+            run_name=f"{entry.name} {entry.version} {entry.decision}",
+        )
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            run.info.run_id,
+            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+        )
+        return _entry(run)
+
+    def close(self, entry: Entry, status: str = "FINISHED") -> None:
+        """Say that the aliases are as the decision says, or with KILLED that they never will be."""
+        self.client.set_terminated(entry.run_id, status)
+        for other in self._runs(f"tags.`{_TAGS['id']}` = '{entry.id}'"):
+            if other.info.run_id != entry.run_id:  # from a call that MLflow's client sent twice
+                self.client.delete_run(other.info.run_id)
+
+    def of(self, name: str, *, unfinished: bool = False) -> list[Entry]:
+        """Those about `name`, the oldest first: all of them, or those whose run is still open."""
+        terms = [f"tags.`{_TAGS['name']}` = '{name}'"]
+        if unfinished:
+            terms.append("attributes.status = 'RUNNING'")
+        entries = []
+        for run in self._runs(" and ".join(terms)):
+            with suppress(ValueError, TypeError):  # a run that somebody edited is no decision
+                entries.append(_entry(run))
+        return entries
+
+    def _runs(self, terms: str) -> Iterator[Run]:
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment.experiment_id],
+                terms,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        return self.store.experiment(DECISIONS)
+
+
+_TAGS = {
+    "id": "decision.id",
+    "name": "model.name",
+    "version": "model.version",
+    "decision": "decision",
+    "reason": "decision.reason",
+    "champion_before": "champion.before",
+    "champion_after": "champion.after",
+    "text": "mlflow.note.content",  # what MLflow shows as the description of a run
+}
+
+
+def _entry(run: Run) -> Entry:
+    values: dict[str, Any] = {name: run.data.tags.get(tag, "") for name, tag in _TAGS.items()}
+    for name in ("version", "champion_before", "champion_after"):
+        values[name] = int(values[name]) if values[name] else None
+    info = run.info
+    return Entry(**values, milliseconds=info.start_time, status=info.status, run_id=info.run_id)

@@ -1,0 +1,179 @@
+"""What `latentworks register` and the gate write into MLflow's registry."""
+
+import hashlib
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow.entities import LoggedModel
+from mlflow.exceptions import MlflowException
+
+from latentworks.registry.candidates import Candidate
+from latentworks.registry.decisions import Decisions, Entry
+from latentworks.registry.versions import SHA256, SOURCE, VERSIONS, Version, Versions
+from latentworks.serving import checksums
+from latentworks.system.state import STATE
+from latentworks.tracking.runs import Store
+from latentworks.tracking.uri import URI
+
+INTERFACE = "interface"  # tag of a registered model
+UPLOAD = "upload.key"  # tag of a logged model: of one upload
+TABLE = "| metric "  # how the numbers of a decision begin
+RULE = "\n\n---\n\n"  # between a decision and what a version is
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """The files of a version to be."""
+
+    model_id: str
+    run_id: str
+    sha256: str
+
+
+class RegistryStore(Versions):
+    """The registry at a tracking URI, for a checkout."""
+
+    def __init__(self, uri: str, root: Path) -> None:
+        super().__init__(uri, root / STATE / VERSIONS)
+        self.store = Store(uri, root)
+        self.decisions = Decisions(self.store)
+
+    def interface(self, name: str) -> str | None:
+        """The interface that all versions of `name` have; None where there is no such model."""
+        try:
+            return str(self.client.get_registered_model(name).tags.get(INTERFACE, ""))
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+
+    def create(self, name: str, candidate: Candidate) -> None:
+        """Make the registered model, unless it is there."""
+        tags, description = {INTERFACE: candidate.interface()}, candidate.about_model(name)
+        try:
+            self.client.create_registered_model(name, tags, description)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def upload(self, name: str, candidate: Candidate) -> Uploaded:
+        """Log the model folder of a result beside its run.
+
+        Raises RegistryError where the folder does not work.
+        """
+        run_id = self.store.find(candidate.outputs)
+        assert run_id is not None  # the result was synced before
+        params = candidate.flat_params()
+        model = self._create_model(name, run_id, params)
+        try:
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = Path(temporary) / "model"
+                candidate.assemble(folder, run_id, model.model_id)
+                sha256 = checksums.seal(folder)
+                self.client.log_model_artifacts(model.model_id, str(folder))
+        except BaseException:
+            self.client.finalize_logged_model(model.model_id, "FAILED")
+            raise
+        self.client.finalize_logged_model(model.model_id, "READY")
+        return Uploaded(model.model_id, run_id, sha256)
+
+    def _create_model(self, name: str, run_id: str, params: dict[str, str]) -> LoggedModel:
+        """Make a logged model, once, also where MLflow's client sends the call again."""
+        key = uuid.uuid4().hex
+        experiment = self.store.experiment_id
+        self.client.create_logged_model(experiment, name, run_id, {UPLOAD: key}, params)
+        first, *doubles = self.client.search_logged_models(
+            [experiment], f"tags.`{UPLOAD}` = '{key}'"
+        )
+        for model in doubles:
+            with _gone():
+                self.client.delete_logged_model(model.model_id)
+        return first
+
+    def discard(self, uploaded: Uploaded) -> None:
+        self.client.delete_logged_model(uploaded.model_id)
+
+    def create_version(self, name: str, candidate: Candidate, uploaded: Uploaded) -> Version:
+        """Make what was uploaded the next version of `name`."""
+        with _default(self.uri):
+            self.client.create_model_version(
+                name,
+                source=f"{SOURCE}{uploaded.model_id}",
+                run_id=uploaded.run_id,
+                model_id=uploaded.model_id,
+                tags={
+                    **candidate.content(),
+                    SHA256: uploaded.sha256,
+                    "git.commit": candidate.commit,
+                },
+                description=candidate.about(),
+            )
+        # A call that MLflow's client sends twice makes two.
+        first, *doubles = self.versions(name, {SHA256: uploaded.sha256})
+        for version in doubles:
+            with _gone():
+                self.client.delete_model_version(name, str(version.number))
+        return first
+
+    def tag(self, name: str, number: int, key: str, value: str) -> None:
+        self.client.set_model_version_tag(name, str(number), key, value)
+
+    def untag(self, name: str, number: int, key: str) -> None:
+        if key in self.get(name, number).tags:
+            self.client.delete_model_version_tag(name, str(number), key)
+
+    def move_alias(self, name: str, alias: str, number: int | None) -> None:
+        """Point an alias at a version, or with None at nothing."""
+        if number is None:
+            self.client.delete_registered_model_alias(name, alias)
+        else:
+            self.client.set_registered_model_alias(name, alias, str(number))
+
+    def identity(self, name: str) -> str:
+        """The same for everyone who uses this model in this store, by whatever address."""
+        model = self.client.get_registered_model(name)
+        experiment = self.decisions.experiment
+        text = f"{experiment.experiment_id} {experiment.creation_time} {name} "
+        text += str(model.creation_timestamp)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def describe(self, entry: Entry) -> None:
+        """Write a decision on its version, above what stood there when it was registered.
+
+        The numbers of an earlier decision stay where the new one has none.
+        """
+        version = self.get(entry.name, entry.version)
+        self.tag(entry.name, entry.version, "decision", entry.decision)
+        *earlier, about = version.description.split(RULE)
+        parts = [entry.text, about]
+        if TABLE not in entry.text:
+            parts[1:1] = [text for text in earlier if TABLE in text]
+        self.client.update_model_version(entry.name, str(entry.version), RULE.join(parts))
+
+
+@contextmanager
+def _gone() -> Iterator[None]:
+    """A call that deletes may be sent twice, too: the second one finds nothing."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+
+
+@contextmanager
+def _default(uri: str) -> Iterator[None]:
+    """MLflow looks for what a version is made of in its default store, whatever the client's."""
+    before = os.environ.get(URI)
+    os.environ[URI] = uri
+    try:
+        yield
+    finally:
+        del os.environ[URI]
+        if before is not None:
+            os.environ[URI] = before

@@ -1,0 +1,211 @@
+"""The files of registered versions, hashed again: MLflow's, and the copies that are here.
+
+A version has the SHA-256 of its SHA256SUMS as a tag, so that every copy can be told whole or not.
+"""
+
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from latentworks.errors import RegistryError, Unavailable
+from latentworks.integrity.inspection import Inspection
+from latentworks.integrity.objects import MD5
+from latentworks.integrity.report import Fault, Verified
+from latentworks.registry.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
+from latentworks.registry.versions import VERSIONS, Version
+from latentworks.repository import dag, dvc
+from latentworks.serving import checksums, packaging
+from latentworks.system import disk, locks
+from latentworks.system.state import STATE
+from latentworks.tracking.uri import SQLITE, tracking_uri
+
+REBUILD = "Only `latentworks rebuild` needs it; without it the data is read from its source."
+
+
+def verify(
+    root: Path, known: frozenset[str] = frozenset(), env: dvc.Environment = None
+) -> Verified:
+    """Hash the files of every version of the registered model, and mend what is damaged.
+
+    With them go the objects of DVC's cache that their dvc.lock names, but for those `known` to be
+    whole: `latentworks rebuild` needs them. Raises Unavailable where the registry does not answer.
+    """
+    uri = tracking_uri(root)
+    database = uri.removeprefix(SQLITE)
+    if database != uri and not Path(database.partition("?")[0]).exists():
+        return Verified()  # nothing was ever registered, and this is no reason to make a store
+    registry = Registry(root)
+    inspection = Inspection(root, env)
+    inspection.whole |= known
+    stages = dag.stages(root).values()
+    uncached = {
+        name for stage in stages for name, of in dag.options(stage).items() if not of["cache"]
+    }
+    seen = Verified()
+    objects: dict[str, str] = {}
+    with registry.one_line("Run `latentworks verify` again when it answers."):
+        aliases = {
+            found.number: alias
+            for alias in (CHALLENGER, PREVIOUS, CHAMPION)
+            if (found := registry.store.aliased(registry.name, alias))
+        }
+        for version in registry.store.versions(registry.name):
+            if not re.fullmatch("[0-9a-f]{64}", version.sha256):
+                seen += Verified(
+                    notes=(f"{version} was not made by `latentworks register`: left alone",)
+                )
+                continue
+            alias = aliases.get(version.number, "")
+            copies = _Copies(registry, version, alias, inspection, uncached)
+            with locks.exclusive(version.sha256[:16], f"verify {version}"):
+                seen += copies.verify()
+            objects |= {md5: name for md5, name in copies.objects.items() if md5 not in objects}
+    inspection.look_at({md5: objects[md5] for md5 in objects if md5 not in known}, REBUILD)
+    return seen + inspection.result()
+
+
+@dataclass
+class _Copies:
+    """Everywhere that the files of one version are."""
+
+    registry: Registry
+    version: Version
+    alias: str
+    inspection: Inspection
+    uncached: set[str]  # outs that DVC's cache never has
+
+    def __post_init__(self) -> None:
+        self.name = f"{self.version.name}-{self.version.number}"
+        self.objects: dict[str, str] = {}  # what its dvc.lock names, by MD5
+        self.num_bytes = 0
+
+    def verify(self) -> Verified:
+        """Compare each copy with what was registered, and make damaged ones from a whole one."""
+        damaged, whole = self._look_here()
+        with tempfile.TemporaryDirectory() as temporary:
+            stored, wrong = self._download(Path(temporary) / "stored")
+            faults = []
+            if not wrong:
+                whole.append(stored)
+            else:
+                strangers = self._strangers(stored, whole)
+                # Kept where it is about to be replaced, else MLflow still has it.
+                there = whole and stored.is_dir() and any(stored.iterdir())
+                kept = self._set_aside(stored, "mlflow") if there else ""
+                fault = Fault(f"{self.version} in MLflow", str(self.version), wrong, kept)
+                faults.append(self._upload(whole, strangers, fault, Path(temporary) / "again"))
+            source = "from MLflow" if not wrong else "from another copy"
+            for folder, fault in damaged.items():
+                faults.append(self._copy(whole, folder, fault, source))
+            if whole:
+                self._read_objects(whole[0])
+        return Verified(num_versions=1, num_bytes=self.num_bytes, faults=tuple(faults))
+
+    # --- what is there ---------------------------------------------------------------------------
+
+    def _look_here(self) -> tuple[dict[Path, Fault], list[Path]]:
+        """The copies in this checkout and its workspaces; damaged ones go into the quarantine."""
+        damaged, whole = {}, []
+        root, sha256 = self.registry.root, self.version.sha256
+        trees = [root, *(tree / root.relative_to(root.anchor) for tree in _workspaces(root))]
+        for folder in (tree / STATE / VERSIONS / sha256 for tree in trees):
+            if not folder.exists():
+                continue
+            wrong = self._wrong(folder)
+            if wrong:
+                what = f"the copy of {self.version} in {folder.parent.relative_to(root)}"
+                damaged[folder] = Fault(what, str(self.version), wrong)
+            else:
+                whole.append(folder)
+        for folder, fault in damaged.items():
+            damaged[folder] = replace(fault, kept=self._set_aside(folder, "versions"))
+        return damaged, whole
+
+    def _download(self, target: Path) -> tuple[Path, str]:
+        """Bring MLflow's files; returns where they are, and what is wrong with them."""
+        target.mkdir(parents=True)
+        try:
+            folder = self.registry.store.download(self.version, target)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return target, "deleted"
+        except Unavailable:
+            raise
+        except RegistryError:
+            return target, "files are missing or cannot be read"
+        return folder, self._wrong(folder)
+
+    def _wrong(self, folder: Path) -> str:
+        """How a folder differs from what was registered; empty where it does not."""
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        self.num_bytes += sum(file.stat().st_size for file in files)
+        try:
+            checksums.verify(folder, self.version.sha256, str(self.version))
+        except RegistryError as error:
+            return str(error).removeprefix(f"{self.version}: ").partition(". Its files")[0]
+        except OSError as error:
+            return f"{error.filename} cannot be read"
+        return ""
+
+    def _strangers(self, stored: Path, whole: list[Path]) -> list[str]:
+        """Files in MLflow that were not there at registration, as far as that is known here."""
+        files = [file for file in stored.rglob("*") if file.is_file()] if whole else []
+        names = [file.relative_to(stored).as_posix() for file in files]
+        return [name for name in names if not (whole[0] / name).is_file()]
+
+    def _read_objects(self, folder: Path) -> None:
+        for stage in dag.locked(folder / packaging.PROVENANCE).values():
+            for out in stage.get("outs", ()):
+                if out["path"] not in self.uncached and MD5.fullmatch(str(out.get("md5"))):
+                    self.objects[str(out["md5"])] = f"{out['path']} of {self.version}"
+
+    # --- what is done ----------------------------------------------------------------------------
+
+    def _set_aside(self, folder: Path, place: str) -> str:
+        return self.inspection.quarantine.take(folder, f"{place}/{self.name}")
+
+    def _upload(self, whole: list[Path], strangers: list[str], fault: Fault, again: Path) -> Fault:
+        """Put the files of a whole copy into MLflow, where the version expects them."""
+        if not whole:
+            return replace(fault, cure=self._cure())
+        client, model_id = self.registry.store.client, self.version.model_id
+        try:
+            location = client.get_logged_model(model_id).artifact_location
+            store = get_artifact_repository(location, tracking_uri=self.registry.uri)
+            for name in strangers:
+                store.delete_artifacts(name)
+            client.log_model_artifacts(model_id, str(whole[0]))
+            _, wrong = self._download(again)
+        except (MlflowException, OSError) as error:
+            wrong = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        if wrong:
+            return replace(fault, cure=f"MLflow did not take the whole copy: {wrong}.")
+        place = whole[0].parent.relative_to(self.registry.root)
+        return replace(fault, mended=f"from the copy in {place}")
+
+    def _copy(self, whole: list[Path], folder: Path, fault: Fault, source: str) -> Fault:
+        if not whole:
+            return replace(fault, cure=self._cure())
+        with disk.replacing(folder) as temporary:
+            shutil.copytree(whole[-1], temporary)
+        wrong = self._wrong(folder)
+        return replace(fault, cure=f"{wrong}.") if wrong else replace(fault, mended=source)
+
+    def _cure(self) -> str:
+        if self.alias == CHAMPION:
+            return (
+                "It is champion: `latentworks rollback` goes back to the one before; "
+                "`latentworks register` makes it anew from a checkout that has the result."
+            )
+        its = f"It is {self.alias}: `" if self.alias else "`"
+        return f"{its}latentworks register` makes it anew from a checkout that has the result."
+
+
+def _workspaces(root: Path) -> list[Path]:
+    return sorted((root / STATE / "workspaces").glob("*"))

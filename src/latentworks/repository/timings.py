@@ -1,0 +1,59 @@
+"""What a stage took on this machine. Kept beside the files, never in them."""
+
+import os
+import platform
+import resource
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from latentworks.repository import dag, git
+from latentworks.system import disk
+from latentworks.system.state import STATE
+
+FIGURES = ("seconds", "peak_memory_mb")
+
+
+def write(stage: str, result: str, code: git.Code | None = None) -> None:
+    """Note what this process, which ran `stage`, took; `result` is a digest of its output.
+
+    `code` is what git said when the stage began; by default, what it says now.
+    """
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peak = max(resource.getrusage(who).ru_maxrss for who in whose)  # of the largest process
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes elsewhere
+    record = {
+        "stage": stage,
+        "result": result,
+        "seconds": round(time.time() - psutil.Process().create_time(), 1),
+        "peak_memory_mb": round(peak * unit / 1e6),
+        "code": asdict(code or git.code(dag.root())),
+        "machine": machine(),
+    }
+    disk.write_json(_path(stage), record)
+
+
+def read(stage: str, folder: Path = Path()) -> dict[str, Any] | None:
+    """What the last run of `stage` in the checkout `folder` took; None if it never ran there."""
+    try:
+        record = dict(disk.read_json(folder / _path(stage)))
+    except (OSError, ValueError, TypeError):  # it never ran here, or its note was spoiled
+        return None
+    return record if {"stage", "result", "code", "machine", *FIGURES} <= set(record) else None
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "cpus": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def _path(stage: str) -> Path:
+    return STATE / "records" / f"{stage}.json"

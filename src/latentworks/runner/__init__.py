@@ -1,0 +1,1 @@
+"""Actions on a checkout: run its stages, repair it, make another one."""

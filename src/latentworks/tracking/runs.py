@@ -1,0 +1,382 @@
+"""What the run of a result looks like in MLflow: its tags, params, curves, metrics and files."""
+
+import hashlib
+import logging
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from PIL import Image
+
+from latentworks import params
+from latentworks.artifacts.curves import read_curves
+from latentworks.artifacts.features import read_features
+from latentworks.repository import dag, git, timings
+from latentworks.repository.result import Outputs
+from latentworks.system import disk, locks
+from latentworks.tracking import local_store
+from latentworks.tracking.live import Live
+from latentworks.tracking.local_store import ARTIFACTS, EXPERIMENT
+from latentworks.tracking.uri import SQLITE, without_password
+
+PAGES = {"mlflow.experimentKind": "custom_model_development"}  # those that MLflow opens with
+TRAINING = "training"  # tags: whose run it is, before the model exists
+MODEL = "model.sha256"  # and after
+SAMPLER = "sampler.sha256"
+SAMPLES = "samples.sha256"
+DATA = "data.fingerprint"
+FEATURES = "features.kind"  # of the network in which samples were compared with real images
+KEY = "run.key"  # of one run, made once, and of one training, however often interrupted
+RECONSTRUCTIONS = "reconstructions"
+PICTURE = re.compile(rf"{RECONSTRUCTIONS}\+step\+(\d+)\+.*\.png")  # as MLflow names them
+SYSTEM_METRICS_INTERVAL = "5"  # seconds, unless MLflow's own setting says otherwise
+
+
+class Store:
+    """A tracking store, local or behind a server, with the experiment that the runs are in."""
+
+    def __init__(self, uri: str, root: Path) -> None:
+        for name in ("mlflow", "alembic"):  # a stage says one sentence, and these are not it
+            logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # raises it, too
+        self.uri = uri
+        self.root = root
+        local_store.make_ready(uri)
+        self.client = MlflowClient(tracking_uri=uri)
+        self.experiment_id = str(self.experiment(EXPERIMENT, PAGES).experiment_id)
+        self.live = Live(root, without_password(uri))
+        self.training_run: str | None = None
+        self.logged: set[int] | None = None  # steps whose pictures its run has
+        self.curves: dict[str, set[int]] = {}  # steps of the curves that a run has
+        self.monitor: SystemMetricsMonitor | None = None
+
+    def experiment(self, name: str, tags: dict[str, str] | None = None) -> Experiment:
+        """The experiment `name`, made if it is not there."""
+        known = self.client.get_experiment_by_name(name)
+        if known is not None:
+            return known
+        # Beside the database, whoever writes to it; a server has a place of its own.
+        local = None
+        if self.uri.startswith(SQLITE):
+            database = Path(self.uri.removeprefix(SQLITE).partition("?")[0])
+            local = (database.resolve().parent / ARTIFACTS).as_uri()
+        try:
+            made = self.client.create_experiment(name, artifact_location=local, tags=tags)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another process, just now
+                raise
+            return self.experiment(name)
+        return self.client.get_experiment(made)
+
+    # --- a training under way --------------------------------------------------------------------
+
+    def start_training(self, fingerprint: str, outputs: Outputs) -> None:
+        """Open a run, or the one in which the training with this fingerprint was interrupted."""
+        self.close_left()
+        key = self.live.key
+        assert key is not None  # whoever trains has begun
+        runs = self._search({KEY: key})
+        if runs:
+            run_id = runs[-1].info.run_id
+        else:
+            run_id = self._create(outputs, key, {TRAINING: fingerprint, **_code_tags(self.root)})
+        self.training_run = run_id
+        self._log_params(
+            run_id, self._sections(outputs, "seed", "dataset", "prepare", "model", "train")
+        )
+        self._log_data(run_id, outputs)
+        self.client.update_run(run_id, status="RUNNING")
+        self.monitor = SystemMetricsMonitor(
+            run_id,
+            float(
+                os.environ.get("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", SYSTEM_METRICS_INTERVAL)
+            ),
+            resume_logging=bool(runs),
+            tracking_uri=self.uri,
+        )
+        self.monitor.start()
+
+    def close_left(self) -> None:
+        """The runs of trainings in this checkout that never went on are not under way."""
+        for key in self.live.left:
+            self._stop(key)
+
+    def _stop(self, key: str, status: str = "KILLED") -> None:
+        for run in self._search({KEY: key}):
+            if run.info.status == "RUNNING":
+                self.client.set_terminated(run.info.run_id, status)
+
+    def log_epoch(self, epoch: dict[str, float]) -> None:
+        """One point of each curve, and the pictures that are kept by now."""
+        if self.training_run is None:
+            return  # the store was away when the training began; finish_training writes it all
+        self._log_curves(self.training_run, [epoch])
+        self._log_pictures(self.training_run)
+
+    def _log_pictures(self, run_id: str) -> None:
+        """The reconstructions after each epoch, uint8 [h, w, C], each of them once."""
+        pictures = self.live.pictures()
+        if pictures and self.logged is None:
+            there = self.client.list_artifacts(run_id, "images")
+            names = [PICTURE.fullmatch(Path(file.path).name) for file in there]
+            self.logged = {int(name[1]) for name in names if name}
+        for step, file in pictures.items():
+            assert self.logged is not None
+            if step not in self.logged:
+                picture = _picture(file)
+                if picture is not None:
+                    self.client.log_image(run_id, picture, key=RECONSTRUCTIONS, step=step)
+                    self.logged.add(step)
+            file.unlink()
+
+    def finish_training(self, outputs: Outputs) -> None:
+        """The training became a model, which is written: the run belongs to that now."""
+        self._stop_monitor()
+        self.training_run = None
+        self.write(outputs)
+
+    def _adopt(self, digest: str) -> None:
+        """Give the run of a training to the model that it became.
+
+        Where an equal model has a run already, that one stays.
+        """
+        key = self.live.key
+        if key is None or self.live.model != digest:
+            return
+        runs = self._search({KEY: key})
+        others = [run for run in self._search({MODEL: digest}) if run.data.tags.get(KEY) != key]
+        for run in runs if others else runs[:-1]:
+            self.client.delete_run(run.info.run_id)
+        if runs and not others:
+            self.client.set_tag(runs[-1].info.run_id, MODEL, digest)
+            self.client.set_terminated(runs[-1].info.run_id)
+
+    def stop_training(self, status: str) -> None:
+        """It ended before its end. Where it goes on, so does the run."""
+        self._stop_monitor()
+        if self.training_run is not None:
+            self.client.set_terminated(self.training_run, status)
+
+    def _stop_monitor(self) -> None:
+        monitor, self.monitor = self.monitor, None
+        if monitor is not None:
+            monitor.finish()
+
+    # --- a result that is there ------------------------------------------------------------------
+
+    def write(self, outputs: Outputs) -> None:
+        """Find the run of this result, or make it, and write what it lacks."""
+        assert outputs.model is not None
+        digest = outputs.model_digest()
+        self._adopt(digest)
+        run_id = self.find(outputs)
+        if run_id is None:
+            run_id = self._create(outputs, uuid.uuid4().hex, {MODEL: digest})
+        if self.client.get_run(run_id).info.status == "RUNNING":  # now, or by one that was killed
+            self.client.set_terminated(run_id)
+        self._log_params(
+            run_id, self._sections(outputs, "seed", "dataset", "prepare", "model", "train")
+        )
+        self._log_data(run_id, outputs)
+        self._log_curves(run_id, read_curves(outputs.model / "curves.csv"))
+        self._log_files(run_id, "model", sorted(outputs.model.iterdir()))
+        if outputs.latents:
+            self._log_files(run_id, "latents", [outputs.latents])
+        if outputs.sampler:
+            self.client.set_tag(run_id, SAMPLER, outputs.sampler_digest())
+            self.client.set_tag(run_id, SAMPLES, outputs.samples_digest())
+            self._log_params(run_id, self._sections(outputs, "sample"))
+            self._log_files(run_id, "sampler", sorted(outputs.sampler.iterdir()))
+        if outputs.metrics:
+            scores = dict(_flat(disk.read_json(outputs.metrics)))
+            numbers = {name: each for name, each in scores.items() if not isinstance(each, str)}
+            self._log_metrics(run_id, numbers, step=0)
+            self._log_files(run_id, "reports", [outputs.metrics])
+            if outputs.features:
+                kind = read_features(outputs.features).kind
+                self.client.set_tag(run_id, FEATURES, kind)
+        if outputs.pictures:
+            self._log_files(run_id, "pictures", sorted(outputs.pictures.iterdir()))
+        if outputs.atlas:
+            self._log_files(run_id, "reports", [outputs.atlas])
+        self._log_records(run_id, outputs)
+        if self.live.model == digest:
+            self._log_pictures(run_id)
+            self.close_left()
+            self.live.end()
+
+    def write_all(self, outputs: Outputs) -> None:
+        """A result that is finished, with the settings it was made with."""
+        self.write(outputs)
+        self._close_interrupted()
+        self._write_settings(outputs)
+
+    def _close_interrupted(self) -> None:
+        """A training that was killed, and did not go on, is not under way."""
+        key = self.live.key
+        if key is not None and locks.holder(locks.of(self.root, "train")) is None:
+            self.close_left()
+            self.live.forget_left()
+            self._stop(key)
+
+    def _write_settings(self, outputs: Outputs) -> None:
+        """Add dvc.lock, complete once the last stage has ended, and params.yaml if unedited."""
+        run_id = self.find(outputs)
+        assert run_id is not None
+        files = [self.root / dag.LOCK]
+        if outputs.params.items() <= params.read(self.root / params.PARAMS).items():
+            files.append(self.root / params.PARAMS)
+        self._log_files(run_id, "", [file for file in files if file.is_file()])
+
+    def find(self, outputs: Outputs) -> str | None:
+        """The run with this model and these samples; else one whose samples are yet to come."""
+        runs = self._search({MODEL: outputs.model_digest()})
+        samples = outputs.samples_digest()
+        if samples is not None:
+            same = [run for run in runs if run.data.tags.get(SAMPLES) == samples]
+            runs = same or [run for run in runs if SAMPLES not in run.data.tags]
+        return runs[0].info.run_id if runs else None
+
+    def _search(self, tags: dict[str, str]) -> list[Run]:
+        """Runs with these tags, the newest first."""
+        terms = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+        return list(self.client.search_runs([self.experiment_id], " and ".join(terms)))
+
+    def _create(self, outputs: Outputs, key: str, tags: dict[str, str]) -> str:
+        """Make the run with this key, once.
+
+        MLflow's client sends a call again that a server has heard and not answered.
+        """
+        kind = self._sections(outputs, "dataset", "model")
+        name = "-".join(kind[key] for key in ("model.kind", "dataset.kind") if key in kind)
+        if "model.latent_dim" in kind:
+            name += f"-{kind['model.latent_dim']}d"
+        tags = {"mlflow.source.name": "dvc repro", "mlflow.source.type": "LOCAL", **tags, KEY: key}
+        self.client.create_run(self.experiment_id, tags=tags, run_name=name)
+        *doubles, first = self._search({KEY: key})
+        for run in doubles:
+            self.client.delete_run(run.info.run_id)
+        return str(first.info.run_id)
+
+    def _sections(self, outputs: Outputs, *names: str) -> dict[str, str]:
+        """Sections of params.yaml as flat text."""
+        chosen = {name: outputs.params[name] for name in names if name in outputs.params}
+        return {key: str(value) for key, value in _flat(chosen)}
+
+    def _log_params(self, run_id: str, values: dict[str, str]) -> None:
+        known = self.client.get_run(run_id).data.params
+        new = [Param(name, value) for name, value in values.items() if name not in known]
+        self.client.log_batch(run_id, params=new)
+
+    def _log_metrics(self, run_id: str, values: dict[str, float], step: int) -> None:
+        known = self.client.get_run(run_id).data.metrics
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            run_id,
+            metrics=[
+                Metric(name, value, now, step)
+                for name, value in values.items()
+                if step > 0 or known.get(name) != value
+            ],
+        )
+
+    def _log_curves(self, run_id: str, epochs: list[dict[str, float]]) -> None:
+        if run_id not in self.curves:
+            history = self.client.get_metric_history(run_id, "loss")
+            self.curves[run_id] = {metric.step for metric in history}
+        for epoch in epochs:
+            step = int(epoch["epoch"])
+            if step not in self.curves[run_id]:
+                self._log_metrics(run_id, _without_epoch(epoch), step)
+                self.curves[run_id].add(step)
+
+    def _log_data(self, run_id: str, outputs: Outputs) -> None:
+        if outputs.prepared is None or DATA in self.client.get_run(run_id).data.tags:
+            return
+        profile = disk.read_json(outputs.prepared / "profile.json")
+        dataset = self._sections(outputs, "dataset")
+        data = Dataset(
+            name=dataset["dataset.kind"],
+            digest=profile["fingerprint"][:36],
+            source_type="local",
+            source=dataset["dataset.path"],
+        )
+        context = [InputTag("mlflow.data.context", "training")]
+        self.client.log_inputs(run_id, [DatasetInput(data, context)])
+        self.client.set_tag(run_id, DATA, profile["fingerprint"])
+
+    def _log_files(self, run_id: str, folder: str, files: list[Path]) -> None:
+        """Upload, unless the same content was uploaded before."""
+        content = "".join(f"{file.name} {disk.file_digest(file)}\n" for file in files)
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        tag = f"files.{folder or 'settings'}"
+        if self.client.get_run(run_id).data.tags.get(tag) == digest:
+            return
+        for file in files:
+            self.client.log_artifact(run_id, str(file), folder or None)
+        self.client.set_tag(run_id, tag, digest)
+
+    def _log_records(self, run_id: str, outputs: Outputs) -> None:
+        """What each stage took, as far as it was this result that it made here."""
+        stages = ("train", "encode", "sample", "evaluate", "export")
+        results = {stage: outputs.digest_of(stage) for stage in stages}
+        if outputs.prepared is not None:
+            profile = disk.read_json(outputs.prepared / "profile.json")
+            results |= {"fetch": profile["source"]}
+            results |= dict.fromkeys(("prepare", "features"), profile["fingerprint"])
+        for stage, digest in results.items():
+            record = timings.read(stage, self.root)
+            if record is None or record["result"] != digest:
+                continue
+            figures = {f"{figure}.{stage}": record[figure] for figure in timings.FIGURES}
+            self._log_metrics(run_id, figures, step=0)
+            if stage == "train":
+                tags = _code_tags(self.root, record["code"]) | {
+                    f"machine.{name}": str(value) for name, value in record["machine"].items()
+                }
+                self.client.log_batch(
+                    run_id, tags=[RunTag(name, value) for name, value in tags.items()]
+                )
+
+    def close(self) -> None:
+        self._stop_monitor()
+
+
+def _picture(file: Path) -> np.ndarray | None:
+    """Its pixels; None where a power cut has spoiled it."""
+    try:
+        with Image.open(file) as picture:
+            return np.asarray(picture)
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises for damaged files
+        return None
+
+
+def _code_tags(root: Path, code: dict[str, Any] | None = None) -> dict[str, str]:
+    code = code or vars(git.code(root))
+    return {
+        "git.commit": code["commit"],
+        "git.dirty": str(code["dirty"]).lower(),
+        "mlflow.source.git.commit": code["commit"],
+    }
+
+
+def _without_epoch(epoch: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in epoch.items() if name != "epoch"}
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """{"a": {"b": 1}} as ("a.b", 1)."""
+    for name, item in value.items():
+        if isinstance(item, dict):
+            yield from _flat(item, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", item
