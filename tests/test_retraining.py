@@ -305,7 +305,7 @@ import json, sys
 from pathlib import Path
 from prefect.logging import disable_run_logger
 from latentworks.errors import LatentworksError
-from latentworks.workspace import RETRAINING, Workspace
+from latentworks.runner.workspace import RETRAINING, Workspace
 from pipeline.retraining import check_out
 
 workspace = Workspace(Path(), RETRAINING)
