@@ -184,7 +184,8 @@ def _places(lines: list[list[str]], arrows: dict[str, set[str]]) -> dict[str, fl
         left = -ACROSS * (len(line) - 1) / 2
         orders = permutations(sorted(line))
         found = [{room: left + ACROSS * n for n, room in enumerate(order)} for order in orders]
-        places |= min(found, key=length)
+        best: dict[str, float] = min(found, key=length)
+        places |= best
     return places
 
 
