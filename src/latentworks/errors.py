@@ -14,7 +14,8 @@
   * Damaged (11): stored data is damaged, and no intact copy is left to repair it from.
   * Busy (75): another process holds the lock.
 
-A message is one line: what failed, why with the value received, and what to do next.
+A message is one line (ParamsError: one line per fault): what failed, why, with the value received,
+and what to do next.
 """
 
 

@@ -32,7 +32,7 @@ class DebianMirror:
 
     def fetch(self, files: Sequence[PinnedFile], downloads: Path, folder: Path) -> None:
         if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-            raise MirrorError("apt-get is not installed")
+            raise MirrorError("apt-get or dpkg-deb is not installed")
         with tempfile.TemporaryDirectory(dir=downloads) as temporary:
             unpacked = self._unpack(Path(temporary).resolve())
             for file in files:

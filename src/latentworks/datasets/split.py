@@ -30,7 +30,7 @@ def split_of(content_id: str, val_fraction: float, test_fraction: float) -> Spli
 def choose_split(
     own: Split | None, content_id: str, val_fraction: float, test_fraction: float
 ) -> Split:
-    """Choose a split by id, but keep test images that the source itself sets apart (`own`)."""
+    """Choose the split of an image. If the source has its `own` split, only val is chosen by id."""
     if own is None:
         return split_of(content_id, val_fraction, test_fraction)
     return split_of(content_id, val_fraction, test_fraction=0) if own == "train" else own

@@ -1,4 +1,4 @@
-"""Batches of images, shuffled by (seed, epoch) alone, so that training resumes with the same."""
+"""Batches of images, shuffled by (seed, epoch) alone: resumed training sees the same batches."""
 
 import math
 from typing import Any

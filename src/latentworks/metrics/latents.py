@@ -47,7 +47,7 @@ def active_units(latents: np.ndarray) -> int:
 
 
 def trustworthiness(images: np.ndarray, rows: np.ndarray, latents: np.ndarray) -> dict[str, float]:
-    """Measure if neighbours in latent space are neighbours in pixel space (Venna and Kaski 2001).
+    """Measure how well latent neighbours match pixel neighbours (Venna and Kaski 2001).
 
     1 if every image has the same NUM_NEIGHBOURS nearest ones in both spaces; other neighbours
     lower it by their rank in pixel space. `rows` are at most MAX_TRUSTED, and `latents`, float32

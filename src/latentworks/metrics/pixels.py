@@ -32,7 +32,7 @@ def thumbnails(images: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def chunks(rows: np.ndarray, size: int, num_bytes: int = CHUNK_BYTES) -> Iterator[np.ndarray]:
-    """Split `rows` into parts of at most CHUNK_IMAGES images, which take `num_bytes` bytes.
+    """Split `rows` into parts of at most CHUNK_IMAGES images and `num_bytes` bytes.
 
     `size`: bytes of one image.
     """

@@ -137,7 +137,7 @@ def _foreign(sections: dict[str, Any]) -> Iterator[str]:
 
 
 def _oversized(sections: dict[str, Any]) -> Iterator[str]:
-    """Yield a fault for each integer above 64 bits, for sections that set no limit."""
+    """Yield a fault for each integer above MAX_INTEGER, for sections that set no limit."""
     for path, value in _leaves(sections):
         if isinstance(value, int) and value > MAX_INTEGER:
             yield f"{dotted(path)} should be at most {MAX_INTEGER}. Received: {short(value)}."

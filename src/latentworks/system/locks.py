@@ -77,7 +77,7 @@ def exclusive(name: str, purpose: str, *, wait: bool = True) -> Iterator[None]:
 
 
 def _clause(holder: str) -> str:
-    """From the text of a lock file: `process 4711 on trainer holds the lock since …`."""
+    """Turn the text of a lock file into `process 4711 on trainer holds the lock since …`."""
     process, _, rest = holder.partition(", since ")
     since, _, _ = rest.partition(", to ")
     return f"{process} holds the lock" + (f" since {since}" if since else "")

@@ -54,7 +54,7 @@ def started(
     out: int | None = None,
     err: int | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start a process in a session of its own, and end it and its children with the block.
+    """Start a process in a session of its own. Neither it nor its children outlive the block.
 
     `handles`: locks that the process inherits. With `deaf`, the process ignores SIGTERM; its
     children need not. `out` and `err` are as in subprocess: inherited by default.
