@@ -89,8 +89,8 @@ def test_a_second_start_is_told_who_is_at_it_and_a_lock_dies_with_its_holder(
     assert time.monotonic() - began < 2
     host = os.uname().nodename
     assert re.fullmatch(
-        rf"cannot run the stages now; at it is process {first.pid} on {re.escape(host)}, "
-        r"since \d{4}-\d\d-\d\dT\S+, to run the stages\.\n",
+        rf"Cannot run the stages: process {first.pid} on {re.escape(host)} holds the lock "
+        r"since \d{4}-\d\d-\d\dT\S+\. Wait for it, or end it\.\n",
         said,
     )
     first.kill()
