@@ -1,4 +1,6 @@
-"""The feature network: a small convolutional classifier, whose last layer but one is the features.
+"""The feature network: a small convolutional classifier.
+
+Images are compared in the output of its last layer but one.
 """
 
 import math

@@ -92,8 +92,7 @@ def fit(
 ) -> keras.Model:
     """Train a classifier of `images[rows]`, uint8 [n, H, W, C], with `labels`, int64 [n].
 
-    `num_seen` sets the length of the training: the number of images of 32x32 pixels in all epochs.
-    Of larger images, fewer are seen.
+    `num_seen` limits the epochs: together they have the pixels of `num_seen` images of 32x32.
     """
     chosen = some(len(rows), MAX_IMAGES)
     rows, labels = rows[chosen], labels[chosen]
