@@ -329,7 +329,7 @@ REFUSED: list[tuple[str, bytes, int, str]] = [
     ("encode", b"RIFF\x00\x00", 422, "The picture cannot be used"),
     ("encode", b'{"inputs": [[0.5]]}', 422, "Multiply"),
     ("encode", b" " * 16_000_001, 413, "at most"),
-    ("invocations", b'{"dataframe_split": {}}', 400, "The body needs one field of inputs"),
+    ("invocations", b'{"dataframe_split": {}}', 400, "The body needs one of the fields inputs"),
     ("invocations", b'{"inputs": [[1, 2]], "params": {"verb": "paint"}}', 400, "verb is one of"),
     ("invocations", b'{"inputs": [[1, 2]], "params": 3}', 400, "params is an object"),
     ("invocations", b'{"inputs": [[1, 2]], "params": {"verb": ["decode"]}}', 400, "verb is one"),

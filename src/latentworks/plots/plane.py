@@ -1,4 +1,4 @@
-"""The plane in which latents are drawn."""
+"""The projection of latents to a plane, in which plots and the atlas draw them."""
 
 from dataclasses import dataclass
 

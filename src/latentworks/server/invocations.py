@@ -24,7 +24,7 @@ def read(body: bytes, content_type: str) -> tuple[str, Any, dict[str, Any]]:
     found = [name for name in (*FORMATS, *OTHERS) if name in given]
     if len(found) != 1 or found[0] in OTHERS:
         raise InputError(
-            f"The body needs one field of {', '.join(FORMATS)}, with arrays. "
+            f"The body needs one of the fields {', '.join(FORMATS)}, with arrays. "
             f"Received: {', '.join(found) or 'none'}."
         )
     for name in given:
