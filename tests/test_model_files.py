@@ -430,23 +430,23 @@ def test_weights_that_never_end(trained: Path, tmp_path: Path) -> None:
     weights[data + free : data + free + 8] = np.uint64(free).tobytes()
     path = rewritten(trained, tmp_path / "model.keras", weights=bytes(weights))
     message = refusal(path)  # by the limit of time or that of memory, whichever comes first
-    assert "would not end" in message or "damaged" in message
+    assert "limits of time and memory" in message or "damaged" in message
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (external_link, "linked to another place by 'vars'"),
-        (soft_link, "linked to another place by '0'"),
+        (external_link, "has a link 'vars' to another place"),
+        (soft_link, "has a link '0' to another place"),
         (external_dataset, "lies in another file"),
         (virtual_dataset, "lies in another file"),
-        (circle, "in a circle at "),
-        (circle_of_all, "in a circle at "),
+        (circle, "has a circle of groups, or too many levels, at "),
+        (circle_of_all, "has a circle of groups, or too many levels, at "),
         (compressed_bomb, "compressed, or declares more"),
         (hollow_bomb, "compressed, or declares more"),
         (python_text, "not an array of numbers"),
         (named_type, "not an array of numbers"),
-        (deep_groups, "in a circle at 'g'"),
+        (deep_groups, "has a circle of groups, or too many levels, at 'g'"),
     ],
 )
 def test_weights_that_reach_out_or_unfold(
@@ -508,7 +508,7 @@ def test_values_that_our_own_class_cannot_have(
     config = members(trained / "model.keras")["config.json"].replace(old, new)
     shutil.copy(trained / "config.json", tmp_path)
     rewritten(trained, tmp_path / "model.keras", config=config)
-    with pytest.raises(UnsafeModel, match="do not describe a model of ours") as caught:
+    with pytest.raises(UnsafeModel, match="do not describe a model of this project") as caught:
         read_model(tmp_path, ModelConfig)
     assert "\n" not in str(caught.value)
 
@@ -516,7 +516,7 @@ def test_values_that_our_own_class_cannot_have(
 def test_a_config_beside_the_model_that_is_not_ours(trained: Path, tmp_path: Path) -> None:
     shutil.copy(trained / "model.keras", tmp_path)
     (tmp_path / "config.json").write_text('{"kind": "other"}')
-    with pytest.raises(UnsafeModel, match="do not describe a model of ours"):
+    with pytest.raises(UnsafeModel, match="do not describe a model of this project"):
         read_model(tmp_path, ModelConfig)
 
 

@@ -260,5 +260,5 @@ def test_file_gives_the_model_back_and_equal_models_give_equal_bytes(
 def test_a_file_of_another_family_is_refused(tmp_path: Path) -> None:
     plain, variational = OF_KIND["autoencoder"], OF_KIND["vae"]
     write_model(tmp_path, plain.build((8, 8, 1)), variational)
-    with pytest.raises(UnsafeModel, match="do not describe a model of ours"):
+    with pytest.raises(UnsafeModel, match="do not describe a model of this project"):
         read_model(tmp_path, ModelConfig)

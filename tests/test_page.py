@@ -351,7 +351,7 @@ def test_it_waits_where_the_server_is_busy(
         until(page.is_settled)
         assert page.text("#about") == FIRST
         assert page.text("#fault") == ""
-    until(lambda: page.text("#about") == "the server does not answer.")
+    until(lambda: page.text("#about") == "The server does not answer.")
 
 
 def test_operations_can_be_tried(page: Page) -> None:

@@ -257,7 +257,7 @@ def test_a_first_model_needs_references() -> None:
 @pytest.mark.parametrize("what", ["data", "scorer"])
 def test_other_data_or_another_scorer_is_an_error(what: str) -> None:
     other = replace(scores(mse=0.5), **{what: "other"})
-    with pytest.raises(LatentworksError, match=f"by the same {what}. Received: other and {what}"):
+    with pytest.raises(LatentworksError, match=f"with the same {what}. Received: other and {what}"):
         decide(other, CHAMPION, config())
 
 
@@ -266,20 +266,20 @@ def test_memorisation_may_be_absent_from_both() -> None:
     assert decide(better, champion, config()).promoted
     assert decide(champion, None, config()).promoted
     assert "memorisation" not in verdicts(better, champion)
-    with pytest.raises(LatentworksError, match="the challenger has no score for memorisation"):
+    with pytest.raises(LatentworksError, match="The challenger has no score for memorisation"):
         decide(better, champion, config(metric="memorisation"))
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_a_metric_of_one_alone_is_an_error(name: str) -> None:
-    with pytest.raises(LatentworksError, match=f"the champion has no score for {name}"):
+    with pytest.raises(LatentworksError, match=f"The champion has no score for {name}"):
         decide(scores(mse=0.5), without(CHAMPION, name), config())
-    with pytest.raises(LatentworksError, match=f"the challenger has no score for {name}"):
+    with pytest.raises(LatentworksError, match=f"The challenger has no score for {name}"):
         decide(without(scores(mse=0.5), name), CHAMPION, config())
 
 
 def test_an_unknown_metric_is_an_error() -> None:
-    with pytest.raises(LatentworksError, match="how to judge the metric sharpness"):
+    with pytest.raises(LatentworksError, match="no rule for the metric sharpness"):
         decide(with_metric(CHAMPION, "sharpness", Score(1.0)), None, config())
 
 
@@ -287,7 +287,7 @@ def test_replicates_that_are_not_pairs_are_an_error() -> None:
     score = CHAMPION.metrics["mse"]
     for replicates in (None, np.zeros(7)):
         other = with_metric(CHAMPION, "mse", replace(score, replicates=replicates))
-        with pytest.raises(LatentworksError, match="replicates of mse are not pairs"):
+        with pytest.raises(LatentworksError, match="replicates of mse cannot be paired"):
             decide(other, CHAMPION, config())
 
 

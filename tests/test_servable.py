@@ -180,24 +180,24 @@ GREY = np.zeros((2, 8, 8), np.uint8)
 REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("reconstruct", None, {}, "inputs are missing"),
     ("reconstruct", [], {}, "at least one"),
-    ("reconstruct", "image", {}, "as an array"),
-    ("reconstruct", {"image": 1}, {}, "as an array"),
-    ("reconstruct", [[1, 2], [3]], {}, "all of one shape"),
-    ("reconstruct", [["a"]], {}, "all of one shape"),
+    ("reconstruct", "image", {}, "inputs are not an array"),
+    ("reconstruct", {"image": 1}, {}, "inputs are not an array"),
+    ("reconstruct", [[1, 2], [3]], {}, "all of the same shape"),
+    ("reconstruct", [["a"]], {}, "all of the same shape"),
     ("reconstruct", GREY / 255, {}, "Multiply images in [0, 1] by 255"),
     ("reconstruct", GREY - 1.0, {}, "whole numbers"),
     ("reconstruct", GREY.astype(int) - 1, {}, "Received: -1 to -1"),
     ("reconstruct", GREY.astype(int) + 256, {}, "Received: 256 to 256"),
-    ("reconstruct", [[10**30]], {}, "all of one shape"),
+    ("reconstruct", [[10**30]], {}, "all of the same shape"),
     ("reconstruct", GREY.astype(bool), {}, "Received: bool"),
     ("reconstruct", np.zeros((2, 8, 8, 5), np.uint8), {}, "Received: [2, 8, 8, 5]"),
     ("reconstruct", np.zeros(5, np.uint8), {}, "Received: [5]"),
-    ("reconstruct", np.zeros((1, 9000, 9000), np.uint8), {}, "too many pixels"),
-    ("decode", [[1.0, 2.0, 3.0]], {}, "latents have the shape [N, 2]"),
+    ("reconstruct", np.zeros((1, 9000, 9000), np.uint8), {}, "Too many pixels"),
+    ("decode", [[1.0, 2.0, 3.0]], {}, "Latents have the shape [N, 2]"),
     ("decode", [[1.0, np.nan]], {}, "finite"),
     ("decode", [[1.0, 1e39]], {}, "finite"),
-    ("decode", np.zeros((10_001, 2)), {}, "too many in one call"),
-    ("encode", np.zeros((10_001, 5, 5), np.uint8), {}, "too many in one call"),
+    ("decode", np.zeros((10_001, 2)), {}, "Too many images or latents in one call"),
+    ("encode", np.zeros((10_001, 5, 5), np.uint8), {}, "Too many images or latents in one call"),
     (["encode"], GREY, {}, "verb is one of"),  # type: ignore[list-item]
     ("decode", [[True, False]], {}, "Received: bool"),
     ("decode", None, {}, "inputs are missing"),
@@ -211,9 +211,9 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("sample", None, {"num": "4"}, "whole number"),
     ("sample", None, {"seed": -1}, "seed is a whole number"),
     ("sample", None, {"sede": 1}, "Did you mean seed?"),
-    ("sample", None, {"label": 3}, "this model knows no classes"),
-    ("sample", None, {"model": 3}, "does not know the param 'model'. It takes num, seed, label."),
-    ("encode", GREY, {"num": 4}, "does not know the param 'num'. It takes label."),
+    ("sample", None, {"label": 3}, "this model has no classes"),
+    ("sample", None, {"model": 3}, "has no param 'model'. It takes num, seed, label."),
+    ("encode", GREY, {"num": 4}, "has no param 'num'. It takes label."),
     ("smaple", None, {}, "verb is one of reconstruct, encode"),
     (None, None, {}, "verb is one of"),  # type: ignore[list-item]
 ]
@@ -291,9 +291,9 @@ def test_misspelt_params_are_refused_though_mlflow_drops_them(
     model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     with pytest.raises(MlflowException, match="Did you mean seed"):
         model.predict(None, params={"verb": "sample", "sede": 1})
-    with pytest.raises(MlflowException, match="encode does not know the param 'num'"):
+    with pytest.raises(MlflowException, match="encode has no param 'num'"):
         model.predict(images, params={"verb": "encode", "num": 3})
-    with pytest.raises(MlflowException, match="latents have the shape"):
+    with pytest.raises(MlflowException, match="Latents have the shape"):
         model.unwrap_python_model().predict(None, [[1.0]], {"verb": "decode"})
 
 
@@ -390,7 +390,7 @@ def test_every_change_of_a_sealed_folder_is_noticed(packaged: Path, tmp_path: Pa
     refused("decoder.onnx is missing")
     graph.write_bytes(content)
     (folder / "code/sitecustomize.py").write_text("")
-    refused("sitecustomize.py was not there")
+    refused("sitecustomize.py is not part of the version")
     (folder / "code/sitecustomize.py").unlink()
     checksums.verify(folder, digest, "it")
     checksums.seal(folder)

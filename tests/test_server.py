@@ -134,9 +134,9 @@ def flipped(folder: Path) -> None:
 
 
 BAD = [
-    (with_other_answers, True, "does not answer as when it was exported"),
-    (with_half_a_graph, True, "it cannot be used"),
-    (with_code_that_exits, True, "it ended with 3"),
+    (with_other_answers, True, "does not return what it returned at the export"),
+    (with_half_a_graph, True, "the model fails"),
+    (with_code_that_exits, True, "the process ended with exit code 3"),
     (without_a_file, False, "interface.json is missing"),
     (flipped, False, "does not match its sha256"),
 ]
@@ -300,22 +300,22 @@ def test_requests_that_arrive_together_are_answered_as_alone(url: str) -> None:
 # --- what it refuses -----------------------------------------------------------------------------
 
 REFUSED: list[tuple[str, bytes, int, str]] = [
-    ("decode", b"", 400, "the body is empty"),
+    ("decode", b"", 400, "The body is empty"),
     ("decode", b"{", 400, "not JSON"),
     ("decode", b'{"inputs": [[NaN, 1]]}', 400, "not JSON"),
     ("decode", b'{"inputs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "not JSON"),
-    ("decode", b'{"inputs": ' + b"[" * 60 + b"1" + b"]" * 60 + b"}", 422, "latents"),
-    ("decode", b"[1]", 422, "expected a JSON object"),
+    ("decode", b'{"inputs": ' + b"[" * 60 + b"1" + b"]" * 60 + b"}", 422, "Latents have"),
+    ("decode", b"[1]", 422, "not a JSON object"),
     ("decode", b'{"inputs": [[1, 2, 3]]}', 422, "[N, 2]"),
-    ("decode", b'{"inputs": [[1, 2], [3]]}', 422, "all of one shape"),
+    ("decode", b'{"inputs": [[1, 2], [3]]}', 422, "all of the same shape"),
     ("decode", b'{"inputs": [[1e300, 2]]}', 422, "finite"),
-    ("decode", b'{"inputs": [["a", 2]]}', 422, "all of one shape"),
+    ("decode", b'{"inputs": [["a", 2]]}', 422, "all of the same shape"),
     ("decode", b'{"inputs": [[true, 2]]}', 422, "true or false"),
-    ("decode", b'{"inputs": [[null, 2]]}', 422, "all of one shape"),
+    ("decode", b'{"inputs": [[null, 2]]}', 422, "all of the same shape"),
     ("decode", b'{"inputs": []}', 422, "at least one"),
     ("decode", b"{}", 422, "inputs are missing"),
-    ("decode", b'{"inputs": [[1, 2]], "input": 1}', 422, "unknown field 'input'"),
-    ("decode", b'{"inputs": [[1, 2]], "num": 1}', 422, "does not know the param 'num'"),
+    ("decode", b'{"inputs": [[1, 2]], "input": 1}', 422, "Unknown field 'input'"),
+    ("decode", b'{"inputs": [[1, 2]], "num": 1}', 422, "has no param 'num'"),
     ("decode", b'{"inputs": [[1, 2]], "images": "jpeg"}', 422, "base64"),
     ("sample", b'{"num": 0}', 422, "from 1 to 10000"),
     ("sample", b'{"num": 1e9}', 422, "from 1 to 10000"),
@@ -323,13 +323,13 @@ REFUSED: list[tuple[str, bytes, int, str]] = [
     ("sample", b'{"seed": -1}', 422, "from 0"),
     ("sample", b'{"inputs": [1]}', 422, "takes no inputs"),
     ("encode", b'{"inputs": "not base64!"}', 422, "not base64"),
-    ("encode", b'{"inputs": ["aGVsbG8="]}', 422, "the picture cannot be used"),
-    ("encode", b'{"inputs": ["aGVsbG8=", [1]]}', 422, "the picture cannot be used"),
-    ("encode", b"\x89PNG\r\n\x1a\nnothing", 422, "the picture cannot be used"),
-    ("encode", b"RIFF\x00\x00", 422, "the picture cannot be used"),
+    ("encode", b'{"inputs": ["aGVsbG8="]}', 422, "The picture cannot be used"),
+    ("encode", b'{"inputs": ["aGVsbG8=", [1]]}', 422, "The picture cannot be used"),
+    ("encode", b"\x89PNG\r\n\x1a\nnothing", 422, "The picture cannot be used"),
+    ("encode", b"RIFF\x00\x00", 422, "The picture cannot be used"),
     ("encode", b'{"inputs": [[0.5]]}', 422, "Multiply"),
     ("encode", b" " * 16_000_001, 413, "at most"),
-    ("invocations", b'{"dataframe_split": {}}', 400, "expected one of inputs"),
+    ("invocations", b'{"dataframe_split": {}}', 400, "The body needs one of the fields inputs"),
     ("invocations", b'{"inputs": [[1, 2]], "params": {"verb": "paint"}}', 400, "verb is one of"),
     ("invocations", b'{"inputs": [[1, 2]], "params": 3}', 400, "params is an object"),
     ("invocations", b'{"inputs": [[1, 2]], "params": {"verb": ["decode"]}}', 400, "verb is one"),
@@ -399,7 +399,8 @@ def test_pictures_that_are_too_much_together(url: str) -> None:
     picture = base64.b64encode(file.getvalue()).decode()
     answer = requests.post(f"{url}/encode", json={"inputs": [picture, picture]}, timeout=60)
     assert answer.status_code == 422
-    assert answer.json()["error"].startswith("too many pixels. Expected at most 50000000")
+    fault = "Too many pixels in one call. Expected at most 50000000"
+    assert answer.json()["error"].startswith(fault)
 
 
 def test_a_picture_of_many_channels_is_too_much_earlier(url: str) -> None:
@@ -407,7 +408,8 @@ def test_a_picture_of_many_channels_is_too_much_earlier(url: str) -> None:
     Image.new("RGBA", (6000, 5000)).save(file, "PNG")
     answer = requests.post(f"{url}/encode", data=file.getvalue(), timeout=60)
     assert answer.status_code == 422
-    assert answer.json()["error"].startswith("too many pixels. Expected at most 50000000")
+    fault = "Too many pixels in one call. Expected at most 50000000"
+    assert answer.json()["error"].startswith(fault)
 
 
 def test_a_long_text_among_numbers_does_not_make_all_as_long(url: str) -> None:
@@ -415,7 +417,7 @@ def test_a_long_text_among_numbers_does_not_make_all_as_long(url: str) -> None:
     body = {"inputs": [*[0] * 1_000_000, "x" * 1_000_000]}
     answer = requests.post(f"{url}/encode", json=body, timeout=60)
     assert answer.status_code == 422
-    assert "all of one shape" in answer.json()["error"]
+    assert "all of the same shape" in answer.json()["error"]
 
 
 def test_a_head_of_any_length_is_not_read(url: str) -> None:

@@ -1,20 +1,16 @@
-"""The files between stages: one `write_x` and one `read_x` for every arrow in dvc.yaml.
-
-A file or folder is written under a temporary name, flushed to disk and renamed, so that it
-appears whole or not at all. None holds a time, a host or a path: equal inputs give equal bytes.
-"""
+"""The curves of a training: curves.csv, with a row for each epoch."""
 
 import csv
 from pathlib import Path
 
 from latentworks.system import disk
 
-# Empty where there is none: val_… without validation, kl_loss but for variational models.
+# A cell is empty if it has no value: val_… without validation images, kl_loss without a KL term.
 CURVES = ("epoch", "loss", "val_loss", "kl_loss", "val_kl_loss", "learning_rate")
 
 
 def write_curves(path: Path, epochs: list[dict[str, float]]) -> None:
-    """A CSV with a row for each epoch; every number as short as it can be and still be exact.
+    """Write a CSV with a row for each epoch. Numbers are exact, and as short as possible.
 
     The columns are always the same, so that curves with and without validation can be compared.
     """

@@ -1,8 +1,4 @@
-"""The files between stages: one `write_x` and one `read_x` for every arrow in dvc.yaml.
-
-A file or folder is written under a temporary name, flushed to disk and renamed, so that it
-appears whole or not at all. None holds a time, a host or a path: equal inputs give equal bytes.
-"""
+"""The feature network: the folder that the stage `features` writes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +10,20 @@ from latentworks.system import disk
 
 @dataclass(frozen=True)
 class Features:
-    """The folder that `features` writes: the network in whose features images are compared."""
+    """The feature network, in whose features images are compared."""
 
     kind: str  # shipped, trained, random
-    class_names: list[str]  # that it tells apart; empty where there are none
-    accuracy: float | None  # of that, on test images
+    class_names: list[str]  # classes that the network predicts; may be empty
+    accuracy: float | None  # of these predictions on test images; None without classes
     weights: dict[str, np.ndarray]  # by path
 
 
 def write_features(folder: Path, features: Features) -> None:
     disk.write_arrays(folder / "weights.npz", features.weights)
-    told = {name: value for name, value in vars(features).items() if name != "weights"}
-    disk.write_json(folder / "features.json", told)
+    fields = {name: value for name, value in vars(features).items() if name != "weights"}
+    disk.write_json(folder / "features.json", fields)
 
 
 def read_features(folder: Path) -> Features:
-    told = disk.read_json(folder / "features.json")
-    return Features(**told, weights=disk.read_arrays(folder / "weights.npz"))
+    fields = disk.read_json(folder / "features.json")
+    return Features(**fields, weights=disk.read_arrays(folder / "weights.npz"))

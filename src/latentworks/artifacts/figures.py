@@ -1,8 +1,4 @@
-"""The files between stages: one `write_x` and one `read_x` for every arrow in dvc.yaml.
-
-A file or folder is written under a temporary name, flushed to disk and renamed, so that it
-appears whole or not at all. None holds a time, a host or a path: equal inputs give equal bytes.
-"""
+"""Pictures and HTML pages, written without the date or version of the program."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,17 +7,17 @@ from latentworks.system import disk
 
 
 class Figure(Protocol):
-    """What a Matplotlib figure offers."""
+    """The part of a Matplotlib figure that is used here."""
 
     def savefig(self, fname: Path, **options: Any) -> None: ...
 
 
 def write_page(path: Path, text: str) -> None:
-    """An HTML file."""
+    """Write an HTML file."""
     with disk.replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_figure(path: Path, figure: Figure) -> None:
-    """A PNG without the name and version of the program that drew it."""
+    """Write a PNG without the name and version of Matplotlib."""
     figure.savefig(path, format="png", metadata={"Software": None})

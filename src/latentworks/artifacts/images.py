@@ -1,8 +1,4 @@
-"""The files between stages: one `write_x` and one `read_x` for every arrow in dvc.yaml.
-
-A file or folder is written under a temporary name, flushed to disk and renamed, so that it
-appears whole or not at all. None holds a time, a host or a path: equal inputs give equal bytes.
-"""
+"""Prepared images: the folder that the stage `prepare` writes."""
 
 import io
 from dataclasses import dataclass
@@ -20,7 +16,7 @@ NPY_HEADER_BYTES = 128  # of a version 1.0 header whose shape has up to four axe
 
 
 class ImageWriter:
-    """Writes images one after the other to a `.npy` file whose length is known only at the end."""
+    """Writes images one by one to a `.npy` file. Their number may be unknown until the end."""
 
     def __init__(self, path: Path, image_shape: tuple[int, int, int]) -> None:
         self.image_shape = image_shape
@@ -51,9 +47,9 @@ class ImageWriter:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The folder that `prepare` writes."""
+    """The content of the folder that `prepare` writes."""
 
-    images: np.ndarray  # uint8 [N, H, W, C], a memory map: only what is touched is read
+    images: np.ndarray  # uint8 [N, H, W, C], a memory map, which is read on access
     index: pd.DataFrame  # a row for each image: id, split, label, name, height, width
     profile: dict[str, Any]
 
@@ -64,15 +60,15 @@ class Prepared:
 
     @property
     def class_names(self) -> list[str]:
-        """Empty where the images have no labels."""
+        """The names of the classes; empty if the images have no labels."""
         return list(self.profile["class_names"])
 
     def rows(self, split: str) -> np.ndarray:
-        """Where the images of `split` stand in `images`: int64 [n], ascending."""
+        """The rows of a split in `images`: int64 [n], ascending."""
         return np.flatnonzero((self.index["split"] == split).to_numpy())
 
     def labels(self, rows: np.ndarray) -> np.ndarray | None:
-        """int64 [n], -1 where an image has none; None where no image of the data has any."""
+        """Labels int64 [n], -1 for an image without one; None if the data has no classes."""
         if not self.class_names:
             return None
         return self.index["label"].iloc[rows].fillna(-1).to_numpy(dtype=np.int64)
@@ -83,7 +79,7 @@ def write_index(path: Path, index: pd.DataFrame) -> None:
 
 
 def read_prepared(folder: Path) -> Prepared:
-    """Open what `prepare` wrote."""
+    """Open the folder that `prepare` wrote. Raises DataError if its files do not fit together."""
     images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
     index = pd.read_parquet(folder / "index.parquet")
     if len(images) != len(index):

@@ -1,7 +1,8 @@
-"""Is a `.keras` file one of ours? Looked at as bytes, before Keras makes objects of it.
+"""The check that a `.keras` file comes from this project, before Keras makes objects of it.
 
-What is not known to be harmless is refused. Ours have three members, stored as they are; a
-config.json that names a class of this project and Keras' own for training; and plain arrays.
+The check reads bytes and refuses all content that is not known to be harmless. A file of this
+project has three members without compression: metadata.json, a config.json that names a class of
+this project and classes of Keras, and weights that are plain arrays.
 """
 
 import json
@@ -24,15 +25,15 @@ MAX_BYTES = 8 << 30  # more than the largest model that params.yaml can describe
 MAX_DEPTH = 40  # of config.json
 ENCRYPTED = 0x1  # bit of a member's flags
 MAGIC = {
-    b"PK\x03\x04": "",  # what is expected
+    b"PK\x03\x04": "",  # a zip, as expected
     b"\x89HDF": "an HDF5 file, as Keras wrote models formerly",
     b"\x80": "a pickle, which runs code when it is opened",
 }
 
-# A class of this project is one that it has registered: Keras knows no other under this prefix.
+# The classes that this project has registered: Keras knows only these under the prefix.
 OURS = re.compile(r"latentworks>[A-Za-z]\w*")
-# Of Keras, only classes that hold numbers. Absent on purpose: functions and whatever wraps or
-# loads code (Lambda, TFSMLayer, JaxLayer, FlaxLayer, TorchModuleWrapper), and whatever reads files.
+# The classes of Keras that only hold numbers. Absent on purpose: functions, classes that wrap or
+# load code (Lambda, TFSMLayer, JaxLayer, FlaxLayer, TorchModuleWrapper), and those that read files.
 CLASS = re.compile(r"[A-Z][A-Za-z0-9]*")
 NAMESPACES = {
     *("keras.optimizers", "keras.optimizers.schedules", "keras.losses", "keras.metrics"),
@@ -48,7 +49,7 @@ LAYER = re.compile(
 
 
 def require_ours(path: Path) -> None:
-    """Return where Keras may open `path`. Raises UnsafeModel, and OSError if it is not there."""
+    """Raise UnsafeModel unless Keras may open `path`, or OSError if the file is missing."""
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         _refuse(path, "a folder, such as a SavedModel")
@@ -75,7 +76,7 @@ def require_ours(path: Path) -> None:
 def _refuse(path: Path, what: str, expected: str = "") -> NoReturn:
     raise UnsafeModel(
         f"{path}: {what}. Expected {expected or 'a .keras file as `dvc repro train` writes it'}. "
-        "It was not opened. Bring back the one that this project made: "
+        "The file was not opened. Restore the file that `train` wrote: "
         f"`dvc checkout --force {path.parent}`."
     )
 
@@ -85,7 +86,7 @@ def _line(error: Exception) -> str:
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    """As ours are not compressed, what they unfold to is what the file holds: there is no bomb."""
+    """Check names, kinds and sizes of the members. Without compression, no member is a zip bomb."""
     for member in members:
         name, kind = member.orig_filename, stat.S_IFMT(member.external_attr >> 16)
         if name not in MEMBERS:
@@ -93,17 +94,17 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
         if kind not in (0, stat.S_IFREG):
             _refuse(path, f"its member {name} is a link or not a file", "plain files in the zip")
         if member.flag_bits & ENCRYPTED:
-            _refuse(path, f"its member {name} is encrypted", "members that anyone can read")
+            _refuse(path, f"its member {name} is encrypted", "members without encryption")
         if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
-            _refuse(path, f"its member {name} is compressed", "members that are only stored")
-        if member.file_size > MAX_JSON_BYTES.get(name, MAX_BYTES):
-            _refuse(path, f"its member {name} has {member.file_size} bytes", "much less")
+            _refuse(path, f"its member {name} is compressed", "members without compression")
+        if member.file_size > (most := MAX_JSON_BYTES.get(name, MAX_BYTES)):
+            _refuse(path, f"its member {name} has {member.file_size} bytes", f"at most {most}")
     if sorted(member.orig_filename for member in members) != sorted(MEMBERS):
         _refuse(
             path, "has a member twice, or lacks one", f"once each: {', '.join(sorted(MEMBERS))}"
         )
     if sum(member.file_size for member in members) > path.stat().st_size:
-        _refuse(path, "its members overlap", "one after the other")
+        _refuse(path, "its members overlap", "members one after the other")
 
 
 def _parsed(path: Path, name: str, content: bytes) -> Any:
@@ -117,7 +118,7 @@ def _parsed(path: Path, name: str, content: bytes) -> Any:
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:
-    """Every class that config.json names is one we know, however deep it is named."""
+    """Check that config.json names only known classes, at any depth."""
     if not _is_ours(config):
         _refuse(path, f"a model of class {_named(config)}", "a model class of this project")
     waiting: list[tuple[Any, int]] = [(config, 0)]
@@ -160,18 +161,18 @@ def _is_keras(value: dict[str, Any]) -> bool:
 
 
 def _check_weights(path: Path) -> None:
-    """The weights are groups of plain arrays that lie in this very file."""
+    """Check that the weights are groups of plain arrays inside this file."""
     changes = {"PYTHONPATH": str(Path(__file__).parents[2]), "OPENBLAS_NUM_THREADS": "1"}
     call = [sys.executable, "-P", "-m", "latentworks.artifacts.weights_file", str(path.absolute())]
     looking = subprocess.run(
         processes.tied(call),
-        env=os.environ | changes,  # a thread reserves addresses, which the process has few of
+        env=os.environ | changes,  # each thread would reserve addresses, which are limited
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
     )
     fault = looking.stdout.strip()
-    if looking.returncode != 0:  # its limits of time or memory ended it, or a fault of HDF5's own
-        fault = "made so that reading it would not end"
+    if looking.returncode != 0:  # a limit of time or memory, or a crash of HDF5, ended the process
+        fault = "cannot be read within its limits of time and memory"
     if fault:
-        _refuse(path, f"its {WEIGHTS} is {fault}", "plain arrays")
+        _refuse(path, f"its {WEIGHTS} {fault}", "plain arrays")

@@ -1,8 +1,4 @@
-"""The files between stages: one `write_x` and one `read_x` for every arrow in dvc.yaml.
-
-A file or folder is written under a temporary name, flushed to disk and renamed, so that it
-appears whole or not at all. None holds a time, a host or a path: equal inputs give equal bytes.
-"""
+"""The latents table: a Parquet file with a row for each image."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +14,7 @@ from latentworks.system import disk
 
 
 def write_latents(path: Path, frames: Iterable[pd.DataFrame]) -> int:
-    """Parquet with the columns id, split, label, z0 … zk. Returns the number of rows."""
+    """Write the columns id, split, label, z0 … zk as Parquet. Return the number of rows."""
     num_rows = 0
     writer = None
     with disk.replacing(path) as temporary:
@@ -28,25 +24,25 @@ def write_latents(path: Path, frames: Iterable[pd.DataFrame]) -> int:
             writer.write_table(table)
             num_rows += table.num_rows
         if writer is None:
-            raise DataError("no image to encode. Expected at least one.")
+            raise DataError("No image to encode. Expected at least one.")
         writer.close()
     return num_rows
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Some rows of the latents table."""
+    """Rows of the latents table."""
 
     ids: np.ndarray  # str [N]
     z: np.ndarray  # float32 [N, D]
-    labels: np.ndarray | None  # int64 [N], -1 where an image has none; None without any labels
+    labels: np.ndarray | None  # int64 [N], -1 for an image without one; None without classes
 
 
 def read_latents(path: Path, split: str, limit: int | None = None) -> Latents:
-    """The latents of one split, in the order of the images.
+    """Read the latents of one split, in the order of the images, at most `limit` of them.
 
-    With `limit`, at most so many. Ids are hashes of the images, so that those with the smallest
-    ids are a random choice, and the same one whenever the data is the same.
+    Ids are hashes of the images. The rows with the smallest ids are therefore a random choice,
+    which is always the same for the same data.
     """
     filters = [("split", "==", split)]
     if limit is not None:

@@ -1,8 +1,4 @@
-"""The files between stages: one `write_x` and one `read_x` for every arrow in dvc.yaml.
-
-A file or folder is written under a temporary name, flushed to disk and renamed, so that it
-appears whole or not at all. None holds a time, a host or a path: equal inputs give equal bytes.
-"""
+"""A trained model: model.keras and its config."""
 
 import json
 import zipfile
@@ -17,22 +13,22 @@ from latentworks.system import disk
 
 
 class Saveable(Protocol):
-    """What a Keras model offers."""
+    """The part of a Keras model that is used here."""
 
     def save(self, filepath: str | Path) -> None: ...
 
 
 def write_model(folder: Path, model: Saveable, config: BaseModel) -> None:
-    """`model.keras` and the config that knows how to load it."""
-    unsettled = folder / "dated.keras"
-    model.save(unsettled)
-    _write_without_dates(unsettled, folder / "model.keras")
-    unsettled.unlink()
+    """Write model.keras, and config.json, from which `read_model` loads it."""
+    dated = folder / "dated.keras"
+    model.save(dated)
+    _write_without_dates(dated, folder / "model.keras")
+    dated.unlink()
     disk.write_json(folder / "config.json", config.model_dump(mode="json"))
 
 
 def _write_without_dates(source: Path, target: Path) -> None:
-    """Copy a `.keras` file, a zip, without the dates that make two equal models differ."""
+    """Copy a `.keras` file, a zip, without its dates, so that equal models give equal bytes."""
     with zipfile.ZipFile(source) as dated, zipfile.ZipFile(target, "w") as dateless:
         for name in sorted(dated.namelist()):
             content = dated.read(name)
@@ -44,9 +40,10 @@ def _write_without_dates(source: Path, target: Path) -> None:
 
 
 def read_model(folder: Path, schema: Any) -> Any:
-    """The model in `folder`; `schema` is the union of model configs.
+    """Load the model in `folder`. `schema` is the union of model configs.
 
-    Raises UnsafeModel where a file is not one of ours: before Keras opens it, as far as it shows.
+    Raises UnsafeModel if a file does not come from this project: if possible, before Keras opens
+    the file.
     """
     require_ours(folder / "model.keras")
     try:
@@ -54,9 +51,9 @@ def read_model(folder: Path, schema: Any) -> Any:
         return config.load(folder / "model.keras")
     except (OSError, MemoryError, ImportError):
         raise
-    except Exception as error:  # what Keras raises for values that our classes cannot have
+    except Exception as error:  # Keras raises anything for values that a class does not accept
         raise UnsafeModel(
-            f"{folder}: model.keras and config.json do not describe a model of ours "
-            f"({type(error).__name__}). Bring back what `train` wrote: "
+            f"{folder}: model.keras and config.json do not describe a model of this project "
+            f"({type(error).__name__}). Restore the files that `train` wrote: "
             f"`dvc checkout --force {folder}`."
         ) from error

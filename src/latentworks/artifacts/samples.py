@@ -1,8 +1,4 @@
-"""The files between stages: one `write_x` and one `read_x` for every arrow in dvc.yaml.
-
-A file or folder is written under a temporary name, flushed to disk and renamed, so that it
-appears whole or not at all. None holds a time, a host or a path: equal inputs give equal bytes.
-"""
+"""A fitted sampler and its samples: the folders that the stage `sample` writes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,25 +11,25 @@ from latentworks.system import disk
 
 
 class Sampler(Protocol):
-    """What every sampler offers."""
+    """The methods of every sampler."""
 
     def sample(self, num: int, rng: np.random.Generator) -> np.ndarray:
         """Draw `num` latents: float32 [num, D]."""
         ...
 
     def state(self) -> dict[str, np.ndarray]:
-        """The arrays that make it, by name."""
+        """Return the fitted arrays by name."""
         ...
 
 
 def write_sampler(folder: Path, sampler: Sampler, config: BaseModel) -> None:
-    """`sampler.npz` and the config that knows how to load it."""
+    """Write sampler.npz, and config.json, from which `read_sampler` loads it."""
     disk.write_arrays(folder / "sampler.npz", sampler.state())
     disk.write_json(folder / "config.json", config.model_dump(mode="json"))
 
 
 def read_sampler(folder: Path, schema: Any) -> Sampler:
-    """The sampler in `folder`; `schema` is the union of sampler configs."""
+    """Load the sampler in `folder`. `schema` is the union of sampler configs."""
     config = TypeAdapter(schema).validate_json((folder / "config.json").read_bytes())
     sampler: Sampler = config.load(disk.read_arrays(folder / "sampler.npz"))
     return sampler
@@ -41,11 +37,11 @@ def read_sampler(folder: Path, schema: Any) -> Sampler:
 
 @dataclass(frozen=True)
 class Samples:
-    """The folder that `sample` writes."""
+    """The content of the folder of samples that `sample` writes."""
 
     images: np.ndarray  # uint8 [N, H, W, C], a memory map
     latents: np.ndarray  # float32 [N, D]
-    labels: np.ndarray | None  # int64 [N], the classes asked for; None where none can be
+    labels: np.ndarray | None  # int64 [N], the requested classes; None without classes
 
 
 def write_sample_latents(folder: Path, latents: np.ndarray, labels: np.ndarray | None) -> None:

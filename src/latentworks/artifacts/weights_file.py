@@ -1,8 +1,8 @@
-"""What is wrong with the weights in a `.keras` file, told by a process of its own.
+"""The check of the weights in a `.keras` file, in a process of its own.
 
-HDF5 has no defence against its own files: a list that leads back to itself keeps its reader busy
-for ever, and takes all memory meanwhile. `python -m latentworks.artifacts.weights_file model.keras`
-ends in a bounded time, with a line that says the fault, or with none.
+HDF5 has no defence against hostile files: a list that leads back to itself keeps the reader busy
+for ever and takes all memory. `python -m latentworks.artifacts.weights_file model.keras` ends in
+bounded time, and prints the fault of the weights or an empty line.
 """
 
 import io
@@ -16,13 +16,13 @@ import h5py  # type: ignore[import-untyped] # it comes with Keras
 
 WEIGHTS = "model.weights.h5"
 MAX_DEPTH = 40  # groups within groups
-BYTES_A_SECOND = 50 << 20  # far slower than any disk
-START_SECONDS = 5  # of processor time; Python and h5py need less than one to start
-START_BYTES = 2 << 30  # of addresses, most of which the libraries reserve and never use
+BYTES_A_SECOND = 50 << 20  # far below the speed of any disk
+START_SECONDS = 5  # of processor time; Python and h5py start in less than one
+START_BYTES = 2 << 30  # of addresses, most of which libraries reserve without using them
 
 
 def main(path: Path) -> None:
-    """Print what is wrong with the weights in `path`, if anything."""
+    """Print the fault of the weights in `path`, or an empty line."""
     size = path.stat().st_size
     limits = {
         resource.RLIMIT_CPU: START_SECONDS + size // BYTES_A_SECOND,
@@ -37,32 +37,32 @@ def main(path: Path) -> None:
         with h5py.File(io.BytesIO(content), "r") as file:
             print(fault(file, len(content)))
     except Exception as error:  # zipfile and h5py raise anything on a damaged file
-        print(f"damaged ({type(error).__name__})")
+        print(f"is damaged ({type(error).__name__})")
 
 
 def fault(file: Any, num_bytes: int) -> str:
-    """What is wrong with an open HDF5 file of `num_bytes`, or "". Follows no link but hard ones."""
+    """Return the fault of an open HDF5 file of `num_bytes`, or "". Follow only hard links."""
     waiting, seen, declared = [(file, 0)], {_address(file["/"])}, 0
     while waiting:
         group, depth = waiting.pop()
         for name in group:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                return f"linked to another place by {name[:80]!r}"
+                return f"has a link {name[:80]!r} to another place"
             inner = group[name]
             address = _address(inner)
             if address in seen or depth > MAX_DEPTH:  # a group may hold itself
-                return f"in a circle at {name[:80]!r}"
+                return f"has a circle of groups, or too many levels, at {name[:80]!r}"
             seen.add(address)
             if isinstance(inner, h5py.Group):
                 waiting.append((inner, depth + 1))
                 continue
             if not isinstance(inner, h5py.Dataset) or inner.dtype.kind not in "biuf":
-                return f"holding {name[:80]!r}, which is not an array of numbers"
+                return f"holds {name[:80]!r}, which is not an array of numbers"
             if inner.external or inner.is_virtual:
-                return f"holding {name[:80]!r}, which lies in another file"
+                return f"holds {name[:80]!r}, which lies in another file"
             declared += inner.nbytes
             if inner.chunks is not None or declared > num_bytes:
-                return f"compressed, or declares more than its {num_bytes} bytes"
+                return f"is compressed, or declares more than its {num_bytes} bytes"
     return ""
 
 

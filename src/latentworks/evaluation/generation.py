@@ -1,4 +1,4 @@
-"""What a classifier, the judge, makes of samples beside real images."""
+"""Scores of samples against real images, by classifiers and in the features of a network."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,22 +14,22 @@ from latentworks.engine import inference
 from latentworks.evaluation.features import choice, classifier, training
 from latentworks.preprocess import to_pixels
 
-NUM_SEEN = 100_000  # images, in all epochs, by the classifier that is trained on samples
+NUM_SEEN = 100_000  # images in all epochs of the classifier that is trained on samples
 
 
 def compare(judge: Features, model: Any, data: Prepared, samples: Samples) -> dict[str, float]:
-    """`metrics.generation_metrics` of the samples, and of the model that decoded them.
+    """Measure `metrics.generation_metrics` of samples and of reconstructions.
 
-    At most metrics.MAX_SEEN of each kind, always the same ones, and as many samples as training
-    images; no more of them are in memory than a batch.
+    At most metrics.MAX_SEEN images of each kind are used, always the same ones, and as many samples
+    as training images. Only one batch of them is in memory.
     """
     network = classifier.load(data.image_shape, judge.weights)
-    # A Fréchet distance of fewer images is larger, and the floor is that of training images.
+    # A Fréchet distance grows with fewer images, so that samples and the floor need as many.
     num = min(len(samples.images), len(data.rows("train")), metrics.MAX_SEEN)
     drawn = metrics.subset(np.arange(len(samples.images)), num)
     test = metrics.subset(data.rows("test"), metrics.MAX_SEEN)
     train = metrics.subset(data.rows("train"), num)
-    asked = None if samples.labels is None else samples.labels[drawn]
+    requested = None if samples.labels is None else samples.labels[drawn]
     pairs = inference.reconstruct(model, data.images, test, data.labels(test))
 
     def seen(
@@ -38,7 +38,7 @@ def compare(judge: Features, model: Any, data: Prepared, samples: Samples) -> di
         return metrics.Seen(*classifier.see(network, inference.counted(batches, num)), labels)
 
     pieces = metrics.generation_metrics(
-        samples=seen(classifier.batches(samples.images, drawn), len(drawn), asked),
+        samples=seen(classifier.batches(samples.images, drawn), len(drawn), requested),
         test=seen(classifier.batches(data.images, test), len(test), data.labels(test)),
         train=seen(classifier.batches(data.images, train), len(train)),
         reconstructions=seen((to_pixels(again) for _, again in pairs), len(test)),
@@ -48,11 +48,12 @@ def compare(judge: Features, model: Any, data: Prepared, samples: Samples) -> di
 
 
 def classification_accuracy(data: Prepared, samples: Samples) -> dict[str, float]:
-    """`classification_accuracy`: of a classifier that saw samples alone, on the test images.
+    """Measure the accuracy on test images of a classifier that is trained on samples alone.
 
     The score of Ravuri and Vinyals 2019, *Classification Accuracy Score for Conditional Generative
-    Models*. Nothing where the samples have no labels of two classes, or no test image has one.
-    The classifier is trained by `features.training`, to the same weights after `backend.configure`.
+    Models*. Returns {} if the samples have labels of fewer than two classes, or no test image has
+    a label. `features.training` trains the classifier; after `backend.configure`, equal samples
+    give equal weights.
     """
     test = metrics.subset(data.rows("test"), metrics.MAX_SEEN)
     known = data.labels(test)

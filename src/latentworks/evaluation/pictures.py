@@ -1,4 +1,4 @@
-"""All pictures of a result, and its atlas: what is shown in them."""
+"""The pictures and the atlas of a result: the choice of images, latents and samples in them."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ from latentworks.plots.tiles import Decode
 NUM_PER_CLASS = 8  # test images that are shown with their reconstructions
 MAX_SHOWN = 10 * NUM_PER_CLASS
 NUM_LINES, NUM_STEPS = 8, 10  # of interpolation
-NUM_LOOKED_UP = 20  # samples whose nearest training images are shown,
-NUM_NEAREST = 3  # so many of each,
-NUM_COMPARED = 100  # and test images that tell how near is near
+NUM_LOOKED_UP = 20  # samples whose nearest training images are shown
+NUM_NEAREST = 3  # nearest training images of each of these samples
+NUM_COMPARED = 100  # test images whose distances to training images are the comparison
 MAX_POINTS = 10_000  # of the atlas
-MAX_POINT_BYTES = 2**29  # of their images, so that of large ones there are fewer
+MAX_POINT_BYTES = 2**29  # of the images of all points, which limits the number of large images
 
 
 def of_data(network: Any, data: Prepared) -> dict[str, Figure]:
-    """What was prepared, some test images reconstructed, and lines between their latents."""
+    """Draw the profile of the data, reconstructions of test images, and interpolations."""
     shown = _some_of_each_class(data, data.rows("test"))
     originals, labels = data.images[shown], data.labels(shown)
     z = _encoded(network, data, shown)
@@ -39,30 +39,32 @@ def of_data(network: Any, data: Prepared) -> dict[str, Figure]:
             originals[starts],
             originals[ends],
             NUM_STEPS,
-            " No class is told." if network.num_classes else "",  # the ends are of two
+            " No class is told." if network.num_classes else "",  # the ends differ in class
         ),
     }
 
 
 def of_latents(network: Any, train: Latents, names: list[str]) -> dict[str, Figure]:
-    """Where the training images lie, and what the decoder draws there and along each latent."""
+    """Draw the latents of training images, a grid of decoded points, and latent traversals."""
     label = _typical_label(train) if network.num_classes else -1
-    told = names[label] if label >= 0 else None
+    class_name = names[label] if label >= 0 else None
     decode = _decoder(network, np.array(label))
     return {
         "latent_scatter": plots.latent_scatter(train.z, train.labels, names),
-        "latent_grid": plots.latent_grid(decode, train.z, train.labels, names, told=told),
-        "traversals": plots.traversals(decode, train.z, told),
+        "latent_grid": plots.latent_grid(
+            decode, train.z, train.labels, names, class_name=class_name
+        ),
+        "traversals": plots.traversals(decode, train.z, class_name),
     }
 
 
 def _typical_label(train: Latents) -> int:
-    """The class of the image whose latents `traversals` moves; -1 where it has none."""
+    """Return the class of the image whose latents `traversals` moves; -1 if it has none."""
     return -1 if train.labels is None else int(train.labels[plots.typical(train.z)])
 
 
 def of_samples(data: Prepared, drawn: Samples) -> dict[str, Figure]:
-    """The first samples, also of each class, and the training images nearest to some."""
+    """Draw the first samples, also of each class, and the training images nearest to samples."""
     train, test = data.rows("train"), metrics.subset(data.rows("test"), NUM_COMPARED)
     shown = drawn.images[:NUM_LOOKED_UP]
     found, distances = metrics.nearest_images(shown, data.images, train, NUM_NEAREST)
@@ -81,7 +83,7 @@ def of_samples(data: Prepared, drawn: Samples) -> dict[str, Figure]:
 
 
 def atlas(network: Any, data: Prepared, mse: float) -> str:
-    """A page with test images at their places in latent space, and the decoder."""
+    """Make the atlas page: test images at their positions in latent space, and the decoder."""
     num = min(MAX_POINTS, max(1, MAX_POINT_BYTES // data.images[0].size))
     rows = metrics.subset(data.rows("test"), num)
     labels = data.labels(rows)
@@ -104,34 +106,34 @@ def atlas(network: Any, data: Prepared, mse: float) -> str:
 
 
 def _encoded(network: Any, data: Prepared, rows: np.ndarray) -> np.ndarray:
-    """Latents float32 [n, D] of some images."""
+    """Encode `data.images[rows]` to latents float32 [n, D]."""
     return np.concatenate([*inference.encode(network, data.images, rows, data.labels(rows))])
 
 
 def _decoder(network: Any, labels: np.ndarray | None = None) -> Decode:
-    """Latents float32 [M, D] to images.
+    """Make a function that decodes latents float32 [M, D] to images.
 
-    A conditional model is told these labels, int64 [M], or the only one, int64 [].
+    `labels`, for a conditional model, are int64 [M], or one label for all, int64 [].
     """
 
     def decode(latents: np.ndarray) -> np.ndarray:
-        told = None if labels is None else np.broadcast_to(labels, len(latents))
-        return np.concatenate([*inference.decode(network, latents, told)])
+        each = None if labels is None else np.broadcast_to(labels, len(latents))
+        return np.concatenate([*inference.decode(network, latents, each)])
 
     return decode
 
 
 def _program(decoder: Any) -> plots.DecoderProgram | None:
-    """The decoder as a browser runs it; None where it has something that a browser cannot."""
+    """Return the decoder as a program for the atlas page; None if the page cannot run it."""
     try:
         return plots.DecoderProgram.of(decoder)
     except plots.UnknownLayer as fault:
-        print(f"the atlas has no decoder: {fault}")
+        print(f"The atlas page has no decoder: {fault}")
         return None
 
 
 def _some_of_each_class(data: Prepared, rows: np.ndarray) -> np.ndarray:
-    """The first few of `rows` in each class, the classes in turn; without labels, the first few."""
+    """Choose the first rows of each class, in turn; without labels, the first rows."""
     labels = data.labels(rows)
     if labels is None or not (labels >= 0).any():
         return rows[:MAX_SHOWN]
@@ -142,6 +144,9 @@ def _some_of_each_class(data: Prepared, rows: np.ndarray) -> np.ndarray:
 
 
 def _pairs(num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where lines start and end: from each image to the next, of another class if any."""
+    """Return where lines start and end: each line goes from an image to the next one.
+
+    `_some_of_each_class` puts images of different classes next to each other.
+    """
     starts = np.arange(max(1, min(NUM_LINES, num - 1)))
     return starts, (starts + 1) % num

@@ -1,8 +1,8 @@
 """Pictures of images, latents and numbers.
 
-`tile` returns pixels, `atlas` the text of an HTML file, and the others a figure, which they do not
-save. A figure is laid out in pixels from its top left, and images are enlarged by whole factors, so
-that their pixels stay crisp. Nothing global is touched: no pyplot, no rcParams.
+`tile` returns pixels, `atlas` the text of an HTML file, and every other function a figure, which it
+does not save. A figure is laid out in pixels from its top left. Images are enlarged by whole
+factors, so that their pixels stay crisp. No global state changes: no pyplot, no rcParams.
 """
 
 from latentworks.plots.atlas import atlas

@@ -1,4 +1,4 @@
-"""Latent space to walk in: a page that draws every image's place, and decodes in the browser."""
+"""The latent atlas: an HTML page that maps images in latent space, and decodes in the browser."""
 
 import base64
 import io
@@ -19,10 +19,10 @@ from latentworks.plots.plane import Plane
 from latentworks.plots.tiles import fitted
 
 FOLDER = Path(__file__).parent / "atlas_page"
-MAX_PIXELS = 12_000_000  # of all images together; they are made smaller until they fit
-BATCH = 500  # images that are made smaller at once
+MAX_PIXELS = 12_000_000  # of all images together, which are shrunk until they fit
+BATCH = 500  # images that are shrunk at once
 BATCH_BYTES = 2**26
-MAX_SLIDERS = 12  # directions of latent space, those of the most variance
+MAX_SLIDERS = 12  # directions of latent space, of the largest variance
 
 
 def atlas(
@@ -35,12 +35,11 @@ def atlas(
     title: str,
     facts: Mapping[str, str],
 ) -> str:
-    """One HTML file that needs nothing else: latents as points, their images, and the decoder.
+    """Make a self-contained HTML file: latents as points, their images, and the decoder.
 
-    `program` is the decoder, None where there is none that a browser can run. `z` is float32
-    [N, D], `images` uint8 [N, H, W, C], `errors` the mean squared error of each reconstruction,
-    float [N], and `labels` int64 [N], -1 for none. `facts` are shown under the title. Equal
-    inputs give equal bytes.
+    `program` is the decoder, or None if a browser cannot run it. `z` is float32 [N, D], `images`
+    uint8 [N, H, W, C], `errors` the mean squared error of each reconstruction, float [N], and
+    `labels` int64 [N], -1 for none. `facts` appear under the title. Equal inputs give equal bytes.
     """
     plane = Plane.of(z)
     shown = {
@@ -62,29 +61,32 @@ def atlas(
 
 
 def _filled(title: str, shown: dict[str, Any]) -> str:
-    """The page with its styles, its scripts and what it shows written into it."""
+    """Fill the page with its styles, its scripts and its data."""
     parts = {
         file.stem: file.read_text(encoding="utf-8")
         for file in FOLDER.iterdir()
         if file.suffix in (".js", ".css")
     }
     parts["title"] = escape(title)
-    # A name may hold what would end a script.
+    # The name of a class may hold "</script>", which would end the script.
     parts["data"] = json.dumps(shown, separators=(",", ":")).replace("<", "\\u003c")
     page = (FOLDER / "index.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], page)
 
 
 def _sliders(z: np.ndarray, plane: Plane) -> list[dict[str, Any]]:
-    """Directions to move along, and how far the images go: the latents, or principal components."""
+    """The directions of the sliders, with the range of the images along each.
+
+    Up to two latents are the directions themselves; of more, the principal components are.
+    """
     directions = np.eye(z.shape[1])
     names = [f"z{number}" for number in range(len(directions))]
     if len(directions) > 2:
         centred = z - plane.origin
-        vectors = np.linalg.eigh(centred.T @ centred)[1].T[::-1]  # of the most variance first
+        vectors = np.linalg.eigh(centred.T @ centred)[1].T[::-1]  # largest variance first
         others = vectors[2:MAX_SLIDERS]
         largest = np.abs(others).argmax(axis=1)[:, None]
-        others = others * np.sign(np.take_along_axis(others, largest, axis=1))  # as the plane's are
+        others = others * np.sign(np.take_along_axis(others, largest, axis=1))  # as in Plane.of
         directions = np.concatenate([plane.directions, others])
         names = [f"component {number + 1}" for number in range(len(directions))]
     along = (z - plane.origin) @ directions.T
@@ -96,7 +98,7 @@ def _sliders(z: np.ndarray, plane: Plane) -> list[dict[str, Any]]:
 
 
 def _classes(labels: np.ndarray | None, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """The classes in the order of their labels, and last those without one, where there are any."""
+    """The classes in the order of their labels, then images without a label, if any."""
     if labels is None:
         return []
     colours = [to_hex(colour) for colour in palette(len(class_names))]
@@ -109,7 +111,7 @@ def _classes(labels: np.ndarray | None, class_names: Sequence[str]) -> list[dict
 
 
 def _quantised(z: np.ndarray) -> dict[str, Any]:
-    """Latents in 65 536 steps of each one's range: far finer than what an image shows."""
+    """Latents rounded to 65 536 steps of their ranges, far finer than any visible change."""
     low, high = z.min(axis=0).astype(np.float64), z.max(axis=0).astype(np.float64)
     step = np.where(high > low, high - low, 1) / 65535
     values = np.rint((z - low) / step).astype("<u2")
@@ -117,7 +119,7 @@ def _quantised(z: np.ndarray) -> dict[str, Any]:
 
 
 def _sprite(images: np.ndarray) -> dict[str, Any]:
-    """All images in one PNG, row by row, in rows of about as many as there are rows."""
+    """All images in one PNG, row by row, with about as many rows as columns."""
     num, height, width, _ = images.shape
     side = max(height, width)
     while num * height * width * (side / max(height, width)) ** 2 > MAX_PIXELS:

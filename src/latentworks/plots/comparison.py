@@ -1,4 +1,4 @@
-"""Two models, or more, over the same images."""
+"""Comparison of two or more models on the same images."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,9 +12,9 @@ SPACE = 14  # between rows
 
 
 def comparison(title: str, subtitle: str, rows: dict[str, np.ndarray]) -> Figure:
-    """One row of images below the other, each under its name.
+    """Draw rows of images, each under its name.
 
-    Images are [N, H, W, C], uint8 or float in [0, 1]; as many are drawn as fit on a line.
+    Images are [N, H, W, C], uint8 or float in [0, 1]. A row has as many of them as fit.
     """
     num_columns = min(columns_for(SIDE + SIDE // 2), max(len(images) for images in rows.values()))
     side = (WIDTH - 2 * MARGIN + GAP) // num_columns - GAP

@@ -1,4 +1,4 @@
-"""What the data is, as `prepare` found it."""
+"""The profile of the data, as `prepare` wrote it."""
 
 from typing import Any
 
@@ -22,14 +22,15 @@ from latentworks.plots.page import (
 from latentworks.plots.tiles import GAP, SIDE, columns_for, fitted, tile
 
 PANEL = 880  # where the right part begins
-TOP = HEADER + 32  # of the examples, below the names of the splits
+TOP = HEADER + 32  # top of the examples, below the names of the splits
 RIGHT = WIDTH - MARGIN
 
 
 def data_profile(images: np.ndarray, index: pd.DataFrame, profile: dict[str, Any]) -> Figure:
-    """What the data is: examples of each class with counts, brightness, and what was rejected.
+    """Draw examples of each class with counts, the brightness, and the rejected images.
 
-    `images` is uint8 [N, H, W, C], `index` has a row for each; without classes, just examples.
+    `images` is uint8 [N, H, W, C], `index` has a row for each image. Without classes, only examples
+    are drawn.
     """
     height, width, channels = profile["image_shape"]
     class_names = profile["class_names"]
@@ -57,7 +58,7 @@ def data_profile(images: np.ndarray, index: pd.DataFrame, profile: dict[str, Any
 def _class_rows(
     figure: Figure, images: np.ndarray, index: pd.DataFrame, profile: dict[str, Any]
 ) -> None:
-    """A line for each class: its name, how many images each split has, and some of them."""
+    """Draw a line for each class: its name, its number of images in each split, and examples."""
     splits = {name: MARGIN + 204 + 70 * i for i, name in enumerate(profile["splits"])}
     for split, x in splits.items():
         write(figure, x, HEADER + 16, split, ha="right", color=FAINT)
@@ -79,12 +80,12 @@ def _class_rows(
 
 
 def _some(rows: np.ndarray, num: int) -> np.ndarray:
-    """At most `num` of the rows, in their order: a random choice, always the same."""
+    """Choose at most `num` of the rows, in order: a random choice, always the same."""
     return np.sort(np.random.default_rng(0).permutation(rows)[:num])
 
 
 def _brightness(figure: Figure, brightness: dict[str, Any]) -> None:
-    """How many pixels are dark and how many bright."""
+    """Draw the histogram of pixel values."""
     mean, std = brightness["mean"], brightness["std"]
     write(figure, PANEL, HEADER + 16, "Brightness of the pixels", size=11, weight="bold")
     text = f"mean {mean:.0f}, standard deviation {std:.0f}"
@@ -104,7 +105,7 @@ def _brightness(figure: Figure, brightness: dict[str, Any]) -> None:
 
 
 def _sizes(figure: Figure, sizes: list[dict[str, int]], y: float) -> float:
-    """The commonest sizes before they were made one. Returns where the next part begins."""
+    """List the commonest original sizes. Return the y at which the next part begins."""
     write(figure, PANEL, y, "Original sizes", size=11, weight="bold")
     for size in sizes[:4]:
         y += 24
@@ -117,7 +118,7 @@ def _sizes(figure: Figure, sizes: list[dict[str, int]], y: float) -> float:
 
 
 def _rejects(figure: Figure, rejects: dict[str, Any], y: float) -> None:
-    """Why images were left out, how often, and a few of their names."""
+    """List the reasons of rejection, with the number of images and a few names."""
     write(figure, PANEL, y, "Rejected", size=11, weight="bold")
     if not rejects:
         write(figure, PANEL, y + 24, "Nothing: every image can be used.", color=FAINT)

@@ -1,7 +1,7 @@
-"""What a layer of Keras computes, as operations that a browser knows.
+"""Layers of Keras as operations that the atlas page can run.
 
-A function for each kind of layer returns its steps; what computes nothing when a model is used
-(`Reshape`, `Dropout`) returns none.
+One function for each kind of layer returns its steps. Layers that compute nothing at inference
+(`Reshape`, `Dropout`) have no steps.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ Step = tuple[str, dict[str, Any], list[np.ndarray]]  # operation, its settings, 
 
 
 class UnknownLayer(ValueError):
-    """A decoder has a layer that the interpreter does not know."""
+    """A decoder has a layer that the atlas page cannot run."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One call of a layer: how it is set, what goes in, and the shape of what comes out."""
+    """One call of a layer: its config, its weights, and the shapes of inputs and output."""
 
     name: str
     kind: str
@@ -30,15 +30,16 @@ class Layer:
     inputs: list[Shape]
     shape: Shape
 
-    def expect(self, is_known: bool, what: str) -> None:
+    def expect(self, is_known: bool, expected: str) -> None:
+        """Raise UnknownLayer unless `is_known`."""
         if not is_known:
             raise UnknownLayer(
                 f"the decoder's layer {self.name} ({self.kind}) cannot be run in a browser. "
-                f"Expected {what}."
+                f"Expected {expected}."
             )
 
     def taken(self, *flags: str) -> list[np.ndarray | None]:
-        """The weights in the order of the flags in the config that say whether they exist."""
+        """The weights in the order of `flags`, config keys; None for a flag that is off."""
         left = iter(self.weights)
         return [next(left) if self.config[flag] else None for flag in flags]
 
@@ -47,14 +48,14 @@ ACTIVATIONS = ("elu", "gelu", "leaky_relu", "relu", "relu6", "sigmoid", "silu", 
 
 
 def _activation(layer: Layer) -> list[Step]:
-    """An activation is a name, or a layer of its own."""
+    """The steps of an activation, which the config gives as a name or as a layer."""
     written = layer.config["activation"]
     if isinstance(written, dict) and written["class_name"] in ("LeakyReLU", "ReLU"):
         return _relu(Layer(layer.name, written["class_name"], written["config"], [], [], ()))
     name = written["config"] if isinstance(written, dict) else written
     known = ("linear", *ACTIVATIONS)
     layer.expect(isinstance(name, str) and name in known, f"an activation of {', '.join(known)}")
-    slope = {"slope": 0.2} if name == "leaky_relu" else {}  # Keras's own
+    slope = {"slope": 0.2} if name == "leaky_relu" else {}  # Keras's default
     return [] if name == "linear" else [("activate", {"function": name, **slope}, [])]
 
 
@@ -76,7 +77,7 @@ def _dense(layer: Layer) -> list[Step]:
 
 
 def _conv(layer: Layer) -> list[Step]:
-    """A convolution, with zeros around the image as TensorFlow lays them."""
+    """A convolution, padded with zeros as TensorFlow does it."""
     config = layer.config
     layer.expect(config["groups"] == 1, "one group")
     layer.expect(config["padding"] in ("same", "valid"), "padding same or valid")
@@ -92,7 +93,7 @@ def _conv(layer: Layer) -> list[Step]:
 
 
 def _conv_transpose(layer: Layer) -> list[Step]:
-    """The gradient of a convolution that makes the input's size of the output's."""
+    """A transposed convolution: the gradient of a convolution whose input has the output's size."""
     config = layer.config
     layer.expect(config["padding"] in ("same", "valid"), "padding same or valid")
     layer.expect(config.get("output_padding") is None, "no output_padding")
@@ -110,7 +111,7 @@ def _conv_transpose(layer: Layer) -> list[Step]:
 def _before(
     small: Shape, large: Shape, size: Shape, strides: Shape, dilation: Shape
 ) -> tuple[int, ...]:
-    """Zeros above and to the left of the larger image, where the last window ends outside."""
+    """The number of zeros above and to the left of the larger image, of which windows are taken."""
     sides = zip(small[:2], large[:2], size, strides, dilation, strict=True)
     return tuple(max((n - 1) * s + (k - 1) * d + 1 - m, 0) // 2 for n, m, k, s, d in sides)
 
@@ -132,7 +133,7 @@ def _concatenate(layer: Layer) -> list[Step]:
 
 
 def _elementwise(operation: str) -> Callable[[Layer], list[Step]]:
-    """Inputs of several shapes are broadcast, as NumPy does it."""
+    """Make the function of an elementwise layer. Its inputs are broadcast as in NumPy."""
     return lambda layer: [(operation, {}, [])]
 
 
@@ -153,7 +154,7 @@ def _normalise(layer: Layer) -> list[Step]:
     layer.expect(not layer.config.get("rms_scaling"), "no rms_scaling")
     channels = layer.shape[-1]
     gamma, beta = layer.taken("scale", "center")
-    groups = layer.config.get("groups")  # of all positions; without them, each position is its own
+    groups = layer.config.get("groups")  # over all positions; None normalises each position alone
     settings = {"groups": channels if groups == -1 else groups or 1, "each": groups is None}
     arrays = [np.ones(channels) if gamma is None else gamma]
     arrays.append(np.zeros(channels) if beta is None else beta)
@@ -179,7 +180,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def _nothing(layer: Layer) -> list[Step]:
-    """It does something in training, or gives a shape to what is there."""
+    """No steps: the layer acts only in training, or only changes the shape."""
     return []
 
 

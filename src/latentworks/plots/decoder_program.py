@@ -1,7 +1,6 @@
-"""A decoder as data: the steps that draw an image from latents, for an interpreter outside Python.
+"""A decoder as a program: the steps from latents to an image, for the interpreter in JavaScript.
 
-A functional `keras.Model` is read through its config and its weights, so that Keras is not needed
-here.
+The module reads the config and the weights of a functional `keras.Model`. It does not import Keras.
 """
 
 from dataclasses import dataclass
@@ -16,27 +15,27 @@ INPUTS = ("latents", "labels")
 
 @dataclass(frozen=True)
 class DecoderProgram:
-    """What `Decoder` of atlas_page/decoder.js runs.
+    """A program that `Decoder` of atlas_page/decoder.js runs.
 
-    A step has an `operation` and its settings, the `shape` of its result, and, for each of its
-    `inputs`, the number of a value and the shape that it has there (`of`). The values are the
-    inputs of the program and then the result of each step; the last is the image [H, W, C] in
-    [0, 1]. A step's `weights` are [offset, length] in those of the program.
+    The values are numbered: first the inputs of the program, then the result of each step. The last
+    value is the image [H, W, C] in [0, 1]. A step has an `operation` and its settings, the numbers
+    of its `inputs`, their shapes (`of`), the `shape` of its result, and its `weights` as pairs
+    [offset, length] in the weights of the program.
     """
 
-    inputs: dict[str, int]  # "latents": D and, where the model is given a class, "labels": K
+    inputs: dict[str, int]  # "latents": D and, for a conditional model, "labels": K
     image_shape: Shape
     steps: list[dict[str, Any]]
     weights: np.ndarray  # float32 [P]
 
     @classmethod
     def of(cls, decoder: Any) -> "DecoderProgram":
-        """The program of a functional `keras.Model`. Raises UnknownLayer."""
+        """Read the program of a functional `keras.Model`. Raises UnknownLayer."""
         return _Reader(decoder).program()
 
 
 class _Reader:
-    """Follows a graph from its output to its inputs: a step comes after what it needs."""
+    """Reads a graph from its output back to its inputs, so that a step follows its inputs."""
 
     def __init__(self, decoder: Any) -> None:
         self.decoder = decoder
@@ -48,7 +47,7 @@ class _Reader:
         self.steps: list[dict[str, Any]] = []
         self.weights: list[np.ndarray] = []
         self.inputs: dict[str, int] = {}
-        self.values: dict[tuple[str, int], int] = {}  # of layers that were followed
+        self.values: dict[tuple[str, int], int] = {}  # layer, call -> number of its value
 
     def program(self) -> DecoderProgram:
         for number, (layer, *_) in enumerate(_references(self.config["input_layers"])):
@@ -67,7 +66,7 @@ class _Reader:
         return DecoderProgram(self.inputs, shape, self.steps, weights)
 
     def _follow(self, name: str, node: int, shape: Shape) -> int:
-        """The number of the value that a call of a layer gives."""
+        """Add the steps of a call of a layer, once. Return the number of its value."""
         if (name, node) not in self.values:
             call = self.layers[name]["inbound_nodes"][node]
             tensors = _tensors(call["args"])
@@ -86,7 +85,7 @@ class _Reader:
         return self.values[name, node]
 
     def _layer(self, name: str, shapes: list[Shape], shape: Shape) -> Layer:
-        """A layer that is known. One of somebody else's may have the name of one of Keras's."""
+        """Return a known layer. Raises UnknownLayer, also for a custom layer with a known name."""
         written = self.layers[name]
         of_keras = written["module"] == "keras.layers"
         weights = self.decoder.get_layer(name).get_weights() if of_keras else []
@@ -108,12 +107,12 @@ class _Reader:
 
 
 def _references(layers: list[Any]) -> list[Any]:
-    """Keras writes a single [name, node, tensor] without a list around it."""
+    """Return a list of [name, node, tensor]. Keras writes a single one without the list."""
     return [layers] if isinstance(layers[0], str) else layers
 
 
 def _tensors(args: Any) -> list[dict[str, Any]]:
-    """The tensors among the arguments of a call, in their order."""
+    """Return the tensors among the arguments of a call, in order."""
     if isinstance(args, dict):
         return [args["config"]] if args.get("class_name") == "__keras_tensor__" else []
     if isinstance(args, list | tuple):

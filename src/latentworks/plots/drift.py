@@ -1,4 +1,4 @@
-"""Incoming images against those that the champion was tested on."""
+"""Drift: incoming images against the test images of the champion."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -33,11 +33,11 @@ def drift(
     incoming: tuple[np.ndarray, np.ndarray],
     worst: tuple[np.ndarray, np.ndarray],
 ) -> Figure:
-    """Errors and latents of both, and the incoming images that are reconstructed worst.
+    """Draw errors and latents of test and incoming images, and the worst reconstructions.
 
-    `test` and `incoming` are errors float32 [N] and latents float32 [N, D]; `worst` are images and
-    their reconstructions, uint8 [M, H, W, C], M >= 1. Of many latents the two are drawn whose
-    means moved the farthest.
+    `test` and `incoming` are errors float32 [N] and latents float32 [N, D]. `worst` are the
+    incoming images with the largest errors and their reconstructions, uint8 [M, H, W, C], M >= 1.
+    Of more than two latents, the two whose means moved farthest are drawn.
     """
     num_columns = columns_for(SIDE + SIDE // 2)
     side = (WIDTH - 2 * MARGIN + GAP) // num_columns - GAP

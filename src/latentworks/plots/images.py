@@ -32,7 +32,7 @@ NAME = 150  # for the name of a class, left of its row
 
 
 def samples(images: np.ndarray, title: str) -> Figure:
-    """The first images, as many as fit: [N, H, W, C], uint8 or float in [0, 1]."""
+    """Draw the first images, as many as fit: [N, H, W, C], uint8 or float in [0, 1]."""
     shown = fitted(images[:200], side_to_fill_page(len(images)))
     num_columns = columns_for(shown.shape[2])
     shown = shown[: max(1, PICTURE_HEIGHT // (shown.shape[1] + GAP)) * num_columns]
@@ -41,9 +41,9 @@ def samples(images: np.ndarray, title: str) -> Figure:
 
 
 def class_samples(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """A row for each class, of the first samples that it was asked for.
+    """Draw a row of the first samples of each class.
 
-    Images are uint8 [N, H, W, C], labels int64 [N].
+    Images are uint8 [N, H, W, C], labels int64 [N], the classes that the samples were drawn for.
     """
     classes = np.unique(labels)[:MAX_NAMED]
     side = int(np.clip(PICTURE_HEIGHT // len(classes) - GAP, SIDE, 2 * SIDE))
@@ -72,9 +72,9 @@ def class_samples(images: np.ndarray, labels: np.ndarray, class_names: Sequence[
 
 
 def reconstructions(originals: np.ndarray, reconstructed: np.ndarray) -> Figure:
-    """Pairs, the original above: uint8 and float32 in [0, 1], both [N, H, W, C].
+    """Draw originals, uint8, above their reconstructions, float32 in [0, 1]: both [N, H, W, C].
 
-    The mean squared error in the title is that of the pairs drawn, at most five rows of them.
+    At most five rows are drawn. The title has the mean squared error of these pairs.
     """
     side = side_to_fill_page(len(originals), images_per_cell=2)
     num_columns = columns_for(fitted(originals[:1], side).shape[2])
@@ -92,7 +92,7 @@ def reconstructions(originals: np.ndarray, reconstructed: np.ndarray) -> Figure:
 
 
 def _picture_page(picture: np.ndarray, title: str, subtitle: str) -> Figure:
-    """A page that a picture fills."""
+    """Make a page that one picture fills."""
     width = max(picture.shape[1] + 2 * MARGIN, MIN_WIDTH)
     figure = blank_page(width, HEADER + len(picture) + MARGIN, title, subtitle)
     place(figure, picture, MARGIN, HEADER)
@@ -108,10 +108,10 @@ def interpolations(
     num_steps: int,
     remark: str = "",
 ) -> Figure:
-    """Straight lines in latent space, one a row: the original, `num_steps` decoded, the original.
+    """Draw lines in latent space, one per row: an image, `num_steps` decoded points, an image.
 
-    `starts` and `ends` are latents, float32 [R, D], of the images: [R, H, W, C]. `remark` is added
-    to the line under the title.
+    `starts` and `ends` are latents, float32 [R, D], of `start_images` and `end_images`,
+    [R, H, W, C]. `remark` is added to the line under the title.
     """
     shares = np.linspace(0, 1, num_steps, dtype=np.float32)
     points = starts[:, None] + shares[:, None] * (ends - starts)[:, None]  # [R, S, D]

@@ -1,4 +1,4 @@
-"""Latent space: where the training images lie, and what the decoder draws there."""
+"""Latent space: a scatter plot of the training images, and a grid of decoded points."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,15 +25,15 @@ from latentworks.plots.page import (
 from latentworks.plots.plane import Plane
 from latentworks.plots.tiles import Decode, fitted
 
-PLOT = 900  # pixels, side of the square plot; as are the lengths around it
+PLOT = 900  # side of the square plot, in pixels, as all lengths here
 LEFT = MARGIN + NUMBERS
-TOP = HEADER + 28  # the name of its second axis
+TOP = HEADER + 28  # for the name of the second axis
 LEGEND = 270
 UNLABELLED = "#c3c9d2"
 
 
 def latent_scatter(z: np.ndarray, labels: np.ndarray | None, class_names: Sequence[str]) -> Figure:
-    """Training images as points: latents float32 [N, D], labels int64 [N] with -1 for none."""
+    """Draw training images as points: latents float32 [N, D], labels int64 [N] with -1 for none."""
     title = _count(z) + (", in their plane of most variance" if z.shape[1] > 2 else "")
     figure, axes = _plot_page(title, _meaning(labels), PLOT, labels, class_names)
     _scatter(axes, Plane.of(z), z, labels, class_names)
@@ -46,13 +46,13 @@ def latent_grid(
     labels: np.ndarray | None,
     class_names: Sequence[str],
     num_side: int = 20,
-    told: str | None = None,
+    class_name: str | None = None,
 ) -> Figure:
-    """What the decoder makes of each place: images laid over the points of `latent_scatter`.
+    """Draw a grid of decoded points over the points of `latent_scatter`.
 
-    The grid spans the middle 98% of the latents in each direction, since a few far ones would
-    shrink all others. With one latent it is a single row. `told` is the class for which a
-    conditional model decodes.
+    The grid spans the middle 98% of the latents in each direction, since a few outliers would
+    shrink the rest. With one latent, the grid is a single row. `class_name` is the class for which
+    a conditional model decodes.
     """
     plane = Plane.of(z)
     low, high = np.percentile(plane.project(z), [1, 99], axis=0)
@@ -60,7 +60,7 @@ def latent_grid(
     cell = PLOT // num_side
     rows = range(num_side) if z.shape[1] > 1 else [num_side // 2]
     title = f"What the decoder draws at {len(rows) * num_side} places of latent space"
-    title += f" for {told}" if told else ""
+    title += f" for {class_name}" if class_name else ""
     subtitle = f"The middle 98% each way of {_count(z)}. {_meaning(labels)}"
     figure, axes = _plot_page(title, subtitle, num_side * cell, labels, class_names)
     _scatter(axes, plane, z, labels, class_names)
@@ -77,7 +77,7 @@ def latent_grid(
 
 
 def _lay_row(band: np.ndarray, images: np.ndarray, cell: int) -> None:
-    """Put each image in the middle of its square of the band: uint8 [cell, n * cell, 4]."""
+    """Draw each image in the middle of its cell of the band: uint8 [cell, n * cell, 4]."""
     height, width = images.shape[1:3]
     top = (cell - height) // 2
     for column, image in enumerate(images):
@@ -89,7 +89,7 @@ def _lay_row(band: np.ndarray, images: np.ndarray, cell: int) -> None:
 def _plot_page(
     title: str, subtitle: str, side: int, labels: np.ndarray | None, class_names: Sequence[str]
 ) -> tuple[Figure, Axes]:
-    """A page with square axes, and a legend beside them where there are labels."""
+    """Make a page with square axes, and with a legend if there are labels."""
     legend = 0 if labels is None else LEGEND
     figure = blank_page(LEFT + side + legend + MARGIN, TOP + side + 56, title, subtitle)
     if labels is not None:
@@ -104,10 +104,12 @@ def _scatter(
     labels: np.ndarray | None,
     class_names: Sequence[str],
 ) -> None:
-    """Points that are seen one by one where there are few; where there are many, how dense."""
+    """Draw points: large and opaque if few, small and transparent if many, to show the density."""
     colours = np.array([to_rgb(colour) for colour in [*palette(len(class_names)), UNLABELLED]])
     chosen = np.zeros(len(z), dtype=np.int64) if labels is None else labels  # -1 is UNLABELLED
-    order = np.random.default_rng(0).permutation(len(z))  # or the last class covers all others
+    order = np.random.default_rng(0).permutation(
+        len(z)
+    )  # else the last class would cover the others
     x, y = plane.project(z)[order].T
     axes.scatter(
         x,
@@ -144,7 +146,7 @@ def _meaning(labels: np.ndarray | None) -> str:
 
 
 def _legend(figure: Figure, left: int, labels: np.ndarray, class_names: Sequence[str]) -> None:
-    """The classes beside a square plot, with how many points each has."""
+    """List the classes and their numbers of points beside a square plot."""
     entries = [*zip(class_names, palette(len(class_names)), range(len(class_names)), strict=True)]
     shown = entries[:MAX_NAMED]
     if (labels < 0).any():

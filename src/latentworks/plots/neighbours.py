@@ -1,4 +1,4 @@
-"""Samples beside the training images most like them."""
+"""Samples and the training images nearest to them."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,17 +10,18 @@ NAME = 70  # left of the images
 LINE = 24  # for the distance below an image
 SIDES = 96, 160  # of an image, at least and at most
 MAX_BANDS = 2
-SPACE = 16  # between them
+SPACE = 16  # between bands
 MIN_WIDTH = 880  # of the page, for the line under its title
 
 
 def nearest_neighbours(
     samples: np.ndarray, found: np.ndarray, distances: np.ndarray, typical: float | None = None
 ) -> Figure:
-    """Below each sample the training images nearest to it, with their distances.
+    """Draw below each sample its nearest training images, with their distances.
 
-    Samples are uint8 [Q, H, W, C], what was found uint8 [Q, K, H, W, C], L2 distances [Q, K].
-    `typical` is how far an image that was never trained on is from its nearest, to compare with.
+    `samples` are uint8 [Q, H, W, C], `found`, the nearest images, uint8 [Q, K, H, W, C], and
+    `distances` L2 [Q, K]. `typical` is the median distance of test images to their nearest training
+    image, for comparison.
     """
     room = WIDTH - 2 * MARGIN - NAME
     side = int(np.clip(room // len(samples) - GAP, *SIDES))
@@ -56,7 +57,7 @@ def _band(
     found: np.ndarray,
     distances: np.ndarray,
 ) -> None:
-    """Samples side by side, what was found for each below it."""
+    """Draw samples side by side, and the nearest images below each."""
     left = MARGIN + NAME
     for line, images in enumerate([samples, *found.swapaxes(0, 1)]):
         picture = tile(fitted(images, side), len(images))

@@ -1,6 +1,4 @@
-"""A page in pixels: its title, and text, axes and pictures at places that are counted from its top
-left. All lengths are pixels.
-"""
+"""A page with a title, and text, axes and pictures at positions from its top left, in pixels."""
 
 from typing import Any
 
@@ -14,17 +12,17 @@ WIDTH = 1200
 MARGIN = 24
 HEADER = 72  # the title and the line under it
 NUMBERS = 68  # left of an axis, for numbers of eight characters
-MAX_NAMED = 24  # classes with a line of their own; the others are counted
+MAX_NAMED = 24  # classes with a line of their own; of the rest, the number is given
 
 INK, FAINT, RULE = "#1f2430", "#667085", "#d5d9e0"
-# Petroff 2021, *Accessible Color Sequences for Data Visualization*: ten that colour-blind eyes,
-# too, can tell apart.
+# Petroff 2021, *Accessible Color Sequences for Data Visualization*: ten colours that colour-blind
+# people, too, can tell apart.
 PALETTE = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"]
 PALETTE += ["#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"]
 
 
 def blank_page(width: int, height: int, title: str, subtitle: str) -> Figure:
-    """An empty figure with a title and a fainter line under it."""
+    """Make an empty figure with a title and a fainter line under it."""
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     room = width - 2 * MARGIN
@@ -36,9 +34,9 @@ def blank_page(width: int, height: int, title: str, subtitle: str) -> Figure:
 def write(
     figure: Figure, x: float, y: float, text: str, room: float | None = None, **style: Any
 ) -> None:
-    """One line on the baseline `y`, with an ellipsis where it is wider than `room`.
+    """Write one line on the baseline `y`, cut by an ellipsis if it is wider than `room`.
 
-    Names of classes and files may hold a `$`, which is no formula.
+    Formulas are off, since the names of classes and files may hold a `$`.
     """
     style = {"size": 9, "color": INK, "va": "baseline", **style}
     width, height = figure.bbox.size
@@ -46,14 +44,14 @@ def write(
     line = figure.text(x / width, 1 - y / height, text, parse_math=False, **style)
     if room is None:
         return
-    kept = text[:300]  # no page has room for more
+    kept = text[:300]  # wider than any page
     while kept and line.get_window_extent().width > room:
         kept = kept[:-1]
         line.set_text(kept.rstrip() + "…")
 
 
 def add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Quiet axes in a rectangle of the page."""
+    """Add axes with thin lines in a rectangle of the page."""
     page_width, page_height = figure.bbox.size
     bottom = page_height - top - height
     axes = figure.add_axes(
@@ -69,9 +67,9 @@ def add_axes(figure: Figure, left: float, top: float, width: float, height: floa
 
 
 def name_y_axis(axes: Axes, name: str) -> None:
-    """Write the name above the axis: beside it, wide numbers would push it off the page.
+    """Write the name above the axis. Beside the axis, wide numbers could push it off the page.
 
-    A power of ten that belongs to the numbers stands to the left of it.
+    The power of ten of the numbers is written to the left of the name.
     """
     axes.set_ylabel(name, rotation=0, ha="left", va="bottom")
     axes.yaxis.set_label_coords(0, 1 + 6 / axes.bbox.height)
@@ -79,7 +77,7 @@ def name_y_axis(axes: Axes, name: str) -> None:
 
 
 def place(figure: Figure, picture: np.ndarray, left: float, top: float) -> None:
-    """Draw uint8 [h, w, 3], or 4 with opacity, pixel by pixel."""
+    """Draw a picture pixel by pixel: uint8 [h, w, 3], or [h, w, 4] with opacity."""
     axes = add_axes(figure, left, top, picture.shape[1], picture.shape[0])
     axes.imshow(picture, interpolation="nearest", aspect="auto")
     axes.set_axis_off()

@@ -1,4 +1,4 @@
-"""Many images in one picture. All lengths are pixels."""
+"""Tiling of images to one picture. All lengths are pixels."""
 
 from collections.abc import Callable
 
@@ -10,15 +10,15 @@ from latentworks.plots.page import MARGIN, WIDTH
 Decode = Callable[[np.ndarray], np.ndarray]  # float32 [M, D] -> float32 [M, H, W, C] in [0, 1]
 
 GAP = 4  # between images
-SIDE = 64  # of an image in a grid; larger where there are few
+SIDE = 64  # of an image in a grid; larger if the images are few
 MAX_SIDE = 256
 PICTURE_HEIGHT = 10 * (SIDE + GAP)  # of a grid that fills a page
 
 
 def tile(images: np.ndarray, num_columns: int) -> np.ndarray:
-    """One picture of many, row by row with white between them: uint8 [h, w, 3].
+    """Tile images, row by row with white between them, to one picture: uint8 [h, w, 3].
 
-    `images` is [N, H, W, C] with N >= 1, grey or RGB, uint8 or float in [0, 1]. Fewer than
+    `images` is [N, H, W, C] with N >= 1, grey or RGB, uint8 or float in [0, 1]. Fewer images than
     `num_columns` make a narrower picture.
     """
     images = fitted(images, max(images.shape[1:3]))
@@ -32,10 +32,10 @@ def tile(images: np.ndarray, num_columns: int) -> np.ndarray:
 
 
 def fitted(images: np.ndarray, side: int) -> np.ndarray:
-    """Images whose larger side is at most `side`: uint8 [N, h, w, 3].
+    """Resize images so that the larger side is at most `side`: uint8 [N, h, w, 3].
 
-    `images` is [N, H, W, C], grey or RGB, uint8 or float in [0, 1]. A pixel becomes a square of
-    pixels, or a square of pixels becomes their mean.
+    `images` is [N, H, W, C], grey or RGB, uint8 or float in [0, 1]. The factor is a whole number:
+    images are enlarged by repeating pixels, and shrunk by averaging squares of pixels.
     """
     if images.dtype == np.uint8:
         images = images / np.float32(255)
@@ -51,7 +51,10 @@ def fitted(images: np.ndarray, side: int) -> np.ndarray:
 
 
 def side_to_fill_page(num_cells: int, images_per_cell: int = 1) -> int:
-    """How large the images may be when cells of one or two, one above the other, fill the page."""
+    """Return the largest side of images with which `num_cells` cells fit on a page.
+
+    A cell has `images_per_cell` images, one above the other.
+    """
     fitting = [
         side
         for side in range(SIDE, MAX_SIDE + 1)
@@ -61,5 +64,5 @@ def side_to_fill_page(num_cells: int, images_per_cell: int = 1) -> int:
 
 
 def columns_for(width: int, room: int = WIDTH - 2 * MARGIN) -> int:
-    """How many images of this width stand side by side."""
+    """Return how many images of this width fit side by side."""
     return max(1, (room + GAP) // (width + GAP))

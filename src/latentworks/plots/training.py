@@ -1,4 +1,4 @@
-"""How training went, epoch by epoch."""
+"""The curves of training: losses and the learning rate, epoch by epoch."""
 
 from typing import Any
 
@@ -22,9 +22,10 @@ from latentworks.plots.page import (
 
 
 def curves(epochs: list[dict[str, float]]) -> Figure:
-    """Losses and the learning rate: a row for each epoch: epoch, loss, learning_rate, val_loss.
+    """Draw the losses and the learning rate.
 
-    Without validation images there is no val_loss.
+    `epochs` has a row for each epoch: epoch, loss, learning_rate, and val_loss if there are
+    validation images.
     """
     numbers = [epoch["epoch"] for epoch in epochs]
     names = {"loss": "training", "val_loss": "validation"}
@@ -55,7 +56,7 @@ def curves(epochs: list[dict[str, float]]) -> Figure:
 
 
 def _finish(axes: Axes, name: str, numbers: list[float]) -> None:
-    """Name the axis and number both, epochs by whole numbers."""
+    """Name the y axis, and label the epochs by whole numbers."""
     name_y_axis(axes, name)
     axes.grid(axis="y", color=RULE, lw=0.6)
     beside = max(0.02 * (numbers[-1] - numbers[0]), 0.1)

@@ -1,4 +1,4 @@
-"""One latent moved at a time: what each of them does to an image."""
+"""Latent traversals: images decoded while one latent moves and the others stay."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,19 +9,20 @@ from latentworks.plots.tiles import GAP, Decode, columns_for, fitted, tile
 SIDE = 112  # of an image, at most
 MAX_ROWS = 10  # latents that are drawn
 MAX_STEPS = 15
-MAX_POINTS = 20_000  # that percentiles are taken of, or 1000 dimensions would take gigabytes
-AT_ONCE = 32  # latents whose images are held in memory
+MAX_POINTS = 20_000  # for the percentiles; with 1000 latents, more points would take gigabytes
+AT_ONCE = 32  # latents whose images are in memory at once
 NAME = 106  # for the name of a latent, left of its row
 HEADINGS = 24
 MIN_WIDTH = 1120  # of the page, for the line under its title
 
 
-def traversals(decode: Decode, z: np.ndarray, told: str | None = None) -> Figure:
-    """A row for each latent, from its 1st to its 99th percentile in the training images.
+def traversals(decode: Decode, z: np.ndarray, class_name: str | None = None) -> Figure:
+    """Draw a row for each latent, which moves from its 1st to its 99th percentile.
 
-    `z` is float32 [N, D]. The others stay as in the `typical` image. Of many latents those are
-    drawn that change it most: by the variance of its pixels along the row. `told` is the class
-    for which a conditional model decodes.
+    `z` is float32 [N, D], the latents of training images. The other latents stay as in the
+    `typical` image. If there are many latents, those with the largest effect are drawn: the
+    variance of the pixels along the row. `class_name` is the class for which a conditional model
+    decodes.
     """
     start = z[typical(z)]
     z = z[:: _step(z)]
@@ -33,7 +34,7 @@ def traversals(decode: Decode, z: np.ndarray, told: str | None = None) -> Figure
     figure = blank_page(
         max(2 * MARGIN + NAME + num_steps * (width + GAP) - GAP, MIN_WIDTH),
         HEADER + HEADINGS + len(chosen) * (height + GAP) - GAP + MARGIN,
-        *_title(len(chosen), len(steps), told),
+        *_title(len(chosen), len(steps), class_name),
     )
     left, right = MARGIN + NAME, MARGIN + NAME + num_steps * (width + GAP) - GAP
     write(figure, left, HEADER + 14, "1st percentile", color=FAINT)
@@ -48,7 +49,7 @@ def traversals(decode: Decode, z: np.ndarray, told: str | None = None) -> Figure
 
 
 def typical(z: np.ndarray) -> int:
-    """Which of the latents, float32 [N, D], is the nearest to their median."""
+    """Return the row of the latents, float32 [N, D], that is nearest to their median."""
     step = _step(z)
     few = z[::step]
     return step * int(np.linalg.norm(few - np.median(few, axis=0), axis=1).argmin())
@@ -59,14 +60,14 @@ def _step(z: np.ndarray) -> int:
 
 
 def _short(number: float) -> str:
-    """Two digits, or the whole number where it has more, with a real minus sign."""
+    """Format a number by two digits, or all before the point, with a typographic minus sign."""
     text = f"{number:.0f}" if abs(number) >= 100 else f"{number:.2g}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _title(num_rows: int, latent_dim: int, told: str | None) -> tuple[str, str]:
+def _title(num_rows: int, latent_dim: int, class_name: str | None) -> tuple[str, str]:
     """The title of the page, and the line under it."""
-    image = f"an image of {told}" if told else "an image"
+    image = f"an image of {class_name}" if class_name else "an image"
     if latent_dim == 1:
         return f"What the only latent does to {image}", "It moves in equal steps."
     title = f"What each of the {latent_dim} latents does to {image}"
@@ -79,9 +80,9 @@ def _title(num_rows: int, latent_dim: int, told: str | None) -> tuple[str, str]:
 
 
 def _effects(decode: Decode, start: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """How much each latent changes the image between both ends and the middle: float [D].
+    """Measure how much each latent changes the image: float [D].
 
-    It is the variance along the row, the mean over pixels.
+    The measure is the variance over the two ends and the middle of a row, averaged over pixels.
     """
     few = steps[:, [0, steps.shape[1] // 2, -1]]
     parts = np.split(np.arange(len(steps)), range(AT_ONCE, len(steps), AT_ONCE))
@@ -90,9 +91,9 @@ def _effects(decode: Decode, start: np.ndarray, steps: np.ndarray) -> np.ndarray
 
 
 def _moved(decode: Decode, start: np.ndarray, latents: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """What is decoded where one of `latents`, int64 [L], is at its steps: [L, S, H, W, C].
+    """Decode each of `latents`, int64 [L], at its steps: images [L, S, H, W, C].
 
-    `start` is where all others stay, [D]; `steps` are of all latents, [D, S].
+    `start`, [D], has the values of the other latents; `steps`, [D, S], the steps of every latent.
     """
     points = np.tile(start, (len(latents), steps.shape[1], 1))  # [L, S, D]
     points[np.arange(len(latents)), :, latents] = steps[latents]

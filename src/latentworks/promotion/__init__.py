@@ -1,1 +1,1 @@
-"""The gate: what it measures of a model, and how it decides."""
+"""The gate: the scores of a model, and the decision on its promotion."""

@@ -1,7 +1,7 @@
-"""The choice between two versions: does the challenger replace the champion?
+"""The decision of the gate: does the challenger replace the champion?
 
-Pure: it compares numbers that were measured before, and touches neither a disk nor MLflow.
-To gate another metric, add it to METRICS, to `promotion` in params.yaml and to `scoring.score`.
+The functions are pure: they compare recorded scores, and use neither a disk nor MLflow. To gate
+another metric, add it to METRICS, to `promotion` in params.yaml and to `scoring.score`.
 """
 
 import math
@@ -16,18 +16,18 @@ from latentworks.errors import RegistryError
 from latentworks.promotion.scores import Score, Scores
 
 BAND = (2.5, 97.5)  # percentiles: the 95 % band
-ROUNDING = 1e-9  # relative: 7 of 100 is a loss of 0.07, although 0.07 * 100 is above 7
+ROUNDING = 1e-9  # relative: a loss of 7 from 100 is within 0.07, although 0.07 * 100 exceeds 7
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is judged. The limit of a first model is a multiple of its reference."""
+    """The rule for a metric. The limit of a first model is a multiple of the reference."""
 
-    better: Literal[-1, 1]  # -1: lower, 1: higher
-    reference: str  # what a first model is measured against
-    limit: Any  # the range of that multiple
-    optional: bool = False  # absent where the data has nothing to compare
-    enough: float = math.inf  # where higher is better: what is above this is no better than this
+    better: Literal[-1, 1]  # -1: lower is better, 1: higher is better
+    reference: str  # name of the value with which a first model is compared
+    limit: Any  # the allowed range of the multiple
+    optional: bool = False  # absent if the data has no such score
+    enough: float = math.inf  # values above this count as equal to this
 
 
 METRICS = {
@@ -45,51 +45,52 @@ FirstLimits = create_model("FirstLimits", __base__=Config, **_limits)
 
 
 class PromotionConfig(Config):
-    """What a challenger must reach.
+    """The conditions for a promotion.
 
-    `margins`: how much worse each metric may get, as a share of the champion's value.
-    `first`: the limits of a model without a champion, as multiples of the references in METRICS.
+    `metric`: the metric that must get better. `margins`: how much worse each other metric may get,
+    as a share of the champion's value. `first`: the limits of a first model, which has no champion
+    to replace, as multiples of the references in METRICS.
     """
 
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
-    # mypy does not follow types that are made from a table.
+    # mypy does not follow types that are computed from a table.
     metric: Literal[*METRICS]  # type: ignore[valid-type]
     margins: Margins  # type: ignore[valid-type]
     first: FirstLimits  # type: ignore[valid-type]
 
 
-# --- what is decided -----------------------------------------------------------------------------
+# --- the decision --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of a decision. A value that cannot be used is nan."""
+    """One metric of a decision. Unusable values are nan."""
 
     metric: str
     challenger: float
     champion: float | None  # None for a first model
-    reference: float | None  # what a first model is measured against
-    gain: float | None  # in % of the champion's value, above 0 where the challenger is better
-    band: tuple[float, float] | None  # of 95 % of the gains over resamples of the test images
+    reference: float | None  # with which a first model is compared
+    gain: float | None  # in % of the champion's value; positive if the challenger is better
+    band: tuple[float, float] | None  # 95 % band of the gain over resamples of the test images
     limit: float | None  # the worst value allowed; None for the metric that must get better
     verdict: Literal["better", "ok", "not better", "worse"]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether the challenger becomes champion, and why."""
+    """The verdict on a challenger, with its reason."""
 
     promoted: bool
-    reason: str  # one sentence without its full stop; where refused, all that failed
+    reason: str  # one sentence without a full stop; of a refusal, all metrics that failed
     rows: tuple[Row, ...]
 
 
 def decide(challenger: Scores, champion: Scores | None, config: PromotionConfig) -> Decision:
     """Compare a challenger with the champion, or with the limits of a first model.
 
-    It replaces a champion where `config.metric` is better in the whole 95 % band of paired
-    bootstrap differences (Efron and Tibshirani 1993, ch. 13) and no other metric is worse by more
-    than its margin. Raises RegistryError where the two cannot be compared.
+    The challenger replaces the champion if `config.metric` is better in the whole 95 % band of
+    paired bootstrap differences (Efron and Tibshirani 1993, ch. 13) and no other metric is worse
+    by more than its margin. Raises RegistryError if the scores cannot be compared.
     """
     names = _comparable(challenger, champion, config.metric)
     ours = challenger.metrics
@@ -101,8 +102,8 @@ def decide(challenger: Scores, champion: Scores | None, config: PromotionConfig)
     if failed:
         return Decision(False, "; ".join(failed), tuple(rows))
     if champion is None:
-        found = (f"{row.metric} {number(row.challenger)}" for row in rows)
-        reason = f"a first model, within its limits: {', '.join(found)}"
+        values = (f"{row.metric} {number(row.challenger)}" for row in rows)
+        reason = f"a first model, within its limits: {', '.join(values)}"
     else:
         (won,) = (_sentence(row) for row in rows if row.metric == config.metric)
         reason = f"{won}; nothing else is worse beyond its margin"
@@ -110,47 +111,49 @@ def decide(challenger: Scores, champion: Scores | None, config: PromotionConfig)
 
 
 def _comparable(challenger: Scores, champion: Scores | None, declared: str) -> list[str]:
-    """The metrics of both, in the order of METRICS. Raises RegistryError."""
+    """Return the metrics to compare, in the order of METRICS. Raises RegistryError."""
     scored = {"challenger": challenger} | ({"champion": champion} if champion else {})
-    for what in ("data", "scorer"):
-        found = [getattr(scores, what) for scores in scored.values()]
-        if found[0] != found[-1]:
+    for basis in ("data", "scorer"):
+        digests = [getattr(scores, basis) for scores in scored.values()]
+        if digests[0] != digests[-1]:
             raise RegistryError(
-                f"challenger and champion were not scored by the same {what}. "
-                f"Received: {' and '.join(found)}. Score both again."
+                f"Challenger and champion were not scored with the same {basis}. "
+                f"Received: {' and '.join(digests)}. Score both again."
             )
-    # An optional metric is absent where the data has nothing to compare, so from both or neither.
+    # The data decides on an optional metric, so that both models have it or neither does.
     needed = {name for name, metric in METRICS.items() if not metric.optional} | {declared}
     present = needed.union(*(scores.metrics for scores in scored.values()))
     if unknown := present - set(METRICS):
-        raise RegistryError(f"nothing says how to judge the metric {', '.join(sorted(unknown))}.")
+        raise RegistryError(
+            f"The gate has no rule for the metric {', '.join(sorted(unknown))}. Add it to METRICS."
+        )
     for role, scores in scored.items():
         if missing := present - set(scores.metrics):
             raise RegistryError(
-                f"the {role} has no score for {', '.join(sorted(missing))}. Expected one for each "
-                "of the metrics compared. Score it again, or declare another promotion.metric."
+                f"The {role} has no score for {', '.join(sorted(missing))}. Expected a score for "
+                "every compared metric. Score it again, or declare another promotion.metric."
             )
     return [name for name in METRICS if name in present]
 
 
 def _within_limit(name: str, score: Score, config: PromotionConfig) -> Row:
-    """A metric of a first model, against a multiple of its reference."""
+    """Compare a metric of a first model with a multiple of its reference."""
     value, reference = score.usable(), score.reference
     limit = math.nan if reference is None else getattr(config.first, name) * reference
-    # Where one of them is nan, no comparison holds.
+    # If the value or the limit is nan, the comparison is False.
     within = METRICS[name].better * (value - limit) >= -ROUNDING * abs(limit)
     return Row(name, value, None, reference, None, None, limit, "ok" if within else "worse")
 
 
 def _against(name: str, ours: Score, theirs: Score, config: PromotionConfig) -> Row:
-    """A metric of the challenger, against the champion's."""
+    """Compare a metric of the challenger with that of the champion."""
     better, margin = METRICS[name].better, getattr(config.margins, name)
     value, base = (min(each.usable(), METRICS[name].enough) for each in (ours, theirs))
     gain, loss = better * (value - base), margin * abs(base)  # the largest loss allowed
     band = _band(name, ours, theirs)
     low, high = band or (gain, gain)
     verdict: Literal["better", "ok", "not better", "worse"]
-    # Where a value is nan, no comparison holds.
+    # If a value is nan, all these comparisons are False.
     if gain > 0 and low > 0:
         verdict = "better"
     elif name == config.metric:
@@ -161,18 +164,18 @@ def _against(name: str, ours: Score, theirs: Score, config: PromotionConfig) -> 
     share = 100 / abs(base) if base else math.nan
     in_percent = None if math.isnan(gain * share) else gain * share
     percents = None if band is None or in_percent is None else (low * share, high * share)
-    found = ours.usable(), theirs.usable()
-    return Row(name, *found, ours.reference, in_percent, percents, limit, verdict)
+    values = ours.usable(), theirs.usable()
+    return Row(name, *values, ours.reference, in_percent, percents, limit, verdict)
 
 
 def _band(name: str, ours: Score, theirs: Score) -> tuple[float, float] | None:
-    """Where 95 % of the paired gains lie; None without replicates or with unusable ones."""
+    """Return the 95 % band of paired gains; None if replicates are missing or unusable."""
     first, second = ours.replicates, theirs.replicates
     sizes = [None if each is None else len(each) for each in (first, second)]
     if sizes[0] != sizes[1]:
         raise RegistryError(
-            f"the replicates of {name} are not pairs. Received: {sizes[0]} of the challenger and "
-            f"{sizes[1]} of the champion. Score both again."
+            f"The replicates of {name} cannot be paired. Received: {sizes[0]} of the challenger "
+            f"and {sizes[1]} of the champion. Score both again."
         )
     if first is None or second is None or math.isnan(ours.usable() + theirs.usable()):
         return None
@@ -181,11 +184,11 @@ def _band(name: str, ours: Score, theirs: Score) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-# --- how it is told -------------------------------------------------------------------------------
+# --- the reason in words -------------------------------------------------------------------------
 
 
 def _sentence(row: Row) -> str:
-    """A row in words."""
+    """Return a row in words."""
     for role, value in {"challenger": row.challenger, "champion": row.champion}.items():
         if value is not None and not math.isfinite(value):
             return f"{row.metric} of the {role} is not a finite number"
@@ -203,7 +206,7 @@ def _sentence(row: Row) -> str:
 
 
 def _gain(row: Row) -> str:
-    """ ", better by 8.3 % (95 % band 7.9 to 8.8 %)"; the other way round where it is worse."""
+    """Return the gain in words: ", better by 8.3 % (95 % band 7.9 to 8.8 %)", or "worse by"."""
     if row.gain is None or (row.gain == 0 and row.band is None):
         return ""
     sign = -1 if row.gain < 0 else 1

@@ -1,4 +1,4 @@
-"""What was measured of one model, and how it is kept."""
+"""The scores of a model, as the gate records them."""
 
 import hashlib
 import math
@@ -15,8 +15,9 @@ class Score:
     """One metric of one model.
 
     `replicates`: float64 [B], the metric on B bootstrap resamples of the test images; the b-th
-    resample is the same for every model on the same data. None where it does not depend on them.
-    `reference`: what it is on the same data for the mean image, for real images, or at best.
+    resample is the same for every model on the same data. None for a metric without resamples.
+    `reference`: a value on the same data for comparison: the metric of the mean image, the metric
+    of real images, or the best possible value.
     """
 
     value: float
@@ -27,7 +28,7 @@ class Score:
         return isinstance(other, Score) and self.to_json() == other.to_json()
 
     def usable(self) -> float:
-        """The value; nan where anything of the score is nan or infinite."""
+        """Return the value, or nan if any number of the score is nan or infinite."""
         parts = [
             self.value,
             self.reference or 0.0,
@@ -51,22 +52,22 @@ class Score:
 
 
 def _to_json(value: float) -> float | str:
-    """JSON has no nan and no inf; `float` reads them from text."""
+    """Return a number, or nan and inf as text, which JSON lacks as numbers and `float` reads."""
     return float(value) if math.isfinite(value) else str(float(value))
 
 
 @dataclass(frozen=True)
 class Scores:
-    """All that is measured of one model."""
+    """All scores of one model."""
 
-    data: str  # fingerprint of the data it was measured on
-    scorer: str  # digest of the code that measured
+    data: str  # fingerprint of the prepared images
+    scorer: str  # digest of the code that measured the scores
     metrics: dict[str, Score]
     size_mb: float
-    latency_ms: dict[str, float] = field(compare=False)  # by the number of latents decoded
+    latency_ms: dict[str, float] = field(compare=False)  # by number of decoded latents
 
     def to_json(self) -> dict[str, Any]:
-        """For a JSON file; `from_json` gives an equal one back."""
+        """Return fields for a JSON file, from which `from_json` makes equal scores."""
         metrics = {name: score.to_json() for name, score in self.metrics.items()}
         return {**vars(self), "metrics": metrics, "latency_ms": dict(self.latency_ms)}
 
@@ -77,9 +78,10 @@ class Scores:
 
 
 def scorer_digest() -> str:
-    """12 hexadecimal digits of the code that measures: what other code measured does not compare.
+    """Return 12 hexadecimal digits that identify the code of the scores.
 
-    Of the files, without importing the libraries that they need.
+    Scores of different code cannot be compared. The digest is of the files, so that their libraries
+    need not be imported.
     """
     here = Path(__file__).parent
     files = [*sorted((here.parent / "metrics").glob("*.py")), here / "scoring.py"]

@@ -1,7 +1,7 @@
-"""What the gate measures of a model: the metrics of `evaluate`, and how far chance may move them.
+"""The scoring of a model for the gate: metrics of `evaluate`, and their variation by chance.
 
-Equal models, data and code give equal scores, but for the latency. No TensorFlow: a model is
-whatever encodes, decodes and draws.
+Equal models, data and code give equal scores, except for the latency. TensorFlow is not needed: a
+model is any object with the methods of `Servable`, below.
 """
 
 import math
@@ -20,16 +20,16 @@ from latentworks.errors import DataError
 from latentworks.promotion.scores import Score, Scores, scorer_digest
 
 NUM_REPLICATES = 1000
-NUM_SAMPLES = 10_000  # drawn and decoded, with SEED
+NUM_SAMPLES = 10_000  # drawn with SEED, and decoded
 SEED = 0
-MAX_LATENTS = 20_000  # of training images, to tell which of them vary
-REPLICATED_PROJECTIONS = 64  # of metrics.NUM_PROJECTIONS: sorting them is most of the time
-DECODED_BYTES = 2**22  # a chunk of images is worked on as float64, with copies
+MAX_LATENTS = 20_000  # encoded training images, for the number of active units
+REPLICATED_PROJECTIONS = 64  # of metrics.NUM_PROJECTIONS; sorting them takes most of the time
+DECODED_BYTES = 2**22  # of a chunk of images, which is also copied as float64
 LATENCY_SIZES, LATENCY_RUNS = (1, 32), 20
 
 
 class Servable(Protocol):
-    """What can be scored. Its verbs take any number and work in batches."""
+    """The methods that scoring needs. They take any number of rows and work in batches."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]: ...
@@ -38,32 +38,32 @@ class Servable(Protocol):
     def latent_dim(self) -> int: ...
 
     def encode_images(self, images: np.ndarray, *labels: np.ndarray) -> np.ndarray:
-        """Images uint8 [N, H, W, C] to latents float32 [N, D]; conditional ones take labels."""
+        """Encode images uint8 [N, H, W, C] to latents [N, D]. Conditional models take labels."""
         ...
 
     def decode_latents(self, latents: np.ndarray, *labels: np.ndarray) -> np.ndarray:
-        """Latents float32 [N, D] to images float32 [N, H, W, C] in [0, 1]; the same holds."""
+        """Decode latents [N, D] to images float32 [N, H, W, C] in [0, 1], labels as above."""
         ...
 
     def draw_latents(self, num: int, seed: int) -> np.ndarray:
-        """Latents float32 [num, D] from the sampler."""
+        """Draw latents float32 [num, D] from the sampler."""
         ...
 
 
 def score(servable: Servable, prepared: Prepared, *, size_mb: float) -> Scores:
-    """Measure a model on the test images of `prepared`. Raises DataError where it cannot.
+    """Score a model on the test images of `prepared`. Raises DataError if the data does not fit.
 
-    `size_mb` is the caller's to know; it and the latency are recorded only.
+    `size_mb`, which the caller measures, and the latency are recorded, but not compared.
     """
     if prepared.image_shape != tuple(servable.image_shape):
         raise DataError(
-            "the model works on images of another shape than those prepared. Expected: "
+            "The prepared images do not have the shape of the model. Expected: "
             f"{tuple(servable.image_shape)}. Received: {prepared.image_shape}."
         )
     for split in ("train", "test"):
         if not len(prepared.rows(split)):
-            raise DataError(f"the prepared data has no {split} images, so nothing can be scored.")
-    # What diverged scores nan, which is on record and never promoted; it needs no warning.
+            raise DataError(f"The prepared data has no {split} images, so nothing can be scored.")
+    # A model that diverged scores nan. The gate refuses nan, so that no warning is needed.
     with np.errstate(invalid="ignore", over="ignore"):
         scored = {
             "mse": _reconstruction(servable, prepared),
@@ -75,7 +75,7 @@ def score(servable: Servable, prepared: Prepared, *, size_mb: float) -> Scores:
 
 
 def resamples(num: int, stream: int = 0) -> Iterator[np.ndarray]:
-    """Bootstrap resamples (Efron 1979) of `num` things, always the same: rows int64 [num] each."""
+    """Yield bootstrap resamples (Efron 1979), always the same: rows int64 [num] below `num`."""
     rng = np.random.default_rng(stream)
     for _ in range(NUM_REPLICATES):
         yield rng.integers(num, size=num)
@@ -89,7 +89,7 @@ def _bar(total: int, unit: str) -> Any:
 
 
 def _reconstruction(servable: Servable, prepared: Prepared) -> Score:
-    """mse over all test images; its reference is that of the mean training image."""
+    """Score mse over all test images. The reference is the mse of the mean training image."""
     rows = prepared.rows("test")
     mean = mean_image(prepared.images, prepared.rows("train"))
     errors, of_mean = [], []
@@ -108,25 +108,25 @@ def _reconstruction(servable: Servable, prepared: Prepared) -> Score:
 
 
 def _labels(servable: Any, prepared: Prepared, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-    """What a conditional model is given beside images; nothing for others."""
+    """Return the labels of images as the extra argument of a conditional model, else ()."""
     labels = prepared.labels(rows) if _is_conditional(servable) else None
     return () if labels is None else (labels,)
 
 
 def _is_conditional(servable: Any) -> bool:
-    """A version that was registered before there were such models does not say."""
+    """Return True for a conditional model. Versions from before these existed lack the flag."""
     return getattr(servable, "conditional", False)
 
 
 def mean_image(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The mean of `images[rows]`: float64 [H, W, C] in [0, 1]. The best constant answer."""
+    """Return the mean of `images[rows]`, the best constant output: float64 [H, W, C] in [0, 1]."""
     parts = metrics.chunks(rows, images[0].size)
     total = sum(images[part].sum(axis=0, dtype=np.int64) for part in parts)
     return np.asarray(total / (255.0 * len(rows)))
 
 
 def _active_units(servable: Servable, prepared: Prepared) -> Score:
-    """How many latents vary over training images; its reference is how many there are."""
+    """Score how many latents vary over training images. The reference is the number of latents."""
     rows = metrics.subset(prepared.rows("train"), MAX_LATENTS)
     parts = metrics.chunks(rows, prepared.images[0].size, DECODED_BYTES)
     encoded = [
@@ -142,7 +142,7 @@ def _active_units(servable: Servable, prepared: Prepared) -> Score:
 
 
 def _samples(servable: Servable, prepared: Prepared) -> dict[str, Score]:
-    """sliced_wasserstein and memorisation, as `metrics.sample_metrics` has them."""
+    """Score sliced_wasserstein and memorisation, which `metrics.sample_metrics` defines."""
     images, train, test = prepared.images, prepared.rows("train"), prepared.rows("test")
     projected, drawn, finite = _draw(servable)
     real = metrics.project(images, metrics.subset(test, metrics.MAX_PROJECTED))
@@ -168,12 +168,14 @@ def _samples(servable: Servable, prepared: Prepared) -> dict[str, Score]:
 
 
 def _draw(servable: Servable) -> tuple[np.ndarray, np.ndarray, bool]:
-    """NUM_SAMPLES samples: all projected, float32 [n, P]; thumbnails of those that are looked up
-    among the training images, float32 [m, D]; whether all their pixels were finite numbers.
+    """Draw NUM_SAMPLES samples.
+
+    Returns projections of all, float32 [n, P]; thumbnails of the samples that are looked up among
+    the training images, float32 [m, D]; and True if all pixels are finite numbers.
     """
-    asked: list[np.ndarray] = []  # the labels, where it is told some
+    labels: list[np.ndarray] = []  # one array for a conditional model
     if _is_conditional(servable):
-        latents, *asked = servable.draw(NUM_SAMPLES, SEED)  # type: ignore[attr-defined]
+        latents, *labels = servable.draw(NUM_SAMPLES, SEED)  # type: ignore[attr-defined]
     else:
         latents = servable.draw_latents(NUM_SAMPLES, SEED)
     looked_up = metrics.subset(np.arange(len(latents)), metrics.MAX_SEARCHED)
@@ -181,7 +183,7 @@ def _draw(servable: Servable) -> tuple[np.ndarray, np.ndarray, bool]:
     projected, thumbnails, finite = [], [], True
     with _bar(len(latents), "samples") as bar:
         for part in metrics.chunks(np.arange(len(latents)), size, DECODED_BYTES):
-            decoded = servable.decode_latents(latents[part], *(each[part] for each in asked))
+            decoded = servable.decode_latents(latents[part], *(each[part] for each in labels))
             finite &= bool(np.isfinite(decoded).all())
             pixels = np.rint(np.nan_to_num(decoded).clip(0, 1) * 255).astype(np.uint8)
             projected.append(metrics.project(pixels, np.arange(len(pixels))))
@@ -192,12 +194,13 @@ def _draw(servable: Servable) -> tuple[np.ndarray, np.ndarray, bool]:
 
 
 def resampled_distances(samples: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """How far resampling moves `metrics.sliced_wasserstein`, from projections: float64 [B].
+    """Measure how far resampling moves `metrics.sliced_wasserstein`: float64 [B].
 
-    Both sides are resampled: with the test images alone, two draws from one sampler would differ
-    beyond chance. On the first REPLICATED_PROJECTIONS, for time, and therefore as differences from
-    the distance on these. A resample lies further from anything than its source, by about as much
-    for every model, so that it cancels in the differences between two.
+    `samples` and `real` are projections. Both are resampled: with resamples of the test images
+    alone, two draws from one sampler would differ beyond chance. To save time, only the first
+    REPLICATED_PROJECTIONS are used, and the result is the difference from the distance on these.
+    A resample is farther from any data than its source is; this bias is about the same for every
+    model, and cancels in the difference of two models.
     """
     x, y = (each[:, :REPLICATED_PROJECTIONS].T for each in (samples, real))
     ranked = [(np.sort(each), each.argsort().argsort().astype(np.uint16)) for each in (x, y)]
@@ -218,32 +221,34 @@ def resampled_distances(samples: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 def _resampled(values: np.ndarray, ranks: np.ndarray, drawn: np.ndarray) -> Iterator[np.ndarray]:
-    """Each projection of a resample, sorted: float32 [N].
+    """Yield each projection of a resample, sorted: float32 [N].
 
-    Its ranks are sorted, whole numbers below MAX_PROJECTED, which takes a fraction of the time.
+    The ranks are sorted instead of the values. They are whole numbers below MAX_PROJECTED, and
+    sorting them takes a fraction of the time.
     """
     for row, rank in zip(values, ranks, strict=True):
         again = rank.take(drawn)
-        again.sort(kind="stable")  # by radix, for numbers of two bytes
+        again.sort(kind="stable")  # a radix sort, for numbers of two bytes
         yield row.take(again)
 
 
 def resampled_ratios(of_samples: np.ndarray, of_test: np.ndarray) -> np.ndarray | None:
-    """`metrics.memorisation` of resamples, from distances to the nearest training image: [B].
+    """Measure `metrics.memorisation` on resamples of nearest distances: [B].
 
-    Both sides are resampled: the test images are the same for two models, so that with these alone
-    the smallest difference would be beyond chance. None where some resample has no ratio.
+    The distances are from samples and from test images to their nearest training image. Both are
+    resampled: two models have the same test images, so that with resamples of these alone the
+    smallest difference would be beyond chance. None if any resample has no ratio.
     """
     pairs = zip(resamples(len(of_test)), resamples(len(of_samples), 1), strict=True)
     ratios = [metrics.distance_ratio(of_samples[drawn], of_test[again]) for again, drawn in pairs]
     return None if None in ratios else np.array(ratios, np.float64)
 
 
-# --- what is recorded only -----------------------------------------------------------------------
+# --- the latency, which is recorded but not compared ---------------------------------------------
 
 
 def _latency(servable: Servable) -> dict[str, float]:
-    """Milliseconds to decode so many latents, the median of LATENCY_RUNS."""
+    """Measure the milliseconds to decode LATENCY_SIZES latents, the median of LATENCY_RUNS."""
     medians = {}
     for size in LATENCY_SIZES:
         latents = servable.draw_latents(size, SEED)
@@ -252,5 +257,5 @@ def _latency(servable: Servable) -> dict[str, float]:
             start = time.perf_counter()
             servable.decode_latents(latents)
             times.append(1000 * (time.perf_counter() - start))
-        medians[str(size)] = statistics.median(times[1:])  # the first one warms up
+        medians[str(size)] = statistics.median(times[1:])  # the first run warms up
     return medians

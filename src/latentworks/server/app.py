@@ -1,4 +1,4 @@
-"""What the server says over HTTP."""
+"""The HTTP API of the server: its addresses, limits and errors."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,30 +17,30 @@ from latentworks.server.metrics import Measures
 from latentworks.server.schema import VERBS, describe
 from latentworks.server.service import NotReady, Overloaded, Service, aside
 
-MAX_BODY = 16_000_000  # bytes of one request,
-MAX_BODIES = 256_000_000  # and of all that are being read
-PATIENCE = 10.0  # seconds that a sender may take
+MAX_BODY = 16_000_000  # bytes of one body
+MAX_BODIES = 256_000_000  # bytes of all bodies that are being read
+PATIENCE = 10.0  # seconds in which a body must arrive
 RETRY = {"Retry-After": "1"}  # seconds
 VERSION = "X-Model-Version"
 SHOWN = {
     "sample": ("num", "seed", "label"),
     "decode": ("z", "label"),
-}  # verbs that an address can ask for
+}  # the verbs that answer a GET, and their params in the query
 
 Answer = Callable[[Request], Awaitable[Response]]
 
 
 class TooLarge(InputError):
-    """A body that is larger than any call."""
+    """A body is larger than MAX_BODY."""
 
 
 class TooSlow(InputError):
-    """A sender that did not go on."""
+    """A body did not arrive in time."""
 
 
 STATUS: dict[type[Exception], int] = {
     encoding.NotJSON: 400,
-    ClientDisconnect: 400,  # nobody hears it
+    ClientDisconnect: 400,  # the client has gone and reads no answer
     TooSlow: 408,
     TooLarge: 413,
     InputError: 422,
@@ -50,13 +50,13 @@ STATUS: dict[type[Exception], int] = {
 
 
 class Bodies:
-    """Reads what clients send; there is a bound on how much of it is in memory."""
+    """Reads the bodies of requests, and bounds the memory that they take together."""
 
     def __init__(self) -> None:
         self.num_bytes = 0
 
     async def read(self, request: Request) -> bytes:
-        """Raises TooLarge, TooSlow and Overloaded."""
+        """Read one body. Raises TooLarge, TooSlow and Overloaded."""
         body = bytearray()
         try:
             async with asyncio.timeout(PATIENCE):
@@ -64,18 +64,22 @@ class Bodies:
                     body += chunk
                     self.num_bytes += len(chunk)
                     if len(body) > MAX_BODY:
-                        raise TooLarge(f"a body has at most {MAX_BODY:,} bytes.")
+                        raise TooLarge(
+                            f"The body is too large. Expected at most {MAX_BODY:,} bytes."
+                        )
                     if self.num_bytes > MAX_BODIES:
-                        raise Overloaded("too much is being sent; try again in a second.")
+                        raise Overloaded("Too many bodies are being sent. Try again in a second.")
         except TimeoutError:
-            raise TooSlow(f"the body did not come within {PATIENCE:.0f} seconds.") from None
+            raise TooSlow(
+                f"The body did not arrive within {PATIENCE:.0f} seconds. Send it again."
+            ) from None
         finally:
             self.num_bytes -= len(body)
         return bytes(body)
 
 
 def create(service: Service) -> FastAPI:
-    """The application."""
+    """Make the application that serves the version of `service`."""
     app = FastAPI(title="latentworks", docs_url=None, redoc_url=None)
     bodies, measures = Bodies(), Measures(service)
 
@@ -151,7 +155,7 @@ def _add_probes(app: FastAPI, service: Service) -> None:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     async def ping() -> Response:
-        """As MLflow's server: 200 where it could answer."""
+        """Answer as MLflow's server does: 200 if a version can answer, else 503."""
         return Response("\n", 200 if service.model else 503, media_type="text/plain")
 
     for path, answer in {
@@ -162,14 +166,14 @@ def _add_probes(app: FastAPI, service: Service) -> None:
 
 
 def _add_errors(app: FastAPI, service: Service) -> None:
-    """Every refusal is one sentence."""
+    """Turn each error into a status and one line of text in JSON."""
 
     async def refuse(request: Request, error: Exception) -> Response:
         status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
         headers = dict(RETRY) if status == 503 else {}
         if model := getattr(request.state, "model", service.model):
             headers[VERSION] = str(model.version)
-        if request.url.path == "/invocations":  # in the words of MLflow's server
+        if request.url.path == "/invocations":  # in the format of MLflow's server
             code = "BAD_REQUEST" if status < 500 else "TEMPORARILY_UNAVAILABLE"
             status = 400 if status == 422 else status
             return _json(status, {"error_code": code, "message": str(error)}, headers)
@@ -177,12 +181,15 @@ def _add_errors(app: FastAPI, service: Service) -> None:
 
     async def refuse_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        sentence = {404: "there is no such page; see /docs.", 405: "not this method; see /docs."}
-        text = sentence.get(error.status_code, str(error.detail))
+        texts = {
+            404: f"No page at {request.url.path[:50]!r}. See /docs.",
+            405: f"{request.method} is not allowed at this address. See /docs.",
+        }
+        text = texts.get(error.status_code, str(error.detail))
         return _json(error.status_code, {"error": text}, dict(error.headers or {}))
 
     async def refuse_shape(request: Request, error: Exception) -> Response:
-        return _json(422, {"error": "the request is not as /docs says."})
+        return _json(422, {"error": "The request does not match the API. See /docs."})
 
     for kind in STATUS:
         app.add_exception_handler(kind, refuse)
@@ -194,16 +201,22 @@ def _json(status: int, content: Any, headers: dict[str, str] | None = None) -> R
     return Response(encoding.dump(content), status, headers, media_type=encoding.JSON)
 
 
-# --- what stands in an address -------------------------------------------------------------------
+# --- GET requests --------------------------------------------------------------------------------
 
 
 def read_address(verb: str, request: Request) -> encoding.Call:
-    """A GET is a person's, who sees a picture, unless JSON is asked for. Raises InputError."""
+    """Read the call of a GET request from its query. Raises InputError.
+
+    The answer is a picture, for a person with a browser, unless the request accepts JSON.
+    """
     given = request.query_params
     known = SHOWN[verb]
     for name in given:
         if name not in known or len(given.getlist(name)) > 1:
-            raise InputError(f"expected once each: {', '.join(known)}. Received: {name[:50]!r}.")
+            raise InputError(
+                f"Unknown or repeated param {name[:50]!r}. Expected each at most once: "
+                f"{', '.join(known)}."
+            )
     as_png = encoding.JSON not in request.headers.get("accept", "")
     params: dict[str, Any] = {
         name: text if name == "label" else _whole_number(name, text)
@@ -224,4 +237,4 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(number) for number in text.split(",")]
     except ValueError:
-        raise InputError(f"z is numbers, as in z=0.5,-1. Received: {text[:50]!r}.") from None
+        raise InputError(f"z is a list of numbers: z=0.5,-1. Received: {text[:50]!r}.") from None

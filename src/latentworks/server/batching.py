@@ -1,4 +1,4 @@
-"""Requests that arrive together are answered by one call of the model."""
+"""Batching: one call of the model answers requests that arrive together."""
 
 import asyncio
 import queue
@@ -12,16 +12,16 @@ import numpy as np
 
 from latentworks.errors import InputError
 
-BY_ROWS = ("reconstruct", "encode", "decode", "anomaly_score")  # row N of the answer is of row N
-LARGE = 64  # rows: a call with more goes another way, so that nobody waits behind it
-MAX_ROWS = 256  # in one call
+BY_ROWS = ("reconstruct", "encode", "decode", "anomaly_score")  # row i of inputs gives row i
+LARGE = 64  # rows; larger calls have a thread of their own, so that small ones need not wait
+MAX_ROWS = 256  # in one call of the model
 
 
 @dataclass
 class Job:
-    """A call that somebody waits for."""
+    """A call whose answer a request awaits."""
 
-    call: Callable[[str, Any, Mapping[str, Any]], Any]  # of the version that was there when it came
+    call: Callable[[str, Any, Mapping[str, Any]], Any]  # of the version when the request arrived
     verb: str
     inputs: Any
     params: Mapping[str, Any]
@@ -29,14 +29,14 @@ class Job:
 
     @property
     def rows(self) -> int:
-        """How many images or latents it is about."""
+        """The number of images or latents that the call takes or returns."""
         sent = len(self.inputs) if isinstance(self.inputs, list | np.ndarray) else 1
         num = self.params.get("num", 1)
         return max(sent, num) if isinstance(num, int) else sent
 
     @property
     def kind(self) -> Hashable:
-        """Jobs of one kind can be one call; None for one that stays alone."""
+        """The key of jobs that one call can answer together; None for a job on its own."""
         if self.verb not in BY_ROWS or not isinstance(self.inputs, np.ndarray):
             return None
         if any(type(value) not in (int, str) for value in self.params.values()):
@@ -46,7 +46,7 @@ class Job:
 
 
 class Lane:
-    """A thread that does jobs, all that are waiting at once."""
+    """A thread that takes all waiting jobs at once and answers them."""
 
     def __init__(self, name: str) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -71,11 +71,11 @@ class Lane:
                 waiting.append(another)
             for jobs in _grouped(waiting):
                 _do(jobs)
-            del job, waiting, jobs  # their arrays are not kept while there is nothing to do
+            del job, waiting, jobs  # frees their arrays while the thread waits
 
 
 class Batching:
-    """What the server calls: small jobs together, large ones beside them."""
+    """Calls of the server: small jobs in one thread, large jobs in another."""
 
     def __init__(self) -> None:
         self._small, self._large = Lane("small calls"), Lane("large calls")
@@ -87,16 +87,16 @@ class Batching:
         inputs: Any,
         params: Mapping[str, Any],
     ) -> Any:
-        """`call(verb, inputs, params)`, together with others where that can be.
+        """Return `call(verb, inputs, params)`, batched with other calls if possible.
 
-        Arrays are as the verb works on them, [N, …]. Raises what the call raises.
+        Arrays have the shape of the verb, [N, …]. Raises what the call raises.
         """
         job = Job(call, verb, inputs, params)
         (self._large if job.rows > LARGE else self._small).put(job)
         return await asyncio.wrap_future(job.answer)
 
     def close(self) -> None:
-        """Return when all that was asked for is done."""
+        """Finish all jobs and end both threads."""
         for lane in (self._small, self._large):
             lane.close()
 
@@ -114,7 +114,7 @@ def _do(jobs: list[Job]) -> None:
     if len(jobs) > 1:
         try:
             answers = _together(jobs)
-        except Exception:  # by whose fault shows below
+        except Exception:  # each job is then tried alone, below, to find the faulty one
             pass
         else:
             for job, answer in zip(jobs, answers, strict=True):
@@ -124,7 +124,7 @@ def _do(jobs: list[Job]) -> None:
         try:
             job.answer.set_result(job.call(job.verb, job.inputs, job.params))
         except InputError as error:
-            error.__context__ = None  # frames, which would keep the inputs
+            error.__context__ = None  # its frames would keep the inputs in memory
             job.answer.set_exception(error.with_traceback(None))
         except Exception as error:
             job.answer.set_exception(error)

@@ -1,12 +1,12 @@
-"""Connections that are given so long to say what they want."""
+"""Connections with limits of time and size for the head of a request."""
 
 import asyncio
 import resource
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-PATIENCE = 10.0  # seconds for the head of a request
-MAX_OPEN = 65_536  # files and connections, where the system lets us
+PATIENCE = 10.0  # seconds in which the head of a request must arrive
+MAX_OPEN = 65_536  # open files and connections, if the system allows as many
 MAX_HEAD = 65_536  # bytes
 
 
@@ -17,16 +17,22 @@ def _answer(status: str, sentence: str) -> bytes:
 
 
 TOO_SLOW = _answer(
-    "408 Request Timeout", f"the head of the request did not come within {PATIENCE:.0f} seconds."
+    "408 Request Timeout", f"The head of the request did not arrive within {PATIENCE:.0f} seconds."
 )
-TOO_LONG = _answer("431 Request Header Fields Too Large", f"a head has at most {MAX_HEAD} bytes.")
+TOO_LONG = _answer(
+    "431 Request Header Fields Too Large",
+    f"The head of the request is too large. Expected at most {MAX_HEAD} bytes.",
+)
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's, which would wait for the end of a head for ever, and take one of any length."""
+    """A connection of uvicorn that refuses a head which is too slow or too large.
 
-    _end: asyncio.TimerHandle | None = None  # of the head that is waited for
-    _num_bytes = 0  # of it
+    uvicorn alone waits for a head without limit, and accepts a head of any size.
+    """
+
+    _end: asyncio.TimerHandle | None = None  # runs while a head is awaited
+    _num_bytes = 0  # of that head, so far
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -63,7 +69,7 @@ class Connection(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         if self.cycle and not self.cycle.response_complete:
-            self._wait()  # the call before is not answered yet
+            self._wait()  # the previous request is still being answered
         else:
             self._refuse(TOO_SLOW)
 
@@ -75,7 +81,7 @@ class Connection(HttpToolsProtocol):
 
 
 def let_many_in() -> None:
-    """Raise the limit of open files, which is often 1024, as far as this process may."""
+    """Raise the limit of open files, often 1024, to MAX_OPEN or as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MAX_OPEN if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN)
     if soft != resource.RLIM_INFINITY and soft < most:

@@ -1,4 +1,4 @@
-"""The server's side of following an alias: what the watching process says, carried out."""
+"""Follows an alias: loads the versions that the watching process reports."""
 
 import json
 import os
@@ -16,67 +16,74 @@ from latentworks.serving import checksums
 from latentworks.system import disk, processes
 from latentworks.tracking.uri import URI
 
-AGAIN = 5.0  # seconds until a watching process that ended is started anew
+AGAIN = 5.0  # seconds until a watching process that has ended is started again
 
 
 class Follower:
-    """Keeps a service at the version that an alias names."""
+    """Keeps a service on the version that an alias names."""
 
     def __init__(self, service: Service, home: Path, uri: str, every: float) -> None:
-        """`home`: where copies of versions are. `every`: seconds between two looks."""
+        """Follow the alias of `service`.
+
+        `home`: the folder for copies of versions. `every`: seconds between two checks.
+        """
         self.service, self.home, self.uri, self.every = service, home, uri, every
         following = service.following
         self.note = home / f"{following.model}@{following.alias}.json"
 
     def start(self) -> None:
-        """Begin with the copy of last time, where it is whole, and follow from there."""
+        """Load the copy of the version that was served last, if it is undamaged, and follow on."""
         self._begin()
         threading.Thread(target=self._follow, name="following", daemon=True).start()
 
     def _begin(self) -> None:
         try:
-            noted = disk.read_json(self.note)
-            folder = self.home / noted["folder"]
-            version = Named(self.service.following.model, noted["number"], noted["sha256"])
+            last = disk.read_json(self.note)
+            folder = self.home / last["folder"]
+            version = Named(self.service.following.model, last["number"], last["sha256"])
             checksums.verify(folder, version.sha256, str(version))
             self.service.swap(Model(version, folder))
         except FileNotFoundError:
             pass
-        except Exception as error:  # whatever a damaged copy does: it is fetched again
-            print(f"the copy of last time cannot be used: {_line(error)}", file=sys.stderr)
+        except Exception as error:  # a damaged copy may raise anything; it is fetched again
+            print(
+                f"The stored copy cannot be used and will be fetched again: {_line(error)}",
+                file=sys.stderr,
+            )
 
     def _follow(self) -> None:
         following = self.service.following
         call = [sys.executable, "-P", "-m", "latentworks.server.watcher"]
         call += [str(self.home), following.model, following.alias, str(self.every)]
-        env = {**os.environ, URI: self.uri}  # an argument would show its password to everybody
+        env = {**os.environ, URI: self.uri}  # other users could read a password in an argument
         while True:
             try:
                 code = processes.stream(call, Path.cwd(), self._carry_out, env, err=None)
                 ended = f"ended with {code}"
-            except Exception as error:  # whatever it is: it is tried again, as long as we serve
+            except Exception as error:  # the server must go on following after any fault
                 ended = f"failed: {_line(error)}"
-            following.fault = f"the process that watches {ended}; it is started again"
+            following.fault = f"the watching process {ended}; it is started again"
             time.sleep(AGAIN)
 
     def _carry_out(self, line: str) -> None:
         following = self.service.following
-        found: dict[str, Any] = json.loads(line)
-        if "fault" in found:
-            if found["fault"] != following.fault:
-                print(found["fault"], file=sys.stderr)
-            following.fault = found["fault"]
-        if "target" in found:
-            target = following.target = found["target"]
+        report: dict[str, Any] = json.loads(line)
+        if "fault" in report:
+            if report["fault"] != following.fault:
+                print(report["fault"], file=sys.stderr)
+            following.fault = report["fault"]
+        if "target" in report:
+            target = following.target = report["target"]
             following.fault = ""
-            # What the alias has left is no longer of interest.
+            # Refusals of versions that the alias no longer names are forgotten.
             following.refused = {n: why for n, why in following.refused.items() if n == target}
             following.answered = time.monotonic()
-        if "refused" in found:
-            following.refused[found["number"]] = found["refused"]
-            print(f"refused: {found['refused']}", file=sys.stderr)
-        if "folder" in found:
-            self._swap(Named(following.model, found["number"], found["sha256"]), found["folder"])
+        if "refused" in report:
+            following.refused[report["number"]] = report["refused"]
+            print(f"refused: {report['refused']}", file=sys.stderr)
+        if "folder" in report:
+            version = Named(following.model, report["number"], report["sha256"])
+            self._swap(version, report["folder"])
 
     def _swap(self, version: Named, folder: str) -> None:
         if self.service.model is not None and self.service.model.version == version:
@@ -86,12 +93,12 @@ class Follower:
         except Exception as error:
             self.service.following.refused[version.number] = _line(error)
             return
-        with suppress(OSError):  # on a full disk the next start has to ask the registry
+        with suppress(OSError):  # without the note, the next start fetches from the registry
             place = str(Path(folder).relative_to(self.home))
             about = {"number": version.number, "sha256": version.sha256, "folder": place}
             disk.write_json(self.note, about)
         self.service.swap(model)
-        print(f"{version} is at work", file=sys.stderr)
+        print(f"serving {version}", file=sys.stderr)
 
 
 def _line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The format of `mlflow models serve`, so that its clients need no change."""
+"""Requests and answers in the format of `mlflow models serve`, for its clients."""
 
 from typing import Any
 
@@ -10,23 +10,26 @@ from latentworks.server import encoding
 DEFAULT = "reconstruct"
 FORMATS = ("inputs", "instances")
 OTHERS = ("dataframe_split", "dataframe_records")
-TYPES = ("application/json", "application/x-www-form-urlencoded", "")  # the second is curl's own
+TYPES = ("application/json", "application/x-www-form-urlencoded", "")  # the second: curl's default
 
 
 def read(body: bytes, content_type: str) -> tuple[str, Any, dict[str, Any]]:
-    """Verb, inputs and params of a request. Raises InputError."""
+    """Return verb, inputs and params of a request. Raises InputError."""
     if content_type.partition(";")[0].strip().lower() not in TYPES:
-        raise InputError(f"expected application/json. Received: {content_type[:50]}.")
+        raise InputError(
+            f"Content-Type is not supported. Expected application/json. "
+            f"Received: {content_type[:50]}."
+        )
     given = encoding.read_json(body)
     found = [name for name in (*FORMATS, *OTHERS) if name in given]
     if len(found) != 1 or found[0] in OTHERS:
         raise InputError(
-            f"expected one of {', '.join(FORMATS)}, with arrays. "
+            f"The body needs one of the fields {', '.join(FORMATS)}, with arrays. "
             f"Received: {', '.join(found) or 'none'}."
         )
     for name in given:
         if name not in (*found, "params"):
-            raise InputError(f"unknown field {name[:50]!r}. Expected: {found[0]}, params.")
+            raise InputError(f"Unknown field {name[:50]!r}. Expected: {found[0]}, params.")
     params = given.get("params")
     params = {} if params is None else params
     if not isinstance(params, dict):
@@ -37,7 +40,7 @@ def read(body: bytes, content_type: str) -> tuple[str, Any, dict[str, Any]]:
 
 
 def write(outputs: Any) -> bytes:
-    """The body of an answer as MLflow writes it: a table as one object for each row."""
+    """Write an answer as MLflow does: a table becomes one object for each row."""
     if isinstance(outputs, dict):
         columns = {name: np.asarray(values).tolist() for name, values in outputs.items()}
         rows = zip(*columns.values(), strict=True)

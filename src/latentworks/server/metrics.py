@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics."""
+"""Metrics of the server for Prometheus, at /metrics."""
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -15,27 +15,27 @@ Answer = Callable[[Request], Awaitable[Response]]
 
 
 class Measures(Collector):
-    """Counts and times of calls, and the state of the service when somebody looks."""
+    """Counts and durations of calls, and the state of the service when /metrics is read."""
 
     def __init__(self, service: Service, registry: CollectorRegistry = REGISTRY) -> None:
         self.service = service
         self.seconds = Histogram(
             "latentworks_call_seconds",
-            "From a request to its answer",
+            "Seconds from a request to its answer",
             ["verb"],
             buckets=SECONDS,
             registry=registry,
         )
         self.failed = Counter(
             "latentworks_calls_refused",
-            "Calls without an answer",
+            "Calls that were answered by an error",
             ["verb", "why"],
             registry=registry,
         )
         registry.register(self)
 
     def timed(self, verb: str, answer: Answer) -> Answer:
-        """The same, measured."""
+        """Return `answer` with its duration and errors recorded."""
         seconds = self.seconds.labels(verb)
 
         async def measured(request: Request) -> Response:
@@ -61,16 +61,16 @@ class Measures(Collector):
             version.add_metric([named.name], named.number)
         yield version
         for name, text, value in (
-            ("waiting", "Calls that wait or are worked on", service.waiting),
-            ("swaps", "Times that another version took over", service.swaps),
+            ("waiting", "Calls that wait or are being answered", service.waiting),
+            ("swaps", "Times that the server changed its version", service.swaps),
             (
                 "refused_versions",
-                "Whether the version that the alias names did not pass",
+                "1 if the server refuses the version that the alias names",
                 len(service.following.refused),
             ),
             (
                 "registry_answers",
-                "Whether the registry did, last time",
+                "1 if the registry answered the last request",
                 service.following.registry == "answers",
             ),
         ):

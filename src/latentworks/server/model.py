@@ -1,4 +1,4 @@
-"""A version at work: its servable, run by the code that it was registered with."""
+"""A loaded version: its servable, run by the code that was registered with it."""
 
 import sys
 from collections.abc import Mapping
@@ -13,29 +13,29 @@ from latentworks.preprocess import prepare_image
 from latentworks.serving import golden, loading
 from latentworks.serving import inputs as checks
 
-MAX_SENTENCE = 500  # characters
+MAX_SENTENCE = 500  # characters of a message
 OF_IMAGES = ("reconstruct", "encode", "anomaly_score")
 
 
 @dataclass(frozen=True)
 class Named:
-    """Which version it is."""
+    """Name and number of a version, and its checksum."""
 
     name: str
     number: int
-    sha256: str  # of its SHA256SUMS
+    sha256: str  # of the file SHA256SUMS
 
     def __str__(self) -> str:
         return f"{self.name}/{self.number}"
 
 
 class Model:
-    """A servable that calls from outside can be given to."""
+    """A servable that takes the calls of clients."""
 
     def __init__(self, version: Named, folder: Path) -> None:
-        """Load it and ask it its golden questions, which also warms it.
+        """Load the servable and repeat its golden calls, which also warms it up.
 
-        Raises RegistryError where it answers otherwise than when it was exported.
+        Raises RegistryError if an answer differs from that at the export.
         """
         self.version = version
         self.servable = loading.load(folder)
@@ -50,7 +50,10 @@ class Model:
 
     @property
     def conditional(self) -> bool:
-        """Whether its halves are given a label; a version of before there were such is not."""
+        """True if encoder and decoder take a label.
+
+        Servables that were exported before labels existed lack the attribute.
+        """
         return getattr(self.servable, "conditional", False)
 
     @property
@@ -58,7 +61,7 @@ class Model:
         return hasattr(self.servable.sampler, "log_density")
 
     def settled(self, verb: str, inputs: Any) -> Any:
-        """Images or latents as `verb` works on them, [N, …]. Raises InputError."""
+        """Return inputs in the shape that `verb` takes, [N, …]. Raises InputError."""
         if isinstance(inputs, list) and inputs and isinstance(inputs[0], np.ndarray):
             inputs = self._of_one_shape(inputs)
         if verb in OF_IMAGES:
@@ -68,7 +71,7 @@ class Model:
         return inputs
 
     def _of_one_shape(self, pictures: list[np.ndarray]) -> np.ndarray:
-        """Pictures of any sizes, each brought to that of the model: [N, H, W, C]."""
+        """Resize pictures of any sizes to the size of the model: [N, H, W, C]."""
         (size, _, channels), fit = self.interface.image_shape, self.interface.fit
         settings = {
             "size": size,
@@ -80,7 +83,7 @@ class Model:
         return np.stack([prepare_image(each, **settings) for each in pictures])
 
     def call(self, verb: str, inputs: Any, params: Mapping[str, Any]) -> Any:
-        """Do `verb`. Raises InputError for what it does not work with."""
+        """Run `verb`. Raises InputError for invalid inputs or params."""
         try:
             return self.servable.call(verb, inputs, params)
         except self._refusal as refusal:

@@ -1,4 +1,4 @@
-"""The pages at / and /docs, made of the files in pages/."""
+"""The pages at / and /docs, from the files in pages/."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The server as a process: from its settings to its end."""
+"""The process of the server: starts from settings, serves, and shuts down."""
 
 import socket
 import sys
@@ -17,13 +17,13 @@ from latentworks.server.follower import Follower
 from latentworks.server.service import Following, Service
 from latentworks.tracking.uri import without_password
 
-GRACE = 30  # seconds that calls may take after SIGTERM
-BACKLOG = 4096  # connections that the system keeps until they are looked at
+GRACE = 30  # seconds that running calls have after SIGTERM
+BACKLOG = 4096  # connections that the system queues until the server accepts them
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What `latentworks serve` is told."""
+    """The settings of `latentworks serve`."""
 
     uri: str
     home: Path
@@ -36,7 +36,7 @@ class Settings:
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C; what was begun is finished."""
+    """Serve until SIGTERM or Ctrl-C, and finish the running calls."""
     let_many_in()
     listening = listen(settings.host, settings.port)
     host, port = listening.getsockname()[:2]
@@ -58,18 +58,18 @@ def serve(settings: Settings) -> None:
         log_level="warning",
         backlog=BACKLOG,
         http=Connection,
-        loop="auto",  # uvloop, which Windows does not have
+        loop="auto",  # uvloop, except on Windows, which lacks it
         timeout_graceful_shutdown=GRACE,
     )
     uvicorn.Server(config).run([listening])  # on the loop of the config
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take an address. Raises LatentworksError where that cannot be had."""
+    """Open a listening socket. Raises LatentworksError if the address is not available."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise LatentworksError(
-            f"cannot listen at {host}, port {port}: {error.strerror}. Try another --port or --host."
+            f"Cannot listen at {host}, port {port}: {error.strerror}. Try another --port or --host."
         ) from None

@@ -1,4 +1,4 @@
-"""The OpenAPI description, true of the version that answers now."""
+"""The OpenAPI description of the API, for the version that is served now."""
 
 import math
 from typing import Any
@@ -8,24 +8,24 @@ from latentworks.server.service import Service
 from latentworks.serving.inputs import MAX_LATENT, MAX_NUM, MAX_PIXELS, MAX_SEED
 
 VERBS = {
-    "reconstruct": "Images to their reconstructions",
-    "encode": "Images to latents",
-    "decode": "Latents to images",
-    "sample": "New images",
-    "interpolate": "From one image, or latent, to another",
-    "anomaly_score": "How badly images are reconstructed",
-    "log_density": "Log density of latents, or of those of images, in nats",
+    "reconstruct": "Reconstruct images",
+    "encode": "Encode images to latents",
+    "decode": "Decode latents to images",
+    "sample": "Draw new images",
+    "interpolate": "Interpolate between two images or latents",
+    "anomaly_score": "Measure how badly images are reconstructed",
+    "log_density": "Log density of latents, or of the latents of images, in nats",
 }
 PICTURES = ("reconstruct", "decode", "sample", "interpolate")  # verbs whose outputs are images
 
 
 def describe(service: Service) -> dict[str, Any]:
-    """The document at /openapi.json."""
+    """Return the document at /openapi.json."""
     model = service.model
     paths: dict[str, Any] = {
         f"/{verb}": {"post": _posted(verb, title, service)} for verb, title in VERBS.items()
     }
-    paths["/sample"]["get"] = _got("New images, as one picture", [
+    paths["/sample"]["get"] = _got("Draw new images, as one picture", [
         _query("num", {"type": "integer", "minimum": 1, "maximum": most_images(service)}, 16),
         _query("seed", {"type": "integer", "minimum": 0, "maximum": MAX_SEED}, 0),
         *_labels_in_address("sample", service),
@@ -33,19 +33,20 @@ def describe(service: Service) -> dict[str, Any]:
     dim = model.interface.latent_dim if model else 2
     number = r"-?\d{1,6}(\.\d{1,9})?"
     z = {"type": "string", "pattern": f"^{number}(,{number}){{{dim - 1}}}$"}
-    paths["/decode"]["get"] = _got("The image at a point of latent space", [
+    paths["/decode"]["get"] = _got("Decode one latent, as a picture", [
         {**_query("z", z, ",".join(["0.5"] * dim)), "required": True},
         *_labels_in_address("decode", service),
     ])  # fmt: skip
     paths["/invocations"] = {"post": _invocations(service)}
     for path, title in {
-        "/live": "Whether the process is there", "/ready": "Whether it answers, and who",
+        "/live": "200 if the process runs",
+        "/ready": "200 if a version can answer, and the state of the alias",
         "/version": "The version that answers, and its interface",
     }.items():  # fmt: skip
         paths[path] = {"get": {"summary": title, "responses": _responses({"type": "object"})}}
     paths["/metrics"] = {
         "get": {
-            "summary": "For Prometheus",
+            "summary": "Metrics for Prometheus",
             "responses": {"200": {"description": "Text", "content": {"text/plain": {}}}},
         }
     }
@@ -61,7 +62,7 @@ def describe(service: Service) -> dict[str, Any]:
 
 
 def most_images(service: Service) -> int:
-    """In one answer."""
+    """Return the largest number of images in one answer."""
     if service.model is None:
         return MAX_NUM
     num_pixels: int = math.prod(service.model.interface.image_shape)
@@ -87,7 +88,7 @@ def _body(verb: str, service: Service) -> dict[str, Any]:
 
 
 def _labels(verb: str, service: Service) -> list[str]:
-    """The classes that a verb can be asked for."""
+    """Return the classes that clients can choose for a verb."""
     model = service.model
     known = model is not None and (model.conditional or verb == "sample")
     return [*model.interface.labels] if model and known else []
@@ -99,7 +100,7 @@ def _labels_in_address(verb: str, service: Service) -> list[dict[str, Any]]:
 
 
 def _fields(verb: str, service: Service) -> dict[str, Any]:
-    """Inputs and params of a verb."""
+    """Return the schemas of inputs and params of a verb."""
     names = _labels(verb, service)
     label = {"label": {"description": "The name or number of a class", "anyOf": [
         {"enum": names}, {"type": "integer", "minimum": 0, "maximum": len(names) - 1},
@@ -148,7 +149,7 @@ def _invocations(service: Service) -> dict[str, Any]:
             for name in FORMATS
         ]
     return {
-        "summary": "As `mlflow models serve` has it",
+        "summary": "Any verb, in the format of `mlflow models serve`",
         "operationId": "invocations",
         "requestBody": {
             "required": True,
@@ -208,7 +209,7 @@ def _responses(
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if picture:
         content["image/png"] = {"schema": {"type": "string", "format": "binary"}}
-    refused = {"description": "One sentence", "content": {"application/json": {"schema": error}}}
+    refused = {"description": "The reason", "content": {"application/json": {"schema": error}}}
     codes = ("400", "408", "413", "422", "503")
     return {
         "200": {"description": "The answer", "content": content},

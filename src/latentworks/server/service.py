@@ -1,4 +1,4 @@
-"""The version at work, and the calls that wait for it."""
+"""The service: the version that is served, and the calls that wait for it."""
 
 import asyncio
 import gc
@@ -12,50 +12,48 @@ from latentworks.errors import LatentworksError
 from latentworks.server.batching import Batching
 from latentworks.server.model import Model
 
-ASIDE = ThreadPoolExecutor(2, "aside")  # no more, so that memory has a bound
-SILENCE = 180.0  # seconds; to fetch and try a version takes less
+ASIDE = ThreadPoolExecutor(2, "aside")  # two threads bound the memory
+SILENCE = 180.0  # seconds; fetching and checking a version takes less
 T = TypeVar("T")
 
 
 async def aside(large: bool, do: Callable[..., T], *arguments: Any) -> T:
-    """`do(*arguments)`; where it is much, in a thread, so that others are answered meanwhile."""
+    """Return `do(*arguments)`. If `large`, a thread runs it, so that other requests can go on."""
     if not large:
         return do(*arguments)
     return await asyncio.get_running_loop().run_in_executor(ASIDE, do, *arguments)
 
 
 class NotReady(LatentworksError):
-    """There is no version yet that could answer."""
+    """No version is loaded yet."""
 
 
 class Overloaded(LatentworksError):
-    """As much is waiting as may wait."""
+    """The server has as many calls, or bodies, as it allows."""
 
 
 @dataclass
 class Following:
-    """What is known of the alias that the server follows."""
+    """The state of the alias that the server follows."""
 
     model: str
     alias: str
-    target: int | None = None  # the version that it names
-    answered: float | None = None  # when the registry last did, on the monotonic clock
-    fault: str = ""  # why it does not answer
-    refused: dict[int, str] = field(default_factory=dict)  # versions that did not pass, and why
+    target: int | None = None  # the version that the alias names
+    answered: float | None = None  # monotonic time of the registry's last answer
+    fault: str = ""  # why the registry does not answer
+    refused: dict[int, str] = field(default_factory=dict)  # refused versions, and the reasons
 
     @property
     def registry(self) -> str:
-        """How it stands with the registry: "answers", or what else."""
+        """The state of the registry: "answers", or the reason why it does not."""
         if self.fault or self.answered is None:
             return self.fault or "not asked yet"
         silent = time.monotonic() - self.answered
-        return (
-            "answers" if silent < SILENCE else f"nothing was heard of it for {silent:.0f} seconds"
-        )
+        return "answers" if silent < SILENCE else f"no answer for {silent:.0f} seconds"
 
 
 class Service:
-    """What the HTTP side asks. `model` may be another one at any time."""
+    """Answers the calls of the HTTP API. `model` may be replaced at any time."""
 
     def __init__(self, following: Following, *, max_waiting: int) -> None:
         self.following = following
@@ -66,10 +64,10 @@ class Service:
         self._batching = Batching()
 
     def swap(self, model: Model) -> None:
-        """From now on calls are answered by this one; those that came before, by the one before."""
+        """Answer new calls by `model`. Calls that arrived before keep the previous one."""
         self.swaps += self.model is not None
         self.model = model
-        # What is there now stays; to look through it for garbage, again and again, takes long.
+        # The objects of the model stay, so that the garbage collector need not search them.
         gc.unfreeze()
         gc.collect()
         gc.freeze()
@@ -77,27 +75,27 @@ class Service:
 
     @property
     def at_work(self) -> Model:
-        """Raises NotReady."""
+        """The version that is served. Raises NotReady."""
         if self.model is None:
             name = f"{self.following.model}@{self.following.alias}"
-            raise NotReady(f"there is no version of {name} to answer with yet; see /ready.")
+            raise NotReady(f"No version of {name} is loaded yet. See /ready.")
         return self.model
 
     async def call(
         self, model: Model, verb: str, inputs: Any, params: Mapping[str, Any], *, large: bool
     ) -> Any:
-        """The outputs of a verb. `large`: whether to settle the inputs may take long.
+        """Return the outputs of a verb. `large` is True if resizing the inputs may take long.
 
         Raises InputError and Overloaded.
         """
         if self.waiting >= self.max_waiting:
-            raise Overloaded(f"{self.waiting} calls are waiting already; try again in a second.")
+            raise Overloaded(f"{self.waiting} calls are waiting already. Try again in a second.")
         self.waiting += 1
         try:
             inputs = await aside(large, model.settled, verb, inputs)
             return await self._batching.call(model.call, verb, inputs, params)
-        except asyncio.CancelledError:  # it took longer than the end of the server waits
-            raise Overloaded("the server is ending; try again in a second.") from None
+        except asyncio.CancelledError:  # the call took longer than the server's shutdown waits
+            raise Overloaded("The server is shutting down. Try again in a second.") from None
         finally:
             self.waiting -= 1
 
@@ -105,7 +103,7 @@ class Service:
         await asyncio.to_thread(self._batching.close)
 
     def state(self) -> dict[str, Any]:
-        """For /ready: who answers, and how it stands with the alias."""
+        """Return the content of /ready: the version that is served, and the state of the alias."""
         following = self.following
         return {
             "ready": self.model is not None,

@@ -1,6 +1,7 @@
-"""`python -m latentworks.server.trial FOLDER`: whether the server could work with a version.
+"""`python -m latentworks.server.trial FOLDER`: checks that the server can load a version.
 
-In a process of its own, since what is broken may end it. The reason is its last line.
+This runs in a process of its own, which a broken version may end. The last line of its output is
+the reason of a refusal.
 """
 
 import json
@@ -19,11 +20,11 @@ def main() -> None:
         print(error)
         sys.exit(error.exit_code)
     except MemoryError:
-        print("the pre-flight has not enough memory; it is tried again.")
+        print("pre-flight: not enough memory. The server tries again.")
         sys.exit(Unavailable.exit_code)
-    except Exception as error:  # whatever a broken version does
+    except Exception as error:  # a broken version may raise anything
         text = (str(error).splitlines() or [""])[0]
-        print(f"pre-flight: it cannot be used: {type(error).__name__}: {json.dumps(text)[1:-1]}")
+        print(f"pre-flight: the model fails: {type(error).__name__}: {json.dumps(text)[1:-1]}")
         sys.exit(RegistryError.exit_code)
 
 

@@ -1,8 +1,8 @@
-"""Watches an alias and brings its versions, in a process of its own.
+"""Watches an alias and fetches its versions, in a process of its own.
 
-It says what it finds in lines of JSON on standard output: where the alias leads, a folder whose
-files and answers were checked, why a version is refused, or why the registry does not answer.
-MLflow, which takes seconds to import, and versions that may be broken stay out of the server.
+The process writes lines of JSON to standard output: the version that the alias names, the folder of
+a version that passed its checks, why a version is refused, or why the registry does not answer.
+This keeps MLflow, which takes seconds to import, and broken versions out of the server.
 """
 
 import json
@@ -21,24 +21,24 @@ from latentworks.system import processes
 from latentworks.tracking.uri import URI
 
 PATIENCE = 120.0  # seconds for a pre-flight
-RETRY = 300.0  # seconds until a refused version is tried again: files may have been away
+RETRY = 300.0  # seconds until a refused version is checked again: files may have been away
 
 
 def watch(uri: str, home: Path, name: str, alias: str, every: float) -> None:
-    """Look every so many seconds, for as long as this process runs."""
+    """Check the alias every `every` seconds, without end."""
     store = None
-    settled: tuple[int, str] | None = None  # what was said about last: number and sha256
-    again = math.inf  # when what was refused is tried once more
+    reported: tuple[int, str] | None = None  # number and sha256 of the version reported last
+    again = math.inf  # when a refused version is checked again
     while True:
         try:
             with one_line(uri, "Waiting for it."):
                 store = store or Versions(uri, home / VERSIONS)
                 version = store.aliased(name, alias)
                 if version is None:
-                    _say(fault=f"{name} has no version with the alias {alias}; it is waited for")
+                    _say(fault=f"{name} has no version with the alias {alias}. Waiting for one.")
                 else:
                     _say(target=version.number)
-                    if settled != (version.number, version.sha256) or time.monotonic() > again:
+                    if reported != (version.number, version.sha256) or time.monotonic() > again:
                         about = {"number": version.number, "sha256": version.sha256}
                         try:
                             folder = store.fetch(version)
@@ -51,25 +51,25 @@ def watch(uri: str, home: Path, name: str, alias: str, every: float) -> None:
                         else:
                             _say(folder=str(folder), **about)
                             again = math.inf
-                        settled = (version.number, version.sha256)
+                        reported = (version.number, version.sha256)
         except (LatentworksError, OSError) as error:
             _say(fault=str(error))
-        except Exception as error:  # what a registry that is none can bring about
+        except Exception as error:  # a server that is no registry may cause anything
             text = (str(error).splitlines() or [""])[0][:200]
-            _say(fault=f"the registry cannot be understood: {type(error).__name__}: {text}")
+            _say(fault=f"The registry sent no valid answer: {type(error).__name__}: {text}")
         time.sleep(every)
 
 
 def _try(folder: Path) -> None:
-    """Load a version and ask it its golden questions, in a process of its own.
+    """Load a version and repeat its golden calls, in a process of its own.
 
-    Raises RegistryError where it does not pass, Unavailable where that cannot be told now.
+    Raises RegistryError if the version fails, Unavailable if the check cannot be completed now.
     """
     call = [sys.executable, "-P", "-m", "latentworks.server.trial", str(folder)]
     try:
         tried = subprocess.run(
             processes.tied(call),
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},  # a folder that is hashed stays
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},  # SHA256SUMS covers the folder
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
@@ -77,16 +77,17 @@ def _try(folder: Path) -> None:
         )
     except subprocess.TimeoutExpired:
         raise RegistryError(f"pre-flight: no answer in {PATIENCE:.0f} seconds") from None
-    if tried.returncode == -signal.SIGKILL:  # most often for want of memory
-        raise Unavailable("the pre-flight was killed; it is tried again.")
+    if tried.returncode == -signal.SIGKILL:  # most often because memory ran out
+        raise Unavailable("pre-flight: the process was killed. The server tries again.")
     if tried.returncode != 0:
-        said = tried.stdout.strip().splitlines() or [f"it ended with {tried.returncode}"]
+        silent = f"pre-flight: the process ended with exit code {tried.returncode}"
+        lines = tried.stdout.strip().splitlines() or [silent]
         kind = Unavailable if tried.returncode == Unavailable.exit_code else RegistryError
-        raise kind(said[-1])
+        raise kind(lines[-1])
 
 
-def _say(**found: Any) -> None:
-    print(json.dumps(found), flush=True)
+def _say(**report: Any) -> None:
+    print(json.dumps(report), flush=True)
 
 
 if __name__ == "__main__":

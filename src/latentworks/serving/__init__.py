@@ -1,1 +1,1 @@
-"""A trained model as others use it: exported graphs and a sampler behind a few verbs."""
+"""Export, packaging and checks of a servable: the folder that a server loads."""

@@ -1,4 +1,4 @@
-"""SHA256SUMS: whether a folder has all files of a version, and no others, as they were sealed."""
+"""SHA256SUMS: the checksums that show that the files of a registered version are unchanged."""
 
 import hashlib
 from pathlib import Path
@@ -7,23 +7,24 @@ from latentworks.errors import RegistryError
 from latentworks.system import disk
 
 SUMS = "SHA256SUMS"
-# Written by MLflow beside what it downloads; no part of the version.
+# MLflow adds this file to each download. It is no part of the version.
 NOT_OURS = {"registered_model_meta"}
 
 
 def seal(folder: Path) -> str:
-    """Write SHA256SUMS and return its own SHA-256, which stands for the whole folder."""
+    """Write SHA256SUMS and return the SHA-256 of that file, which identifies the whole folder."""
     lines = [f"{disk.file_digest(folder / name)}  {name}\n" for name in _names(folder)]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
     return disk.file_digest(folder / SUMS)
 
 
 def verify(folder: Path, digest: str, version: str) -> None:
-    """Compare a folder with what `seal` returned for it, before anything in it is opened.
+    """Compare SHA256SUMS with `digest`, which `seal` returned, and every file with SHA256SUMS.
 
-    Raises RegistryError naming the first file that differs.
+    Call it before any file of the folder is opened. Raises RegistryError, which names the first
+    file that differs.
     """
-    cure = "Its files were changed after it was registered: register it again."
+    cure = "The files were changed after the version was registered. Register it again."
     sums = folder / SUMS
     if not sums.is_file() or disk.file_digest(sums) != digest:
         raise RegistryError(f"{version}: {SUMS} does not match the recorded sha256. {cure}")
@@ -31,7 +32,7 @@ def verify(folder: Path, digest: str, version: str) -> None:
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for name in sorted({*expected, *_names(folder)}):
         if name not in expected:
-            raise RegistryError(f"{version}: {name} was not there when it was registered. {cure}")
+            raise RegistryError(f"{version}: {name} is not part of the version. {cure}")
         if not (folder / name).is_file():
             raise RegistryError(f"{version}: {name} is missing. {cure}")
         if disk.file_digest(folder / name) != expected[name]:
@@ -39,7 +40,7 @@ def verify(folder: Path, digest: str, version: str) -> None:
 
 
 def content_digest(folder: Path) -> str:
-    """The SHA-256 of the names and contents of all files in a folder."""
+    """Return the SHA-256 of the names and contents of all files in a folder."""
     lines = [f"{disk.file_digest(folder / name)}  {name}\n" for name in _names(folder)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

@@ -1,12 +1,12 @@
-"""The folder that a servable is loaded from: graphs, sampler, golden answers and its own code.
+"""Export of a servable: the folder that a server loads.
 
 encoder.onnx, decoder.onnx    the graphs
-interface.json                what a client may rely on
-sampler/                      as the stage `sample` wrote it
-test_errors.npy               for the percentiles of anomaly scores
-class_shares.npy              how often each class is drawn, where one can be asked for
-golden.json, golden.npz       what Keras answered
-code/latentworks_<digest>/    the modules of ours that `servable` needs
+interface.json                image shape, number of latents and labels, on which clients rely
+sampler/                      a copy of the folder that the stage `sample` wrote
+test_errors.npy               errors of test images, for the percentiles of anomaly scores
+class_shares.npy              the share of each class among samples, if samples have classes
+golden.json, golden.npz       the golden calls, and the answers that Keras gave
+code/latentworks_<digest>/    the modules of this project that the servable imports
 """
 
 import ast
@@ -28,8 +28,8 @@ from latentworks.serving import golden
 from latentworks.serving.servable import Interface, Servable
 from latentworks.system import disk
 
-OPSET = 18  # of ONNX: what any runtime of the last years can read
-ENTRY = "latentworks.serving.servable"  # the module that a client loads
+OPSET = 18  # of ONNX; runtimes of the last years can read it
+ENTRY = "latentworks.serving.servable"  # the module that a client imports
 SOURCE = Path(__file__).parents[2]
 
 
@@ -44,11 +44,12 @@ def write(
     labels: tuple[str, ...] = (),
     class_shares: np.ndarray | None = None,
 ) -> None:
-    """Write all of it into a folder that is there.
+    """Write the servable into `folder`, which exists.
 
-    `test_images`: uint8 [N, H, W, C] with N >= 2, for the golden answers. `test_errors`: [T],
+    `test_images`: uint8 [N, H, W, C] with N >= 2, for the golden calls. `test_errors`: [T],
     ascending, mean squared reconstruction errors of test images. `prepare`: `fit` and `background`.
-    `labels`: the names of the K classes that can be asked for, and how often each is drawn: [K].
+    `labels`: the names of the K classes that clients can choose. `class_shares`: the share of each
+    class among samples, [K].
     """
     interface = Interface(network.image_shape, network.latent_dim, labels=labels, **prepare)
     errors = test_errors.astype(np.float32)
@@ -73,13 +74,13 @@ def write(
 
 
 def write_onnx(path: Path, graph: Any) -> None:
-    """A Keras model whose inputs' first axis may have any length, as ONNX."""
+    """Write a Keras model as ONNX. The first axis of its inputs may have any length."""
     inputs = [
         keras.InputSpec(shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
         for tensor in graph.inputs
     ]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # Keras looks for what NumPy has dropped
+        warnings.simplefilter("ignore", FutureWarning)  # Keras looks up a name that NumPy removed
         graph.export(
             path,
             format="onnx",
@@ -87,13 +88,14 @@ def write_onnx(path: Path, graph: Any) -> None:
             input_signature=inputs if len(inputs) == 1 else [inputs],
             opset_version=OPSET,
         )
-    onnx.save(_with_settled_names(onnx.load(path)), path)
+    onnx.save(_with_stable_names(onnx.load(path)), path)
 
 
-def _with_settled_names(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model, its constants in the order of their use, its names counted from 0.
+def _with_stable_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Order the constants of the model by their first use, and number its names from 0.
 
-    tf2onnx orders constants by chance and goes on counting from one export to the next.
+    Otherwise equal models have unequal bytes: tf2onnx orders constants by chance, and goes on
+    numbering names from one export to the next.
     """
     graph = model.graph
     graph.doc_string = ""
@@ -113,15 +115,15 @@ def _with_settled_names(model: onnx.ModelProto) -> onnx.ModelProto:
         node.name = f"{node.op_type}_{number}"
         for side in (node.input, node.output):
             side[:] = [names.get(name, name) for name in side]
-    del graph.value_info[:]  # shapes by the old names, which any runtime finds again
+    del graph.value_info[:]  # shapes under the old names; a runtime infers them again
     return model
 
 
 def write_code(folder: Path) -> None:
-    """Copy the modules that ENTRY needs, as a package whose name tells its content.
+    """Copy the modules that ENTRY imports, as a package named by the digest of their text.
 
-    Two versions of a model can then be loaded into one process, each with the code it came with:
-    Python would give the second one the modules of the first if they had the same name.
+    One process can then load two versions, each with its own code. If both packages had the same
+    name, Python would reuse the modules of the first version for the second.
     """
     texts = {module: _file(module).read_text(encoding="utf-8") for module in _closure(ENTRY)}
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:12]
@@ -136,7 +138,7 @@ def write_code(folder: Path) -> None:
 
 
 def _closure(entry: str) -> set[str]:
-    """`entry` and the modules of ours that it imports, with the packages around them."""
+    """Return `entry`, the modules of this project that it imports, and the packages of them all."""
     found: set[str] = set()
     waiting = {entry}
     while waiting:

@@ -1,4 +1,4 @@
-"""Golden inputs and outputs: what a servable answered, by Keras, when it was exported."""
+"""Golden calls: inputs, and the outputs that Keras gave for them when the model was exported."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,26 +10,26 @@ from latentworks.errors import RegistryError
 from latentworks.serving.servable import Servable
 from latentworks.system import disk
 
-TOLERANCE = 1e-4  # of a float, relative to 1 or to its size; other processors round differently
-RANK_TOLERANCE = 2  # of 100: an error close to that of a test image may rank on either side
-PIXEL_TOLERANCE = 1  # of 255: a value near the middle of two may be rounded either way
+TOLERANCE = 1e-4  # of floats: relative above 1, absolute below; other processors round differently
+RANK_TOLERANCE = 2  # of 100: an error close to that of a test image may rank above or below it
+PIXEL_TOLERANCE = 1  # of 255: a value half-way between two may be rounded up or down
 NUM_DRAWN = 8
 
 
 def write(folder: Path, reference: Servable, images: np.ndarray) -> None:
-    """Answer a call of every verb about test images, uint8 [N, H, W, C] with N >= 2, and keep it.
+    """Call every verb on test images, uint8 [N, H, W, C] with N >= 2, and write the outputs.
 
-    `golden.json` has the verbs and params, `golden.npz` the arrays.
+    `golden.json` has the verbs and params, `golden.npz` the inputs and outputs.
     """
     latents = reference.encode_images(images)
     calls: list[tuple[str, Any, dict[str, Any]]] = [
         ("reconstruct", images, {}),
-        ("reconstruct", images[:2, :-1, 1:], {}),  # another size, which is to be prepared
+        ("reconstruct", images[:2, :-1, 1:], {}),  # of another size, to be resized
         ("encode", images, {}),
         ("decode", latents, {}),
         ("sample", None, {"num": NUM_DRAWN, "seed": 0}),
         ("interpolate", images[:2], {"num": NUM_DRAWN}),
-        ("anomaly_score", 255 - images, {}),  # like no test image, so that no ranks are close
+        ("anomaly_score", 255 - images, {}),  # unlike any test image, so that no rank is close
     ]
     if hasattr(reference.sampler, "log_density"):
         calls.append(("log_density", latents, {}))
@@ -50,14 +50,17 @@ def write(folder: Path, reference: Servable, images: np.ndarray) -> None:
 
 
 def check(folder: Path, call: Callable[[str, Any, dict[str, Any]], Any]) -> None:
-    """Ask `call(verb, inputs, params)` all of it again. Raises RegistryError at other answers."""
+    """Repeat the golden calls by `call(verb, inputs, params)`.
+
+    Raises RegistryError if an answer differs from the recorded one beyond the tolerance.
+    """
     arrays = disk.read_arrays(folder / "golden.npz")
-    for number, question in enumerate(disk.read_json(folder / "golden.json")):
-        verb = question["verb"]
-        answers = _named(number, call(verb, arrays.get(f"{number}.input"), question["params"]))
+    for number, recorded in enumerate(disk.read_json(folder / "golden.json")):
+        verb = recorded["verb"]
+        answers = _named(number, call(verb, arrays.get(f"{number}.input"), recorded["params"]))
         expected = {name for name in arrays if name.startswith(f"{number}.output")}
         if set(answers) != expected:
-            raise RegistryError(f"pre-flight: {verb} gives other outputs than when it was exported")
+            raise RegistryError(f"pre-flight: {verb} returns other outputs than at the export")
         for name, answer in answers.items():
             rank = RANK_TOLERANCE if name.endswith(".percentile") else None
             _compare(verb, answer, arrays[name], rank)
@@ -71,7 +74,7 @@ def _named(number: int, answer: Any) -> dict[str, np.ndarray]:
 
 def _compare(verb: str, answer: Any, golden: np.ndarray, tolerance: float | None) -> None:
     answer = np.asarray(answer)
-    fault = f"pre-flight: {verb} does not answer as when it was exported"
+    fault = f"pre-flight: {verb} does not return what it returned at the export"
     if answer.shape != golden.shape or answer.dtype != golden.dtype:
         raise RegistryError(
             f"{fault}. Expected {golden.dtype} {list(golden.shape)}. "
@@ -86,6 +89,6 @@ def _compare(verb: str, answer: Any, golden: np.ndarray, tolerance: float | None
         allowed = tolerance
     else:
         allowed = TOLERANCE * np.maximum(1, np.abs(golden))
-        difference = np.where(answer == golden, 0, difference)  # both may be infinite
-    if not (difference <= allowed).all():  # so that NaN counts as a difference
-        raise RegistryError(f"{fault}: it differs by up to {np.nanmax(difference):.3g}.")
+        difference = np.where(answer == golden, 0, difference)  # inf - inf is NaN
+    if not (difference <= allowed).all():  # this way round, NaN counts as a difference
+        raise RegistryError(f"{fault}. It differs by up to {np.nanmax(difference):.3g}.")

@@ -1,4 +1,4 @@
-"""What callers send, checked: images, latents and params, from Python or as JSON."""
+"""Checks of the images, latents and params of a call, which come from Python or from JSON."""
 
 import difflib
 import operator
@@ -9,27 +9,27 @@ import numpy as np
 
 from latentworks.errors import InputError
 
-MAX_PIXELS = 50_000_000  # in one call, before they are brought to the model's size
-MAX_NUM = 10_000  # images or latents in one call, whether sent or asked for
+MAX_PIXELS = 50_000_000  # in one call, before images are resized
+MAX_NUM = 10_000  # images or latents in one call, sent or returned
 MAX_SEED = 2**32 - 1
-MAX_LATENT = 1e6  # far beyond any latent, and far below where float32 ends
+MAX_LATENT = 1e6  # far above any real latent, and far below the largest float32
 
 
 def to_images(inputs: Any) -> np.ndarray:
-    """Images of any one size: uint8 or uint16 [N, h, w, c] with N >= 1.
+    """Return images, all of the same size, as uint8 or uint16 [N, h, w, c] with N >= 1.
 
-    A single image may come without N, and a grey one without c. Raises InputError.
+    A single image may lack the axis N, and a grey image the axis c. Raises InputError.
     """
     array = _to_array(inputs, "images, whole numbers from 0 to 255")
     if array.dtype.kind not in "iu":
         raise InputError(
-            f"images are whole numbers from 0 to 255. Received: {array.dtype}. "
+            f"Images are whole numbers from 0 to 255. Received: {array.dtype}. "
             "Multiply images in [0, 1] by 255 and round them to uint8."
         )
-    if array.dtype not in (np.uint8, np.uint16):  # integers of JSON, or of NumPy's default
+    if array.dtype not in (np.uint8, np.uint16):  # int64, from JSON or by NumPy's default
         if array.min() < 0 or array.max() > 255:
             raise InputError(
-                "images are whole numbers from 0 to 255. "
+                "Images are whole numbers from 0 to 255. "
                 f"Received: {array.min()} to {array.max()}, as {array.dtype}."
             )
         array = array.astype(np.uint8)
@@ -40,97 +40,110 @@ def to_images(inputs: Any) -> np.ndarray:
         array = array[None] if array.shape[2] <= 4 else array[..., None]
     if array.ndim != 4 or array.shape[3] > 4:
         raise InputError(
-            "images have the shape [N, h, w, c] with c from 1 to 4, [N, h, w], [h, w, c] or "
+            "Images have the shape [N, h, w, c] with c from 1 to 4, [N, h, w], [h, w, c] or "
             f"[h, w]. Received: {list(np.shape(inputs))}."
         )
     return _few(array)
 
 
 def check_pixels(num: int) -> None:
-    """Raise InputError where so many pixels are too many for one call."""
+    """Raise InputError if one call has more than MAX_PIXELS pixels."""
     if num > MAX_PIXELS:
-        raise InputError(f"too many pixels. Expected at most {MAX_PIXELS}. Received: {num}.")
+        raise InputError(
+            f"Too many pixels in one call. Expected at most {MAX_PIXELS}. Received: {num}. "
+            "Use fewer or smaller images."
+        )
 
 
 def _few(array: np.ndarray) -> np.ndarray:
     if len(array) > MAX_NUM:
         raise InputError(
-            f"too many in one call. Expected at most {MAX_NUM}. Received: {len(array)}."
+            "Too many images or latents in one call. "
+            f"Expected at most {MAX_NUM}. Received: {len(array)}."
         )
     return array
 
 
 def to_latents(inputs: Any, latent_dim: int) -> np.ndarray:
-    """Latents: finite float32 [N, D] with N >= 1; a single one may come as [D]. Raises InputError.
+    """Return latents as finite float32 [N, D] with N >= 1, where D is `latent_dim`.
 
-    `latent_dim` is D.
+    A single latent may come as [D]. Raises InputError.
     """
     array = _to_array(inputs, f"latents, {latent_dim} numbers for each image")
     if array.dtype.kind not in "iuf":
-        raise InputError(f"latents are numbers. Received: {array.dtype}.")
+        raise InputError(f"Latents are numbers. Received: {array.dtype}.")
     if array.ndim == 1:
         array = array[None]
     if array.ndim != 2 or array.shape[1] != latent_dim:
         raise InputError(
-            f"latents have the shape [N, {latent_dim}]. Received: {list(np.shape(inputs))}."
+            f"Latents have the shape [N, {latent_dim}]. Received: {list(np.shape(inputs))}."
         )
-    if not (np.abs(array.astype(np.float64)) <= MAX_LATENT).all():  # NaN is not, either
-        raise InputError(f"latents are finite numbers from -{MAX_LATENT:g} to {MAX_LATENT:g}.")
+    if not (np.abs(array.astype(np.float64)) <= MAX_LATENT).all():  # this way round, NaN fails
+        raise InputError(f"Latents are finite numbers from -{MAX_LATENT:g} to {MAX_LATENT:g}.")
     return _few(array.astype(np.float32))
 
 
 def are_latents(inputs: Any, latent_dim: int) -> bool:
-    """Whether inputs to a verb that takes both are latents, [N, D] or [D], and not a grey image."""
+    """Return True if the inputs of a verb that takes both are latents, and not images.
+
+    Latents are [N, D] or [D]; a grey image is [h, w].
+    """
     array = _to_array(inputs, "latents or images")
     fits = array.shape[-1] == latent_dim and array.dtype != np.uint8
     return array.ndim == 1 or (array.ndim == 2 and (fits or array.dtype.kind == "f"))
 
 
 def check_empty(inputs: Any, verb: str) -> None:
-    """Raise InputError where a verb that takes no inputs was sent some."""
+    """Raise InputError if a verb without inputs receives some."""
     if isinstance(inputs, np.ndarray) and inputs.shape == () and inputs.item() is None:
-        return  # how MLflow's server passes null on
+        return  # MLflow's server turns null into this array
     empty = inputs is None or (isinstance(inputs, np.ndarray | Sequence) and len(inputs) == 0)
     if not empty:
-        raise InputError(f"{verb} takes no inputs. Expected None or []. Received: some.")
+        raise InputError(
+            f"{verb} takes no inputs. Expected None or []. Received: {type(inputs).__name__}."
+        )
 
 
 def _to_array(inputs: Any, expected: str) -> np.ndarray:
     if inputs is None:
         raise InputError(f"inputs are missing. Expected {expected}.")
     if not isinstance(inputs, np.ndarray | Sequence) or isinstance(inputs, str | bytes):
-        raise InputError(f"expected {expected}, as an array. Received: {type(inputs).__name__}.")
+        raise InputError(
+            f"inputs are not an array. Expected {expected}. Received: {type(inputs).__name__}."
+        )
     try:
         if not isinstance(inputs, np.ndarray):
-            # A long text among numbers would make texts as long of all of them.
+            # From mixed values, NumPy would make every number a text as long as the longest text.
             kinds = set(map(type, np.asarray(inputs, dtype=object).ravel().tolist()))
             if not all(issubclass(kind, int | float | np.generic) for kind in kinds):
                 raise TypeError
         array = np.asarray(inputs)
-    except (ValueError, OverflowError, TypeError):  # rows of unlike lengths, enormous integers
+    except (ValueError, OverflowError, TypeError):  # rows of unequal lengths, huge integers
         array = np.empty(0, dtype=object)
     if array.dtype == object or array.dtype.kind in "US":
-        raise InputError(f"expected {expected}, all of one shape. Received: something else.")
+        raise InputError(
+            f"inputs are not one array of numbers. Expected {expected}, all of the same shape."
+        )
     if array.size == 0:
-        raise InputError(f"expected {expected}, at least one. Received: none.")
+        raise InputError(f"inputs are empty. Expected {expected}, at least one.")
     return array
 
 
 def check_params(params: Mapping[str, Any], known: Sequence[str], verb: str) -> None:
-    """Raise InputError for a param that `verb` does not take."""
+    """Raise InputError if `params` has one that `verb` does not take."""
     for name in params:
         if name not in known:
             shown = repr(name)[:50]
             near = difflib.get_close_matches(str(name)[:50], known, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]}?" if near else ""
             takes = ", ".join(known)
-            raise InputError(f"{verb} does not know the param {shown}. It takes {takes}.{hint}")
+            raise InputError(f"{verb} has no param {shown}. It takes {takes}.{hint}")
 
 
 def to_label(value: Any, names: Sequence[str]) -> int:
-    """The number of a class that is told by its name or number. Raises InputError."""
+    """Return the number of a class, given by its name or number. Raises InputError."""
     if not names:
-        raise InputError("this model knows no classes, so that none can be asked for by a label.")
+        raise InputError("label cannot be used: this model has no classes. Leave label out.")
     if isinstance(value, str):
         if value in names:
             return names.index(value)
@@ -141,7 +154,7 @@ def to_label(value: Any, names: Sequence[str]) -> int:
 
 
 def to_whole_number(value: Any, name: str, low: int, high: int) -> int:
-    """A param that is a whole number in [low, high]. Raises InputError."""
+    """Return a param that is a whole number in [low, high]. Raises InputError."""
     try:
         number = operator.index(value)
     except TypeError:

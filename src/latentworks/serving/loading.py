@@ -1,4 +1,4 @@
-"""A servable run by the code that it was exported with, whatever this checkout has by now."""
+"""Loads a servable with the code that was exported with it, not with the code of this checkout."""
 
 import importlib
 import sys
@@ -9,16 +9,16 @@ SERVABLE = Path("artifacts/servable")  # in a model folder
 
 
 def load(folder: Path) -> Any:
-    """The servable in the model folder of a version.
+    """Load the servable in the model folder of a version.
 
-    Its package has a name of its own, so that two versions can be at work in one process.
+    Each version has its own package name, so that one process can run two versions.
     """
     (package,) = (folder / "code").iterdir()
     if str(folder / "code") not in sys.path:
         sys.path.append(str(folder / "code"))
     writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:  # a folder that is hashed gets no other files
+    try:  # SHA256SUMS covers the folder, so that it must not get .pyc files
         module = importlib.import_module(f"{package.name}.serving.servable")
-        return module.load(folder / SERVABLE)  # which imports the sampler's module
+        return module.load(folder / SERVABLE)  # imports the module of the sampler, too
     finally:
         sys.dont_write_bytecode = writes_bytecode

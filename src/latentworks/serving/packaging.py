@@ -1,12 +1,12 @@
-"""What a registered version holds: an MLflow model around the servable, and where it came from.
+"""The model folder of a registered version: an MLflow model around the servable, and its origin.
 
-MLmodel, pyfunc.py, code/      how MLflow loads it
-artifacts/servable/            what the stage `export` wrote
-requirements.txt …             the packages that it runs with, pinned
+MLmodel, pyfunc.py, code/      the entry and the code that MLflow loads
+artifacts/servable/            the servable that the stage `export` wrote
+requirements.txt …             the packages that the servable needs, pinned
 input_example.json             two test images
 provenance/                    model.keras, params.yaml, dvc.lock, metrics.json, curves.csv
-scores.json                    what the gate measured on its own test data
-SHA256SUMS                     of all the other files, as `sha256sum` writes them
+scores.json                    the scores that the gate measured on the version's test images
+SHA256SUMS                     checksums of all other files, in the format of `sha256sum`
 """
 
 import hashlib
@@ -32,7 +32,7 @@ SCORES = "scores.json"
 def assemble(
     folder: Path, servable: Path, provenance: list[Path], run_id: str, model_id: str
 ) -> None:
-    """Write a model folder around the output of `export`; `seal` it when the scores are there."""
+    """Write a model folder around a servable. Call `seal` after scores.json is written, too."""
     (package,) = (servable / "code").iterdir()
     golden = disk.read_arrays(servable / "golden.npz")
     with tempfile.TemporaryDirectory() as temporary:
@@ -59,7 +59,7 @@ def assemble(
 
 
 def _params() -> ParamSchema:
-    """`None` for a param that was not given: each verb has its own default."""
+    """The params of `predict`. The default None stands for the default of the verb."""
     return ParamSchema(
         [
             ParamSpec("verb", "string", default="reconstruct"),
@@ -71,7 +71,7 @@ def _params() -> ParamSchema:
 
 
 def _forget_paths(mlmodel: Path) -> None:
-    """Make what MLflow wrote of this machine's folders relative: loading needs no more."""
+    """Make the paths in MLmodel relative. Loading does not need this machine's folders."""
     content = yaml.safe_load(mlmodel.read_text(encoding="utf-8"))
     flavor = content["flavors"]["python_function"]
     flavor["model_code_path"] = Path(flavor["model_code_path"]).name
@@ -81,7 +81,7 @@ def _forget_paths(mlmodel: Path) -> None:
 
 
 def wrapping_digest() -> str:
-    """The SHA-256 of what is put around a servable: MLflow's entry and the pinned packages."""
+    """Return the SHA-256 of the parts around a servable: pyfunc.py and the pinned packages."""
     text = Path(pyfunc.__file__).read_text(encoding="utf-8") + "\n".join(_requirements())
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,8 +1,9 @@
-"""Try a model folder as a client would: in a process of its own, which knows nothing of it yet.
+"""The pre-flight: loads a model folder as a client would, in a new process.
 
-`python -m latentworks.serving.preflight` is told on standard input, in a line of JSON, which folder
-to load through MLflow, to compare its golden answers; with prepared data and a file for scores
-behind, it is also scored on that data.
+`python -m latentworks.serving.preflight` reads a list in a line of JSON from standard input. Its
+first item is the model folder, which is loaded through MLflow and repeats its golden calls. Two
+more items are optional: the folder of prepared data, on which the model is then scored, and the
+file for the scores.
 """
 
 import json
@@ -18,14 +19,14 @@ from latentworks.system import disk, processes
 
 
 class Trial:
-    """A process that will try one folder; what it needs for that it imports while it waits."""
+    """A process for the pre-flight of one folder. It can start before the folder is complete."""
 
     def __init__(self) -> None:
         environment = {
             **os.environ,
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
             "PYTHONPATH": str(Path(__file__).parents[2]),
-            "PYTHONDONTWRITEBYTECODE": "1",  # a folder that is hashed gets no other files
+            "PYTHONDONTWRITEBYTECODE": "1",  # SHA256SUMS covers the folder: no .pyc files in it
         }
         # -P: nothing is imported from the working directory.
         self.process = subprocess.Popen(
@@ -40,27 +41,28 @@ class Trial:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """What was not tried until here never will be."""
+        """End the process, if it still runs."""
         self.process.kill()
         self.process.communicate()
 
     def run(self, folder: Path, prepared: Path | None = None, scores: Path | None = None) -> None:
-        """Try `folder`; write `scores`, a file, on the data in `prepared`.
+        """Check `folder`. With `prepared`, score it on that data and write the file `scores`.
 
-        Its progress goes to standard error. Raises RegistryError where it does not answer as it
-        should.
+        Progress goes to standard error. Raises RegistryError if the folder fails the pre-flight,
+        and LatentworksError if a signal ended the process.
         """
         arguments = [str(path) for path in (folder, prepared, scores) if path is not None]
-        said, _ = self.process.communicate(json.dumps(arguments) + "\n")
-        ended = self.process.returncode
-        if ended < 0:
-            raise LatentworksError(f"the pre-flight was ended by signal {-ended}. Try again.")
-        if ended != 0:
-            raise RegistryError((said.strip().splitlines() or [f"it ended with {ended}"])[-1])
+        output, _ = self.process.communicate(json.dumps(arguments) + "\n")
+        code = self.process.returncode
+        if code < 0:
+            raise LatentworksError(f"The pre-flight was ended by signal {-code}. Try again.")
+        if code != 0:
+            silent = f"pre-flight: the process ended with exit code {code}"
+            raise RegistryError((output.strip().splitlines() or [silent])[-1])
 
 
 def run(folder: Path, prepared: Path | None = None, scores: Path | None = None) -> None:
-    """What `Trial.run` does, in a process that is started now."""
+    """Call `Trial.run` in a new process."""
     with Trial() as trial:
         trial.run(folder, prepared, scores)
 
@@ -71,17 +73,17 @@ def main() -> None:
     from latentworks.artifacts.images import read_prepared
     from latentworks.serving import golden
 
-    told = sys.stdin.readline()
-    if not told:  # nothing is to be tried, or whoever asks has gone
+    line = sys.stdin.readline()
+    if not line:  # the parent has closed the pipe, or has ended
         return
-    folder, *scoring_paths = map(Path, json.loads(told))
+    folder, *scoring_paths = map(Path, json.loads(line))
     model = mlflow.pyfunc.load_model(str(folder))
     golden.check(
         folder / loading.SERVABLE,
         lambda verb, inputs, params: _arrays(model.predict(inputs, {"verb": verb, **params})),
     )
     if "tensorflow" in sys.modules:
-        raise RegistryError("pre-flight: it brings TensorFlow into the process that serves it")
+        raise RegistryError("pre-flight: the model imports TensorFlow, which servers do not have")
     if scoring_paths:
         from latentworks.promotion import scoring
 
@@ -92,7 +94,7 @@ def main() -> None:
 
 
 def _arrays(answer: Any) -> Any:
-    """A table as arrays by name."""
+    """Return the columns of a table as arrays by name, and arrays as they are."""
     if hasattr(answer, "columns"):
         return {name: answer[name].to_numpy() for name in answer.columns}
     return answer
@@ -104,7 +106,7 @@ if __name__ == "__main__":
     except LatentworksError as error:
         print(error)
         sys.exit(error.exit_code)
-    except Exception as error:  # whatever a broken model does, its caller gets one line
+    except Exception as error:  # a broken model may raise anything; the parent reads one line
         text = (str(error).splitlines() or [""])[0]
-        print(f"pre-flight: it cannot be used: {type(error).__name__}: {json.dumps(text)[1:-1]}")
+        print(f"pre-flight: the model fails: {type(error).__name__}: {json.dumps(text)[1:-1]}")
         sys.exit(RegistryError.exit_code)

@@ -1,4 +1,4 @@
-"""How MLflow calls a servable. A copy of this file travels with every registered version."""
+"""The code by which MLflow calls a servable. Every registered version has a copy of this file."""
 
 import inspect
 from pathlib import Path
@@ -14,8 +14,8 @@ from mlflow.pyfunc.model import PythonModel
 class Verbs:
     """The verbs of `latentworks.serving.servable.Servable`, chosen by the param `verb`.
 
-    Without type hints, which MLflow would take for a schema, and apart from the class below, in
-    which it would warn every client that they are missing.
+    `predict` has no type hints, since MLflow would read them as a schema. It is not in the class
+    below, since MLflow would then warn every client that the hints are missing.
     """
 
     def load_context(self, context: Any) -> None:
@@ -26,9 +26,9 @@ class Verbs:
         self.servable = load(Path(context.artifacts["servable"]))
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Arrays, or for `anomaly_score` a table with a row for each image.
+        """Return arrays, or for `anomaly_score` a table with a row for each image.
 
-        Raises MlflowException for inputs and params that the verb does not work with.
+        Raises MlflowException for inputs or params that the verb does not take.
         """
         asked = {name: value for name, value in _as_sent(params).items() if value is not None}
         verb = asked.pop("verb", "reconstruct")
@@ -40,14 +40,14 @@ class Verbs:
 
 
 class LatentworksModel(Verbs, PythonModel):
-    """What `mlflow.pyfunc.load_model` returns."""
+    """The model that MLflow loads."""
 
 
 def _as_sent(params: dict[str, Any] | None) -> dict[str, Any]:
-    """The params as the caller wrote them.
+    """Return the params as the caller wrote them.
 
-    MLflow drops those that the signature does not name and only logs a warning, so that a
-    misspelt `seed` would pass unnoticed. It offers no way to see them but its own call.
+    MLflow drops params that the signature does not name and only logs a warning, so that a
+    misspelt `seed` would pass unnoticed. Only the frame of MLflow's own call still has them.
     """
     frame = inspect.currentframe()
     while frame is not None:

@@ -1,7 +1,8 @@
-"""All that a trained model can do, from the files in one folder.
+"""The verbs of a trained model, run from the files of a servable.
 
-No TensorFlow: the graphs run in ONNX Runtime. This module and what it imports of ours travel with
-the model, so that it works where this project is not installed.
+ONNX Runtime runs the graphs, so that TensorFlow is not needed. Every registered version has a copy
+of this module and of the modules of this project that it imports, so that the version works where
+the project is not installed.
 """
 
 import json
@@ -21,20 +22,23 @@ from latentworks.samplers.config import SamplerConfig
 from latentworks.samplers.drawing import draw
 from latentworks.serving import inputs as checks
 
-BATCH_SIZE = 256  # images worked on at once, whose layers need many times their memory
-LABELS = "labels"  # the input of a conditional model's graphs; -1 says nothing
+BATCH_SIZE = 256  # images in one run of a graph; its layers need many times their memory
+LABELS = "labels"  # the input that only the graphs of conditional models have; -1 is no label
 DEFAULT_NUM = {"sample": 16, "interpolate": 10}
 Graph = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Interface:
-    """What a client may rely on; a model with another one is registered under another name."""
+    """The shapes and labels on which clients rely.
+
+    A model with another interface is registered under another name.
+    """
 
     image_shape: tuple[int, int, int]  # height, width, channels
     latent_dim: int
-    labels: tuple[str, ...]  # of the classes that can be asked for; empty where none can
-    fit: Fit  # how images of other sizes are brought to image_shape: see `prepare_image`
+    labels: tuple[str, ...]  # names of the classes that clients can choose; may be empty
+    fit: Fit  # how images of other sizes are resized to image_shape: see `prepare_image`
     background: int
 
     @classmethod
@@ -44,7 +48,7 @@ class Interface:
         return cls(image_shape=shape, labels=labels, **fields)
 
 
-VERBS: dict[str, tuple[str, ...]] = {  # and the params that each takes
+VERBS: dict[str, tuple[str, ...]] = {  # with the params that each takes
     "reconstruct": ("label",),
     "encode": ("label",),
     "decode": ("label",),
@@ -56,7 +60,7 @@ VERBS: dict[str, tuple[str, ...]] = {  # and the params that each takes
 
 
 class Servable:
-    """A model with its sampler; its verbs are `reconstruct`, `encode` and so on."""
+    """A model with its sampler. Its verbs are the methods that VERBS names."""
 
     def __init__(
         self,
@@ -69,13 +73,13 @@ class Servable:
         *,
         conditional: bool = False,
     ) -> None:
-        """From graphs and arrays.
+        """Make a servable from graphs and arrays.
 
         `encode`: images uint8 [B, H, W, C] to latents float32 [B, D]. `decode`: latents to images
-        float32 [B, H, W, C] in [0, 1]. Both are given labels, int64 [B] or None, which make a
-        difference to a `conditional` model. `test_errors`: float32 [T], ascending, the mean squared
-        reconstruction errors of test images. `class_shares`: float64 [K], how often each class is
-        drawn; None where none can be asked for.
+        float32 [B, H, W, C] in [0, 1]. Both also take labels, int64 [B] or None, which only a
+        `conditional` model uses. `test_errors`: float32 [T], ascending, the mean squared
+        reconstruction errors of test images. `class_shares`: float64 [K], the share of each class
+        among samples; None if clients cannot choose a class.
         """
         self.interface = interface
         self.image_shape, self.latent_dim = interface.image_shape, interface.latent_dim
@@ -84,24 +88,24 @@ class Servable:
         self.class_shares, self.conditional = class_shares, conditional
         self._encode, self._decode = encode, decode
 
-    # --- arrays that are known to be right -----------------------------------------------------
+    # --- arrays of the right shape and type ----------------------------------------------------
 
     def encode_images(self, images: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-        """Images uint8 [N, H, W, C], with labels int64 [N], to latents float32 [N, D]."""
+        """Encode images uint8 [N, H, W, C], with labels int64 [N], to latents float32 [N, D]."""
         return self._in_batches(self._encode, images, labels, (self.latent_dim,))
 
     def decode_latents(self, latents: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-        """Latents float32 [N, D], with labels, to images float32 [N, H, W, C] in [0, 1]."""
+        """Decode latents float32 [N, D], with labels, to images float32 [N, H, W, C] in [0, 1]."""
         return self._in_batches(self._decode, latents, labels, self.image_shape)
 
     def draw_latents(self, num: int, seed: int | None) -> np.ndarray:
-        """Latents float32 [num, D] from the sampler; without a seed, others every time."""
+        """Draw latents float32 [num, D] from the sampler; at random if `seed` is None."""
         return self.draw(num, seed)[0]
 
     def draw(
         self, num: int, seed: int | None, label: int | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Latents and the labels to decode them with: see `latentworks.samplers.drawing.draw`."""
+        """Draw latents, and labels for the decoder: see `latentworks.samplers.drawing.draw`."""
         return draw(self.sampler, num, np.random.default_rng(seed), self.class_shares, label)
 
     def _in_batches(
@@ -114,31 +118,31 @@ class Servable:
             results[part] = graph(np.ascontiguousarray(rows[part]), given)
         return results
 
-    # --- verbs: whatever a client sends ----------------------------------------------------------
+    # --- verbs, which check the inputs of clients ------------------------------------------------
 
     def call(self, verb: Any, inputs: Any, params: Mapping[str, Any]) -> Any:
-        """Do `verb` and return its arrays. Raises InputError for what it cannot work with."""
+        """Run `verb` and return its arrays. Raises InputError for invalid inputs or params."""
         if not isinstance(verb, str) or verb not in VERBS:
             raise InputError(f"verb is one of {', '.join(VERBS)}. Received: {verb!r:.50}.")
         checks.check_params(params, VERBS[verb], verb)
         return getattr(self, verb)(inputs, **params)
 
-    # `label`, the name or the number of a class, is of all the images in a call. Only a conditional
-    # model takes one, and does without, too; `sample` does also where the sampler knows classes.
+    # `label` is the name or the number of a class, the same for all images of a call. It is always
+    # optional. Conditional models take it; `sample` also takes it if the sampler has classes.
 
     def reconstruct(self, inputs: Any, label: Any = None) -> np.ndarray:
-        """Images to their reconstructions: uint8 [N, H, W, C]."""
+        """Reconstruct images: uint8 [N, H, W, C]."""
         images = self._prepared(inputs)
         labels = self._labels(label, len(images))
         return to_pixels(self.decode_latents(self.encode_images(images, labels), labels))
 
     def encode(self, inputs: Any, label: Any = None) -> np.ndarray:
-        """Images to latents: float32 [N, D]."""
+        """Encode images to latents: float32 [N, D]."""
         images = self._prepared(inputs)
         return self.encode_images(images, self._labels(label, len(images)))
 
     def decode(self, inputs: Any, label: Any = None) -> np.ndarray:
-        """Latents to images: uint8 [N, H, W, C]."""
+        """Decode latents to images: uint8 [N, H, W, C]."""
         latents = checks.to_latents(inputs, self.latent_dim)
         return self._decoded(latents, self._labels(label, len(latents)))
 
@@ -149,9 +153,10 @@ class Servable:
         seed: Any = None,
         label: Any = None,
     ) -> np.ndarray:
-        """`num` new images: uint8 [num, H, W, C]; the same ones for the same `seed`.
+        """Draw new images: uint8 [num, H, W, C]. Equal seeds give equal images.
 
-        Of the class `label`; without one, of each class as many as it has among training images.
+        All are of the class `label`. Without a label, each class has the share that it has among
+        the training images.
         """
         checks.check_empty(inputs, "sample")
         num = checks.to_whole_number(num, "num", 1, checks.MAX_NUM)
@@ -161,13 +166,16 @@ class Servable:
             label = checks.to_label(label, self.interface.labels)
             if self.class_shares is not None and not self.class_shares[label]:
                 name = self.interface.labels[label]
-                raise InputError(f"no image of {name} was trained on. Ask for another label.")
+                raise InputError(f"label {name} has no training images. Choose another label.")
         return self._decoded(*self.draw(num, seed, label))
 
     def interpolate(
         self, inputs: Any, num: Any = DEFAULT_NUM["interpolate"], label: Any = None
     ) -> np.ndarray:
-        """From one image, or latent, to another: uint8 [num, H, W, C], both ends among them."""
+        """Decode equal steps from one image, or latent, to another: uint8 [num, H, W, C].
+
+        The first and the last step are the two ends.
+        """
         num = checks.to_whole_number(num, "num", 2, checks.MAX_NUM)
         ends = self._latents(inputs, label)
         if len(ends) != 2:
@@ -177,10 +185,10 @@ class Servable:
         return self._decoded(between, self._labels(label, num))
 
     def anomaly_score(self, inputs: Any, label: Any = None) -> dict[str, np.ndarray]:
-        """How badly images are reconstructed.
+        """Measure how badly images are reconstructed.
 
         `error`: float32 [N], the mean squared error, pixels in [0, 1]. `percentile`: float64 [N],
-        how many of 100 test images are reconstructed no worse.
+        the percentage of test images whose error is no larger.
         """
         images = self._prepared(inputs)
         error = np.empty(len(images), dtype=np.float32)
@@ -194,16 +202,17 @@ class Servable:
         return {"error": error, "percentile": 100 * ranks / len(self.test_errors)}
 
     def log_density(self, inputs: Any, label: Any = None) -> np.ndarray:
-        """The logarithm of the sampler's density, in nats, at latents or at those of images: [N].
+        """Log density of the sampler, in nats, at latents or at the latents of images: [N].
 
-        It is of the latent, not of the image: an image unlike all others may have a likely latent.
+        The density is of the latent, not of the image: an image unlike all others may have a
+        likely latent.
         """
         if not hasattr(self.sampler, "log_density"):
             raise InputError(f"{type(self.sampler).__name__} has no density. Use anomaly_score.")
         return np.asarray(self.sampler.log_density(self._latents(inputs, label)), np.float64)
 
     def _decoded(self, latents: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-        """Images of latents [N, D]: uint8 [N, H, W, C]. Raises InputError for too many."""
+        """Decode latents [N, D] to images uint8 [N, H, W, C]. Raises InputError if too many."""
         checks.check_pixels(len(latents) * math.prod(self.image_shape))
         return to_pixels(self.decode_latents(latents, labels))
 
@@ -214,15 +223,15 @@ class Servable:
         return self.encode_images(images, self._labels(label, len(images)))
 
     def _labels(self, label: Any, num: int) -> np.ndarray | None:
-        """The class of `num` images: int64 [num], None where none is told. Raises InputError."""
+        """Labels of `num` images: int64 [num], or None without a label. Raises InputError."""
         if label is None:
             return None
         if not self.conditional:
-            raise InputError("label goes with a conditional model, which this is not.")
+            raise InputError("label cannot be used: this model is not conditional. Leave it out.")
         return np.full(num, checks.to_label(label, self.interface.labels))
 
     def _prepared(self, inputs: Any) -> np.ndarray:
-        """Images as the model was trained on them: uint8 [N, H, W, C]."""
+        """Resize images to the shape of the training images: uint8 [N, H, W, C]."""
         images = checks.to_images(inputs)
         if images.dtype == np.uint8 and images.shape[1:] == self.image_shape:
             return images
@@ -238,7 +247,7 @@ class Servable:
 
 
 def load(folder: Path) -> Servable:
-    """The servable in a folder that the stage `export` wrote."""
+    """Load the servable in a folder that the stage `export` wrote."""
     config: Any = TypeAdapter(SamplerConfig).validate_json(
         (folder / "sampler" / "config.json").read_bytes()
     )
@@ -259,7 +268,7 @@ def load(folder: Path) -> Servable:
 
 def _session(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    # A thread that waits for work by spinning takes a core from whoever else has some.
+    # A thread that spins while it waits would take a core from other work.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 

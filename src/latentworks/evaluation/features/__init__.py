@@ -1,1 +1,1 @@
-"""The network in whose features images are compared, and who decides which one it is."""
+"""The feature network, in whose features images are compared: its choice and its training."""

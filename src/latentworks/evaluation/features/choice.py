@@ -1,4 +1,4 @@
-"""Which network it is: the one that ships, one trained on the images, or one of random weights."""
+"""The choice of the feature network: shipped, trained on the images, or with random weights."""
 
 from typing import Literal
 
@@ -9,12 +9,12 @@ from latentworks.evaluation.features import classifier, head, shipped, training
 
 Kind = Literal["shipped", "trained", "random"]
 
-MAX_FITTED = 10_000  # images that a head is fitted to,
-NUM_RARE = 10  # and so many of each class in any case
+MAX_FITTED = 10_000  # images to which a head is fitted
+NUM_RARE = 10  # images of each class that are always among them
 
 
 def choose(image_shape: tuple[int, int, int], labels: np.ndarray | None) -> Kind:
-    """By the shape of the images, and the labels of the training images, int64 [N]."""
+    """Choose by the shape of the images and the labels of the training images, int64 [N]."""
     *sides, channels = image_shape
     if channels == 1 and all(side in shipped.SIDES for side in sides):
         return "shipped"
@@ -22,16 +22,16 @@ def choose(image_shape: tuple[int, int, int], labels: np.ndarray | None) -> Kind
 
 
 def has_classes(labels: np.ndarray | None) -> bool:
-    """Whether there is something to tell apart; -1 is the label of an image without one."""
+    """Return True if the labels have at least two classes; -1 means that an image has no label."""
     return labels is not None and len(np.unique(labels[labels >= 0])) > 1
 
 
 def make(
     images: np.ndarray, rows: np.ndarray, labels: np.ndarray | None, class_names: list[str]
 ) -> keras.Model:
-    """The network for training images, `images[rows]`, uint8 [n, H, W, C], and their labels.
+    """Make the feature network for training images, `images[rows]`, uint8 [n, H, W, C].
 
-    It has logits where the images have classes.
+    The network has logits if the labels have at least two classes.
     """
     height, width, channels = images.shape[1:]
     kind = choose((height, width, channels), labels)
@@ -50,7 +50,7 @@ def make(
 def _with_head(
     images: np.ndarray, rows: np.ndarray, labels: np.ndarray, class_names: list[str]
 ) -> keras.Model:
-    """The shipped network with its own head, or where the classes are others, with one for them."""
+    """Load the shipped network with its own head, or fit a head if the classes are others."""
     values, names = shipped.load()
     model = classifier.load(images.shape[1:], values)
     if names == class_names:

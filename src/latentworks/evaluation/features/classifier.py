@@ -1,4 +1,7 @@
-"""A small convolutional classifier. Its last layer but one is where images are compared."""
+"""The feature network: a small convolutional classifier.
+
+Images are compared in the output of its last layer but one.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,21 +14,21 @@ from keras import layers
 NUM_FEATURES = 64
 KERNEL = 3
 FIRST_FILTERS, MAX_FILTERS = 16, 64
-MAX_SIDE = 64  # pixels; what is larger is averaged over squares first
-MAX_MAP = 7  # a side of what the last convolution leaves
-PADDED = range(28, 32)  # sides that get a black frame up to 32, as `prepare` would give them
+MAX_SIDE = 64  # pixels; larger images are averaged over squares first
+MAX_MAP = 7  # largest side of the output of the last convolution
+PADDED = range(28, 32)  # sides that get a black frame up to FRAMED, as `prepare` would add it
 FRAMED = 32
-DROPPED = 0.3  # share of the features that are left out in a step of the training
+DROPPED = 0.3  # dropout rate of the features
 HEAD = "logits"
 MAX_BATCH_SIZE = 500
-MAX_BATCH_BYTES = 16_000_000  # of float32 pixels; a convolution needs many times that
+MAX_BATCH_BYTES = 16_000_000  # of float32 pixels; a convolution needs many times this memory
 
 
 def build(image_shape: tuple[int, int, int], num_classes: int, seed: int = 0) -> keras.Model:
-    """Images uint8 [B, H, W, C] to `features` float32 [B, 64] and `logits` float32 [B, K].
+    """Build the network: images uint8 [B, H, W, C] to `features` [B, 64] and `logits` [B, K].
 
-    The weights are drawn from `seed` (He et al. 2015, which keeps activations at their scale).
-    Without classes there are no logits.
+    Both outputs are float32. The weights are drawn from `seed` (He et al. 2015, which keeps the
+    scale of activations). Without classes, the network has no logits.
     """
     x = images = layers.Input(image_shape, dtype="uint8", name="images")
     x = sized(layers.Rescaling(1 / 255, name="scale")(x))
@@ -44,7 +47,7 @@ def build(image_shape: tuple[int, int, int], num_classes: int, seed: int = 0) ->
     x = layers.Flatten(name="flatten")(x)
     features = layers.Dense(
         NUM_FEATURES,
-        activation="leaky_relu",  # so that none of them is 0 for every image
+        activation="leaky_relu",  # with relu, a feature could be 0 for every image
         kernel_initializer=keras.initializers.HeNormal(seed),
         name="features",
     )(x)
@@ -57,7 +60,7 @@ def build(image_shape: tuple[int, int, int], num_classes: int, seed: int = 0) ->
 
 
 def sized(x: Any) -> Any:
-    """Large images averaged over squares of pixels, those a little below FRAMED with a frame."""
+    """Average large images over squares of pixels, and frame images slightly below FRAMED."""
     sides = x.shape[1:3]
     block = math.ceil(max(sides) / MAX_SIDE)
     if block > 1:
@@ -70,7 +73,7 @@ def sized(x: Any) -> Any:
 
 
 def weights(model: keras.Model) -> dict[str, np.ndarray]:
-    """All there are, float32, by the path of each: `conv_1/kernel`."""
+    """Return the weights, float32, by their paths: `conv_1/kernel`."""
     return {each.path: keras.ops.convert_to_numpy(each) for each in model.trainable_weights}
 
 
@@ -81,7 +84,7 @@ def fill(model: keras.Model, values: Mapping[str, np.ndarray]) -> None:
 
 
 def load(image_shape: tuple[int, int, int], values: Mapping[str, np.ndarray]) -> keras.Model:
-    """A classifier with these weights, all of them or all but the head's."""
+    """Load a classifier from its weights. Without those of the head, it has no logits."""
     head = values.get(f"{HEAD}/bias")
     model = build(image_shape, 0 if head is None else len(head))
     fill(model, values)
@@ -89,16 +92,16 @@ def load(image_shape: tuple[int, int, int], values: Mapping[str, np.ndarray]) ->
 
 
 def batches(images: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """`images[rows]` in parts, so that memory does not grow with their number."""
+    """Yield `images[rows]` in batches of bounded memory."""
     size = max(1, min(MAX_BATCH_SIZE, MAX_BATCH_BYTES // (4 * math.prod(images.shape[1:]))))
     for start in range(0, len(rows), size):
         yield images[rows[start : start + size]]
 
 
 def see(model: keras.Model, parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-    """What it makes of images uint8 [B, H, W, C], part by part.
+    """Run the network on batches of images, uint8 [B, H, W, C].
 
-    The features, float32 [N, 64], and the likeliest classes, int64 [N], None where it has none.
+    Returns features, float32 [N, 64], and predicted classes, int64 [N], or None without logits.
     """
     seen = [model.predict_on_batch(part) for part in parts]
     features = np.concatenate([each["features"] for each in seen])

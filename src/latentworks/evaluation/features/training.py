@@ -1,4 +1,4 @@
-"""Training the classifier: minutes at most, and to the same bytes for the same images."""
+"""Training of the classifier: minutes at most. Equal images give equal bytes."""
 
 import math
 import sys
@@ -8,20 +8,23 @@ import numpy as np
 
 from latentworks.evaluation.features import classifier
 
-SEED = 0  # never that of params.yaml, so that models of other seeds are compared in one network
+SEED = 0  # not that of params.yaml, so that models of all seeds are compared in one network
 NUM_THREADS = 2  # fixed for the same reason
 BATCH_SIZE = 128
-MAX_BATCH_BYTES = 256_000_000  # of float32 pixels, which the noise needs thrice
-LEARNING_RATE = 0.002  # Adam's, with a cosine down to 0
+MAX_BATCH_BYTES = 256_000_000  # of float32 pixels; adding noise takes three times this memory
+LEARNING_RATE = 0.002  # of Adam, with a cosine decay to 0
 NUM_SEEN = 300_000
 MAX_EPOCHS = 40
 MAX_IMAGES = 60_000
-SHIFT = 16  # an image is moved by up to one part in so many of its side
-NOISE = 16  # grey values: the largest standard deviation of what is added to an image
+SHIFT = 16  # an image is shifted by up to 1/16 of its side
+NOISE = 16  # grey values: the largest standard deviation of the noise
 
 
 class Batches(keras.utils.PyDataset):
-    """Images uint8 [B, H, W, C], moved by chance, noisy and, with `flip`, mirrored; labels [B]."""
+    """Batches of augmented images, uint8 [B, H, W, C], and their labels [B].
+
+    Images are shifted, get noise, and with `flip` half of them are mirrored.
+    """
 
     def __init__(
         self, images: np.ndarray, rows: np.ndarray, labels: np.ndarray, *, flip: bool
@@ -47,14 +50,14 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        chosen = chosen[np.argsort(self.rows[chosen])]  # ascending, as the disk likes it
+        chosen = chosen[np.argsort(self.rows[chosen])]  # ascending: faster to read
         rng = self._rng(index + 1)
         images = moved(self.images[self.rows[chosen]], rng, flip=self.flip)
         return noisy(images, rng), self.labels[chosen]
 
 
 def moved(images: np.ndarray, rng: np.random.Generator, *, flip: bool) -> np.ndarray:
-    """Each image [H, W, C] shifted by a little, its edge pixels repeated; half of them mirrored."""
+    """Shift each image slightly and repeat its edge pixels. With `flip`, mirror half of them."""
     num, height, width, _ = images.shape
     steps = [max(1, side // SHIFT) for side in (height, width)]
     down, right = (rng.integers(-most, most + 1, (num, 1)) for most in steps)
@@ -66,14 +69,14 @@ def moved(images: np.ndarray, rng: np.random.Generator, *, flip: bool) -> np.nda
 
 
 def noisy(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Each image [H, W, C] with noise of a strength of its own, so that none is looked for."""
+    """Add noise to each image, of random strength, so that no noise level becomes a feature."""
     strengths = rng.uniform(0, NOISE, (len(images), 1, 1, 1)).astype(np.float32)
     noise = strengths * rng.standard_normal(images.shape, np.float32)
     return np.asarray((images + noise).round().clip(0, 255), np.uint8)
 
 
 def some(num: int, most: int) -> np.ndarray:
-    """At most `most` of the first `num` integers, ascending: by chance, but always the same."""
+    """Choose at most `most` of the first `num` integers: a random choice, always the same."""
     rng = np.random.default_rng(SEED)
     return np.arange(num) if num <= most else np.sort(rng.choice(num, most, replace=False))
 
@@ -87,9 +90,9 @@ def fit(
     num_seen: int = NUM_SEEN,
     flip: bool = False,
 ) -> keras.Model:
-    """A classifier of `images[rows]`, uint8 [n, H, W, C], into `labels`, int64 [n].
+    """Train a classifier of `images[rows]`, uint8 [n, H, W, C], with `labels`, int64 [n].
 
-    `num_seen` is how many images of 32x32 pixels, or of as many pixels, it sees in all epochs.
+    `num_seen` limits the epochs: together they have the pixels of `num_seen` images of 32x32.
     """
     chosen = some(len(rows), MAX_IMAGES)
     rows, labels = rows[chosen], labels[chosen]
@@ -107,7 +110,7 @@ def fit(
     model.fit(
         batches,
         epochs=epochs,
-        shuffle=False,  # Keras would reorder the batches by a random state of its own
+        shuffle=False,  # Keras would shuffle the batches by its own random state
         callbacks=[
             keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: batches.shuffle(epoch))
         ],

@@ -1,5 +1,5 @@
 "use strict";
-// What is in the file, as arrays, and the place in latent space that is shown.
+// The data of the page as arrays, and the point of latent space that is shown.
 
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
@@ -11,12 +11,12 @@ function bytes(text) {
 }
 const floats = (text) => new Float32Array(bytes(text).buffer);
 
-const points = floats(data.points); // [N, 2], where each image lies in the plane
+const points = floats(data.points); // [N, 2], the position of each image in the plane
 const errors = floats(data.errors); // [N]
 const labels = new Int32Array(bytes(data.labels).buffer); // [N], -1 for none
 const latents = unpacked(data.latents); // [N, D]
 const num = errors.length, dim = data.origin.length;
-const strip = dim === 1; // then the second axis means nothing
+const strip = dim === 1; // with one latent, the second axis has no meaning
 const classes = new Map(data.classes.map((each) => [each.label, each]));
 const sorted = errors.slice().sort();
 const visible = new Uint8Array(num).fill(1);
@@ -33,7 +33,7 @@ const lift = (at) => Float32Array.from(data.origin, (each, i) =>
   each + at[0] * data.directions[0][i] + (strip ? 0 : at[1] * data.directions[1][i]));
 const project = (z) => [dot(centred(z), data.directions[0]), strip ? 0.5 : dot(centred(z), data.directions[1])];
 
-// Of 100 images, how many are reconstructed better.
+// The percentage of images that are reconstructed better.
 function percentile(error) {
   let low = 0, high = num;
   while (low < high) {
@@ -43,7 +43,7 @@ function percentile(error) {
   return Math.round(100 * low / num);
 }
 
-// The visible image nearest in latent space, -1 where none is visible.
+// The visible image nearest in latent space, -1 if none is visible.
 function nearest(z) {
   let best = -1, least = Infinity;
   for (let point = 0; point < num; point++) {
@@ -55,10 +55,10 @@ function nearest(z) {
   return best;
 }
 
-// What is shown: latents, the class that they are decoded as, the image they are of (or -1), and
-// their place in the plane.
+// The point that is shown: its latents, the class for the decoder, its image (or -1), and its
+// position in the plane.
 const shown = { z: new Float32Array(dim), label: -1, point: -1, at: [0, 0] };
-const listeners = []; // are told when it changes
+const listeners = []; // functions that are called after `shown` changes
 
 function go(z, change = {}) {
   Object.assign(shown, { z, point: -1, at: project(z) }, change);
@@ -70,7 +70,7 @@ function take(point) {
   go(latentsOf(point).slice(), { point, at, label: labels[point] });
 }
 
-// The images, all in one picture.
+// All images in one picture.
 let sprite = null;
 const spriteReady = createImageBitmap(new Blob([bytes(data.sprite.png)], { type: "image/png" }))
   .then((bitmap) => { sprite = bitmap; });

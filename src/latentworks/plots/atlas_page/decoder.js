@@ -1,10 +1,11 @@
 "use strict";
-// The decoder: runs the steps of a program on typed arrays. Images are [H, W, C], row by row.
+// The decoder runs the steps of a program on typed arrays. Images are [H, W, C], row by row.
 
 const size = (shape) => shape.reduce((all, length) => all * length, 1);
 
-// Most of the work: a [m, k] times w [n, k], transposed, to out [m, n]. Two rows by four, so that
-// what is read is used more than once; `a` and `w` have room for whole fours of rows.
+// The matrix product a [m, k] times w [n, k], transposed, to out [m, n]; it takes most of the time.
+// Two rows of `a` by four of `w` at once, so that each value is read once for several products.
+// `a` and `w` have room for a multiple of four rows.
 function product(a, w, bias, out, m, n, k) {
   const put = (row, column, sum) => {
     if (row < m && column < n) out[row * n + column] = sum + bias[column];
@@ -34,8 +35,8 @@ function padded(values, rows, k) {
   return packed;
 }
 
-// Calls `each` with the place of a pixel of the larger image, or -1 outside of it, for every pixel
-// of the smaller one and every place of the window.
+// Calls `each` for every pixel of the smaller image and every position of its window. The argument
+// is the offset of the pixel in the larger image, or -1 outside of that image.
 function windows(small, large, { kernel, strides, before, dilation = [1, 1] }, each) {
   const [height, width, channels] = large;
   let window = 0;
@@ -67,7 +68,7 @@ const ACTIVATIONS = {
   tanh: () => Math.tanh,
 };
 
-// Each makes ready what it needs and returns what to do for an image: (inputs, out).
+// Each function prepares an operation and returns the function that runs it: (inputs, out).
 const OPERATIONS = {
   dense({ of: [shape] }, weights, bias) {
     const k = shape.at(-1), rows = size(shape) / k, n = bias.length;
@@ -86,7 +87,7 @@ const OPERATIONS = {
     windows(shape, from, step, (window, place) => { places[window] = place; });
     return ([x], out) => {
       for (let window = 0, to = 0; window < places.length; window++, to += depth) {
-        const place = places[window]; // what lies outside stays zero
+        const place = places[window]; // pixels outside the image stay zero
         if (place >= 0) for (let c = 0; c < depth; c++) columns[to + c] = x[place + c];
       }
       product(columns, packed, bias, out, pixels, bias.length, k);
@@ -127,7 +128,7 @@ const OPERATIONS = {
 
   normalise({ of: [shape], groups, each, epsilon }, scale, offset) {
     const depth = shape.at(-1), length = depth / groups;
-    const block = each ? depth : size(shape); // what is normalised together lies in one
+    const block = each ? depth : size(shape); // values that are normalised together
     return ([x], out) => {
       for (let start = 0; start < out.length; start += block) for (let g = 0; g < depth; g += length) {
         const over = (f) => {
@@ -182,7 +183,7 @@ const OPERATIONS = {
   multiply: (step) => elementwise(step, (a, b) => a * b),
 };
 
-// Copies whole pixels; those that are taken from outside, at -1, are zero.
+// Copies whole pixels. Pixels from outside, at -1, are zero.
 function gather(shape, fill) {
   const depth = shape[2], places = new Int32Array(shape[0] * shape[1]);
   fill((pixel, place) => { places[pixel] = place; });
@@ -194,7 +195,7 @@ function gather(shape, fill) {
   };
 }
 
-// For each element of `shape`, counted row by row, where it lies with these strides.
+// The offset of each element of `shape`, counted row by row, in an array with these strides.
 function offsets(shape, strides) {
   return Int32Array.from({ length: size(shape) }, (_, index) => {
     let place = 0;
@@ -206,7 +207,7 @@ function offsets(shape, strides) {
   });
 }
 
-// A length of one, or a missing first axis, is broadcast: its stride is 0.
+// An axis of length one, or a missing first axis, is broadcast: its stride is 0.
 function elementwise({ of, shape }, f) {
   const places = of.map((from) => {
     const whole = [...Array(shape.length - from.length).fill(1), ...from];
@@ -226,7 +227,7 @@ class Decoder {
     this.shape = image_shape;
     this.order = Object.keys(inputs);
     this.numClasses = inputs.labels ?? 0;
-    this.values = []; // inputs, then what each step gives, in arrays that are used again
+    this.values = []; // the inputs, then the result of each step, in arrays that are reused
     this.steps = steps.map((step, number) => {
       const own = step.weights.map(([start, length]) => weights.subarray(start, start + length));
       const out = this.values[this.order.length + number] = new Float32Array(size(step.shape));
@@ -235,14 +236,14 @@ class Decoder {
     });
   }
 
-  // The image as RGBA, for a canvas, of latents and, where the model is given one, a class.
+  // Decodes latents, and a class for a conditional model, to an image as RGBA for a canvas.
   decode(latents, label = -1) {
     const given = { latents: Float32Array.from(latents), labels: new Float32Array(this.numClasses) };
     if (label >= 0) given.labels[label] = 1;
     this.order.forEach((name, number) => { this.values[number] = given[name]; });
     for (const step of this.steps) step();
     const image = this.values.at(-1), [height, width, depth] = this.shape;
-    const pixels = new Uint8ClampedArray(4 * height * width).fill(255); // rounds, and clips
+    const pixels = new Uint8ClampedArray(4 * height * width).fill(255); // rounds and clips
     for (let pixel = 0; pixel < height * width; pixel++) for (let c = 0; c < 3; c++) {
       pixels[4 * pixel + c] = 255 * image[pixel * depth + (depth === 1 ? 0 : c)];
     }

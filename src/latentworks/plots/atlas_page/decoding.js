@@ -1,10 +1,10 @@
 "use strict";
-// Who decodes: a worker made of the script above, so that the page never waits; where a browser
-// allows none, the page itself, one image in a frame.
+// The queue of the decoder. It runs in a worker, made of the script `decoder`, so that the page
+// never waits. If the browser allows no worker, it runs in the page, one image in a frame.
 
-const decoding = { job: null, newest: null, others: [] }; // the newest goes before all others
+const decoding = { job: null, newest: null, others: [] }; // `newest` runs before all others
 const live = data.program !== null;
-let run = null; // begins a job: {z, label, then}
+let run = null; // starts a job: {z, label, then}
 
 function startDecoding() {
   const { weights, ...program } = data.program;
@@ -50,13 +50,13 @@ function decoded(pixels, took) {
   decodeNext();
 }
 
-// The picture follows the hand: what was asked for before and not begun is forgotten.
+// Decodes for the point under the pointer. An older job that has not started is dropped.
 function decodeNewest(z, label, then) {
   decoding.newest = { z, label, then };
   decodeNext();
 }
 
-// Whatever else is to be decoded takes its turn; an owner's new jobs replace those not begun.
+// Queues other jobs. They replace jobs of the same owner that have not started.
 function decodeOthers(owner, jobs) {
   const kept = decoding.others.filter((job) => job.owner !== owner);
   decoding.others = [...kept, ...jobs.map((job) => ({ ...job, owner }))];

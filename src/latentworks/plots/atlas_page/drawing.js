@@ -1,9 +1,9 @@
 "use strict";
-// What is drawn, in three layers: images or decoded places, dots, and marks on top.
+// Drawing of the map in three layers: images or decoded squares, dots, and marks on top.
 
 const layers = Object.fromEntries(["below", "dots", "map"].map((id) => [id, $(id).getContext("2d")]));
-const CELL = 34; // pixels, at least, of the squares that hold images
-const MAX_TILES = 4000; // that are kept
+const CELL = 34; // smallest side, in pixels, of the squares that hold images
+const MAX_TILES = 4000; // decoded squares in memory
 const MODE = { points: () => drawDots(dotRadius(), 0.75), images: drawImages, decoded: drawDecoded };
 const pins = { a: null, b: null };
 let mode = "points", hovered = -1;
@@ -45,14 +45,14 @@ function eachInView(each) {
 
 // --- dots -----------------------------------------------------------------------------------------
 
-// Larger where there is room: where fewer are in view.
+// The fewer images are in view, the larger are their dots.
 function dotRadius() {
   let inView = 0;
   eachInView(() => { inView += 1; });
   return Math.min(Math.max(0.14 * Math.sqrt(box.width * box.height / (inView + 1)), 2), 6);
 }
 
-// Written into the pixels by hand: ten thousand circles of a canvas take longer than a frame.
+// Writes pixels directly: ten thousand circles drawn by the canvas take longer than a frame.
 function drawDots(radius, opacity) {
   const { width, height } = layers.dots.canvas;
   if (!width || !height) return;
@@ -81,7 +81,7 @@ for (let point = 0; point < num; point++) {
   for (let c = 0; c < 3; c++) colours[3 * point + c] = parseInt(colour.slice(1 + 2 * c, 3 + 2 * c), 16);
 }
 
-// The pixels of a disc around its middle, and how much of each it covers.
+// The pixels of a disc, relative to its middle, and the share of each that the disc covers.
 function disc(radius) {
   const reach = Math.ceil(radius), right = [], down = [], share = [];
   for (let y = -reach; y <= reach; y++) for (let x = -reach; x <= reach; x++) {
@@ -93,8 +93,8 @@ function disc(radius) {
 
 // --- squares of the plane, each of which shows an image -------------------------------------------
 
-// They lie still while the view moves, and are halved when they have become twice as large. A strip
-// has rows for images alone: what is decoded is the same all the way up.
+// Squares are fixed in the plane: they move with the view, and halve when zooming doubles them. A
+// strip has several rows only of images, since decoded images are the same at every height.
 function cells() {
   const level = Math.ceil(Math.log2(CELL / view.scale)), side = 2 ** level, pixels = side * view.scale;
   const rows = mode === "images" ? Math.max(Math.floor(box.height / 2 / pixels), 1) : 1;
@@ -110,9 +110,9 @@ function inCell([left, top], pixels, image, [height, width], paint) {
   paint(image, left - w / 2, top - h / 2, w, h);
 }
 
-let representatives = new Map(); // of each square
+let representatives = new Map(); // square -> the image that it shows
 
-// In each square, the image whose point is nearest to its middle.
+// Draws in each square the image whose point is nearest to the middle.
 function drawImages() {
   const { place, middle, pixels } = cells();
   const best = new Map();
@@ -134,14 +134,14 @@ function drawImages() {
   }
 }
 
-// In each square, what the decoder makes of its middle. Those that are missing are decoded from the
-// middle of the map outwards, and meanwhile the square that holds them is seen.
+// Draws in each square the decoded image of its middle. Missing squares are decoded from the middle
+// of the map outwards. Until then, the next larger square around them is shown.
 const tiles = new Map();
-let drawn = 0; // how often, so that a tile which comes late is not put on another view
+let drawn = 0; // number of the drawing, so that a late tile is not painted on another view
 function drawDecoded() {
   const { level, side, place, middle, pixels } = cells();
   const [[west, south], [east, north]] = [toWorld(0, box.height), toWorld(box.width, 0)].map((at) => place(...at));
-  const label = data.program.inputs.labels ? shown.label : -1; // other decoders are given none
+  const label = data.program.inputs.labels ? shown.label : -1; // other decoders take no class
   const keyOf = (l, i, j) => `${label} ${l} ${i} ${j}`;
   const missing = [], turn = ++drawn;
   const paint = (at, tile) => inCell(at, pixels, tile, data.program.image_shape, (...all) => layers.below.drawImage(...all));
@@ -165,7 +165,7 @@ function drawDecoded() {
   drawDots(1.5, 0.85);
 }
 
-// --- what lies on top -----------------------------------------------------------------------------
+// --- marks on top ---------------------------------------------------------------------------------
 
 function drawMarks() {
   const context = layers.map;

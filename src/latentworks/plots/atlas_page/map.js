@@ -1,11 +1,11 @@
 "use strict";
-// The plane on the screen, and the hand on it.
+// The plane on the screen, and the input of pointers and keys.
 
 const canvas = $("map");
-const view = { x: 0, y: 0, scale: 1, fitting: 1 }; // the middle, and pixels for a unit of latent space
+const view = { x: 0, y: 0, scale: 1, fitting: 1 }; // the middle, and pixels per unit of latent space
 const box = { width: 1, height: 1, ratio: 1 };
-const BAR = 56; // pixels above, for what is to be chosen
-const NEAR = 12; // pixels from a point that still mean it
+const BAR = 56; // pixels at the top, for the buttons
+const NEAR = 12; // pixels around a point within which the pointer selects it
 
 const toScreen = (x, y) => [
   (x - view.x) * view.scale + box.width / 2,
@@ -16,7 +16,7 @@ const toWorld = (left, top) => [
   strip ? 1.5 - 2 * top / box.height : (box.height / 2 - top) / view.scale + view.y,
 ];
 
-// The middle 99% of the images: a few far ones would shrink all others.
+// Fits the middle 99% of the images into the view: a few outliers would shrink the rest.
 function fit() {
   const range = (axis) => {
     const values = points.filter((_, i) => i % 2 === axis).sort();
@@ -43,9 +43,9 @@ function move(right, down) {
   redraw();
 }
 
-// --- the hand -------------------------------------------------------------------------------------
+// --- pointers and keys ----------------------------------------------------------------------------
 
-// The visible image that is meant by a place on the canvas, -1 for none.
+// The visible image at a position on the canvas, -1 for none.
 function pointAt(left, top) {
   if (mode === "images") {
     const { place, middle, pixels } = cells();
@@ -77,8 +77,8 @@ function hover(left, top) {
   redraw(false);
 }
 
-const held = new Map(); // pointers that are down, and where
-let panning = false, pressed = null; // where, and what is dragged: the map, or the point
+const held = new Map(); // pointers that are down, with their positions
+let panning = false, pressed = null; // true while the map is dragged; where the pointer went down
 const where = ({ clientX, clientY }) => {
   const { left, top } = canvas.getBoundingClientRect();
   return [clientX - left, clientY - top];
@@ -109,7 +109,7 @@ canvas.addEventListener("pointermove", (event) => {
   } else if (panning) {
     move(before[0] - now[0], before[1] - now[1]);
   } else if (pressed && live && Math.hypot(now[0] - pressed[0], now[1] - pressed[1]) > 3) {
-    pressed = [-9, -9]; // from here on it is no click
+    pressed = [-9, -9]; // the gesture is now a drag, not a click
     reach(now);
   }
   held.set(event.pointerId, now);

@@ -1,5 +1,5 @@
 "use strict";
-// What stands beside the map, and how all of it hangs together.
+// The panel beside the map, and the connections between the parts of the page.
 
 const number = (value) => value.toLocaleString("en");
 const make = (tag, properties, ...children) => {
@@ -73,13 +73,13 @@ const sliders = !live ? [] : data.sliders.map(({ name, direction, low, high }) =
   return { follow: () => { input.value = along(); value.textContent = along().toFixed(2).replace("-", "−"); } };
 });
 
-// --- the class that a decoder is asked for --------------------------------------------------------
+// --- the class for a conditional decoder ----------------------------------------------------------
 
-const numAsked = data.program?.inputs.labels ?? 0;
-if (numAsked) {
+const numLabels = data.program?.inputs.labels ?? 0;
+if (numLabels) {
   $("class").hidden = false;
   const select = $("class").querySelector("select");
-  for (let label = 0; label < numAsked; label++) {
+  for (let label = 0; label < numLabels; label++) {
     select.append(make("option", { value: label }, classes.get(label)?.name ?? `class ${label}`));
   }
   select.append(make("option", { value: -1 }, "no class"));
@@ -89,7 +89,7 @@ if (numAsked) {
   listeners.push(() => {
     if (last === shown.label) return;
     select.value = last = shown.label;
-    redraw(); // all that is decoded becomes another
+    redraw(); // all decoded images change with the class
   });
 }
 
@@ -131,7 +131,7 @@ function filter() {
   redraw();
 }
 
-// --- from one place to another --------------------------------------------------------------------
+// --- the line from A to B -------------------------------------------------------------------------
 
 const FRAMES = 8, SECONDS = 4; // from A to B
 for (const name of ["a", "b"]) {
@@ -188,7 +188,7 @@ function play(on) {
 }
 $("play").addEventListener("click", () => play($("play").ariaPressed !== "true"));
 
-// --- the beginning --------------------------------------------------------------------------------
+// --- the start of the page ------------------------------------------------------------------------
 
 $("title").textContent = data.title;
 for (const [name, value] of Object.entries(data.facts)) $("facts").append(make("div", {}, make("dt", {}, name), make("dd", {}, value)));
@@ -223,7 +223,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redr
 new ResizeObserver(resize).observe(canvas);
 filter();
 spriteReady.then(() => {
-  // An image of the middle, to begin with.
+  // At first, the image nearest to the mean is shown.
   const middle = points.reduce((sum, each, i) => { sum[i % 2] += each / num; return sum; }, [0, 0]);
   take(Math.max(nearest(lift(middle)), 0));
   document.body.dataset.ready = Math.round(performance.now()); // milliseconds

@@ -1,5 +1,5 @@
 "use strict";
-// The operations of openapi.json, each to be tried from here.
+// Lists the operations of openapi.json, with a form to try each one.
 
 const make = (tag, text = "", className = "") =>
   Object.assign(document.createElement(tag), { textContent: text, className });
@@ -63,13 +63,13 @@ function operation(path, method, about, version) {
     method: "POST", body: given.value, headers: { "Content-Type": "application/json" },
   }));
   ask.addEventListener("click", async () => {
-    place.replaceChildren(await sent().then(answered, () => make("p", "the server does not answer.", "note")));
+    place.replaceChildren(await sent().then(answered, () => make("p", "The server does not answer.", "note")));
   });
   const schema = about.requestBody && about.requestBody.content["application/json"].schema;
   details.append(ask, place);
   if (schema) {
     const more = make("details");
-    more.append(make("summary", "What the body may be"), make("pre", JSON.stringify(schema, null, 2)));
+    more.append(make("summary", "Schema of the body"), make("pre", JSON.stringify(schema, null, 2)));
     details.append(more);
   }
   return details;

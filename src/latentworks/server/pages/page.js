@@ -1,40 +1,40 @@
 "use strict";
-// Everything on the page is asked of the server that sent it.
+// The explorer of latent space. All its images and numbers come from the server of the page.
 
 const $ = (id) => document.getElementById(id);
-const TILES = 16; // of the map, along a side
-const SHARP = 1024; // pixels of the map, at least
-const POINTS = 400; // samples whose latents say where the model is at home
+const TILES = 16; // decoded images of the map, along a side
+const SHARP = 1024; // smallest side of the map in pixels
+const POINTS = 400; // samples, whose latents set the range of the map
 
-const AGAIN = 2000; // milliseconds until the page looks again who answers
+const AGAIN = 2000; // milliseconds between two requests for the state of the server
 
-let model = null; // what /version says
-let shown = ""; // the version that the page is about
+let model = null; // the answer of /version
+let shown = ""; // the version that the page shows
 let range = []; // [low, high] of each latent
 let point = []; // the latents that are shown
-let draw = () => {}; // brings the chosen point onto the map or the sliders
+let draw = () => {}; // shows `point` on the map or the sliders
 
 async function ask(verb, body, accept = "application/json") {
   const plain = body instanceof Blob;
   const send = () => reach(verb, {
     method: "POST",
-    body: plain ? body : JSON.stringify({ ...body, ...wanted(verb) }),
+    body: plain ? body : JSON.stringify({ ...body, ...chosenLabel(verb) }),
     headers: { "Content-Type": plain ? body.type : "application/json", Accept: accept },
   });
   let answer = await send();
-  while (answer.status === 503) { // too much at once: it says when to come again
+  while (answer.status === 503) { // the server is overloaded, and says when to try again
     $("fault").textContent = (await answer.json()).error;
     await pause(1000 * Number(answer.headers.get("Retry-After") || 1));
     answer = await send();
     if (answer.ok) $("fault").textContent = "";
   }
-  if (plain && answer.status === 400) throw new Error("this file is no PNG, JPEG or WebP.");
+  if (plain && answer.status === 400) throw new Error("This file is not a PNG, JPEG or WebP.");
   if (!answer.ok) throw new Error((await answer.json()).error);
   return accept === "application/json" ? (await answer.json()).outputs : answer.blob();
 }
 
-// The class that is chosen; what a verb is not told of a class is of any.
-function wanted(verb) {
+// The chosen class as a param, for the verbs that take one. Without it, images are of any class.
+function chosenLabel(verb) {
   const label = $("class").value;
   return label && (verb === "sample" || model.conditional) ? { label } : {};
 }
@@ -43,13 +43,14 @@ async function reach(...request) {
   try {
     return await fetch(...request);
   } catch {
-    throw new Error("the server does not answer.");
+    throw new Error("The server does not answer.");
   }
 }
 
 const pause = (milliseconds) => new Promise((over) => setTimeout(over, milliseconds));
 
-const told = (work) => async (...given) => {
+// Wraps `work` so that its errors are shown at the bottom of the page.
+const reporting = (work) => async (...given) => {
   try {
     $("fault").textContent = "";
     await work(...given);
@@ -58,9 +59,9 @@ const told = (work) => async (...given) => {
   }
 };
 
-// One request at a time, for the newest point: the picture follows the hand.
+// Decodes the newest point. One request runs at a time, and points in between are skipped.
 let asking = false, waiting = false;
-const show = told(async () => {
+const show = reporting(async () => {
   if (asking) { waiting = true; return; }
   asking = true;
   try {
@@ -89,9 +90,10 @@ function move(latents) {
   show();
 }
 
-// --- where the model is at home ------------------------------------------------------------------
+// --- the map or the sliders of latent space ------------------------------------------------------
 
-// Begins anew with each version that takes over, and when the server is back.
+// Asks for the state of the server, again and again. Starts the page anew for each new version, and
+// after the server was away.
 async function look() {
   try {
     const state = await (await reach("ready")).json();
@@ -115,10 +117,10 @@ async function begin() {
   $("about").textContent = `${model.model} version ${model.version} · `
     + `${width} × ${height} ${channels === 1 ? "grey" : "colour"} images · `
     + `${model.latent_dim} ${model.latent_dim === 1 ? "latent" : "latents"}`;
-  $("pair").hidden = true; // it was of the one before
+  $("pair").hidden = true; // its reconstruction was of the previous version
 }
 
-// Those that the version knows; the one that was chosen stays so where it is among them.
+// Lists the classes of the version. The chosen class stays chosen if the version has it.
 function classes() {
   const chosen = $("class").value;
   $("class").replaceChildren(new Option("any", ""), ...model.labels.map((name) => new Option(name)));
@@ -156,7 +158,7 @@ async function plane(latents) {
     range[0][0] + ((column + 0.5) / TILES) * (range[0][1] - range[0][0]),
     range[1][1] - ((row + 0.5) / TILES) * (range[1][1] - range[1][0]),
   ];
-  // Tiles from left to right, rows from above: as the answer lays them out.
+  // Tiles from left to right, rows from top to bottom: the layout of the answer.
   const places = Array.from({ length: TILES * TILES }, (_, n) => at(n % TILES, Math.floor(n / TILES)));
   const map = await createImageBitmap(await ask("decode", { inputs: places }, "image/png"));
   const context = canvas.getContext("2d");
@@ -165,7 +167,7 @@ async function plane(latents) {
     ((range[1][1] - z[1]) / (range[1][1] - range[1][0])) * canvas.height,
   ];
   const unit = canvas.width / 512;
-  const onto = (at) => Math.min(Math.max(at, 10 * unit), canvas.width - 10 * unit); // what lies outside: its edge
+  const onto = (at) => Math.min(Math.max(at, 10 * unit), canvas.width - 10 * unit); // points outside are drawn at the edge
   draw = () => {
     context.globalAlpha = 0.75;
     context.clearRect(0, 0, canvas.width, canvas.height);
@@ -195,7 +197,7 @@ async function plane(latents) {
     ]);
   };
   canvas.addEventListener("pointermove", follow);
-  canvas.addEventListener("pointerdown", follow); // a finger comes without having moved
+  canvas.addEventListener("pointerdown", follow); // a touch starts without a move
   const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
   canvas.addEventListener("keydown", (event) => {
     const step = steps[event.key];
@@ -225,7 +227,7 @@ async function sliders() {
   });
 }
 
-// --- samples, and images from outside ------------------------------------------------------------
+// --- samples, and images of the user -------------------------------------------------------------
 
 async function samples() {
   const seed = Math.floor(Math.random() * 2 ** 31);
@@ -237,14 +239,14 @@ async function samples() {
     const picture = document.createElement("img");
     Object.assign(picture, { src: `data:image/png;base64,${image}`, className: "pixels", alt: "" });
     button.append(picture);
-    button.addEventListener("click", told(async () => {
+    button.addEventListener("click", reporting(async () => {
       move((await ask("encode", { inputs: [image] }))[0]);
     }));
     return button;
   }));
 }
 
-const given = told(async (file) => {
+const given = reporting(async (file) => {
   const [[latents], again, score] = await Promise.all([
     ask("encode", file), ask("reconstruct", file, "image/png"), ask("anomaly_score", file),
   ]);
@@ -257,8 +259,8 @@ const given = told(async (file) => {
   move(latents);
 });
 
-$("draw").addEventListener("click", told(samples));
-$("class").addEventListener("change", told(explore));
+$("draw").addEventListener("click", reporting(samples));
+$("class").addEventListener("change", reporting(explore));
 $("file").addEventListener("change", () => $("file").files[0] && given($("file").files[0]));
 const drop = $("drop");
 for (const name of ["dragover", "dragleave", "drop"]) {
