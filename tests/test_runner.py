@@ -1,4 +1,4 @@
-"""`latentworks repro`: one at a time; old outputs stay; what a kill has left is mended."""
+"""`latentworks repro`: one at a time; old outputs stay; what a kill has left is repaired."""
 
 import json
 import os
@@ -199,7 +199,7 @@ def test_a_stage_that_fails_leaves_the_outputs_of_before(
     checkout.edit("params.yaml", "min_images: 100", "min_images: 100000")
     said = repro(checkout, expected=1)
     assert "error: " in said
-    assert "stage prepare failed" in said.splitlines()[-1]
+    assert "Stage prepare failed" in said.splitlines()[-1]
     assert {out: dag.md5_of(checkout.path / out) for out in outs(checkout)} == before
     checkout.run("git", "checkout", "--quiet", "params.yaml")
     assert "everything is up to date" in repro(checkout)
@@ -335,7 +335,7 @@ def test_every_cut_of_a_lock_is_seen_or_does_no_harm(finished: Checkout, tmp_pat
     moved = 0
     for cut in cuts:
         (tmp_path / "dvc.lock").write_bytes(cut)
-        if repair.mend(tmp_path):
+        if repair.repair_checkout(tmp_path):
             moved += 1
             assert not (tmp_path / "dvc.lock").exists()
             continue
@@ -345,7 +345,7 @@ def test_every_cut_of_a_lock_is_seen_or_does_no_harm(finished: Checkout, tmp_pat
             pytest.fail(f"DVC would refuse what ends with {cut[-200:]!r}")
     assert moved > len(cuts) // 2
     (tmp_path / "dvc.lock").write_bytes(content)
-    assert repair.mend(tmp_path) == []
+    assert repair.repair_checkout(tmp_path) == []
     assert (tmp_path / "dvc.lock").read_bytes() == content
 
 
@@ -371,7 +371,7 @@ def test_a_spoiled_rwlock_is_moved_away(tmp_path: Path, content: str) -> None:
     path = tmp_path / ".dvc/tmp/rwlock"
     path.parent.mkdir(parents=True)
     path.write_text(content)
-    assert len(repair.mend(tmp_path)) == 1
+    assert len(repair.repair_checkout(tmp_path)) == 1
     assert not path.exists()
     assert (tmp_path / ".latentworks/torn/rwlock").read_text() == content
 
@@ -396,7 +396,7 @@ def test_what_changed_on_the_disk_is_seen_though_dvc_does_not(
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert "mended" in repro(checkout)
+    assert "repaired" in repro(checkout)
     assert path.read_bytes() == whole
 
 
@@ -440,7 +440,7 @@ def test_another_program_has_the_number_that_a_dead_dvc_had(tmp_path: Path) -> N
     with subprocess.Popen(sleeping) as other:
         note = {"pid": other.pid, "cmd": "/usr/bin/dvc repro"}
         path.write_text(json.dumps({"write": {"/x": note}, "read": {}}))
-        assert len(repair.mend(tmp_path)) == 1
+        assert len(repair.repair_checkout(tmp_path)) == 1
         other.kill()
 
 
@@ -463,6 +463,6 @@ def test_what_dvc_restores_is_looked_at_before_others_read_it(
     path.write_bytes(content)
     path.chmod(0o444)  # DVC looks at what is not as it leaves it
     said = repro(checkout)
-    assert "mended" in said
+    assert "repaired" in said
     assert dag.is_as_recorded(root, "sample")
     assert (root / "dvc.lock").read_bytes() == expected

@@ -87,7 +87,7 @@ def repro(
             from latentworks.runner.reproduce import reproduce
             from latentworks.tracking import outbox
 
-            for line in repair.mend(root):
+            for line in repair.repair_checkout(root):
                 typer.echo(line)
             if recipe:
                 _write_recipe(root, recipe)
@@ -290,7 +290,7 @@ def verify(
         from latentworks.runner import repair
 
         repair.refuse_beside_dvc(root)
-        for line in repair.mend(root):
+        for line in repair.repair_checkout(root):
             typer.echo(line)
         verified = verification.verify(root, typer.echo)
         for line in verified.lines():

@@ -111,7 +111,7 @@ class Inspection:
                         "It is yours, and left alone; the next `make repro` reads it anew."
                     )
 
-    def settle(self, out: Out) -> bool:
+    def repair(self, out: Out) -> bool:
         """Hash an out, set aside what is damaged, and copy what one place has to the other.
 
         Returns whether it is whole now.
@@ -123,12 +123,12 @@ class Inspection:
         here = found == wanted or not self._is_another_result(out, found)
         if here:
             self._set_strangers_aside(out, wanted)
-        settled = [self._settle_file(out, name, wanted[name], found, here) for name in wanted]
-        if all(settled):
+        repaired = [self._repair_file(out, name, wanted[name], found, here) for name in wanted]
+        if all(repaired):
             for what, fault in self._faults_of(out).items():
-                if not fault.mended:
-                    self.faults[what] = replace(fault, mended=self.source, cure="")
-        return all(settled)
+                if not fault.repaired:
+                    self.faults[what] = replace(fault, repaired=self.source, cure="")
+        return all(repaired)
 
     def _faults_of(self, out: Out) -> dict[str, Fault]:
         whose = (out.name, out.name + CACHED)
@@ -171,7 +171,7 @@ class Inspection:
         self._blame(self.cache.path(out.md5), what, out.name + CACHED, NO_LIST)
         if not same:
             return None
-        self._mend(what, "from the checkout", lambda: self.cache.add(out.md5, text))
+        self._repair_from(what, "from the checkout", lambda: self.cache.add(out.md5, text))
         return whole
 
     def _is_another_result(self, out: Out, found: dict[str, str | None]) -> bool:
@@ -204,9 +204,9 @@ class Inspection:
             self._blame(path, name, out.name, "not there when it was recorded")
             fault = self.faults[name]
             if fault.kept:
-                self.faults[name] = replace(fault, mended="by that", cure="")
+                self.faults[name] = replace(fault, repaired="by that", cure="")
 
-    def _settle_file(
+    def _repair_file(
         self, out: Out, name: str, md5: str, found: dict[str, str | None], here: bool
     ) -> bool:
         """One file of an out, in the cache and, if `here`, in the checkout."""
@@ -222,10 +222,14 @@ class Inspection:
         if here and not in_checkout:
             self._blame(place, what, out.name, DIFFERS if found.get(name) else UNREADABLE)
         if in_checkout and out.cached and not in_cache:
-            in_cache = self._mend(stored, "from the checkout", lambda: self.cache.add(md5, place))
+            in_cache = self._repair_from(
+                stored, "from the checkout", lambda: self.cache.add(md5, place)
+            )
             self.whole |= {md5} if in_cache else set()
         elif in_cache and here and not in_checkout:
-            in_checkout = self._mend(what, "from DVC's cache", lambda: self.cache.bring(md5, place))
+            in_checkout = self._repair_from(
+                what, "from DVC's cache", lambda: self.cache.bring(md5, place)
+            )
         elif here and not out.cached and not in_checkout:
             in_checkout = self._from_git(what, md5, place)
         return (in_cache or not out.cached) and (in_checkout or not here)
@@ -243,7 +247,7 @@ class Inspection:
             with disk.replacing(place) as temporary:
                 temporary.write_bytes(text)
 
-        return self._mend(what, "from git", write)
+        return self._repair_from(what, "from git", write)
 
     def _check_object(self, md5: str, what: str, whose: str) -> bool:
         """Whether an object is whole; if not, it is not there any more."""
@@ -279,7 +283,7 @@ class Inspection:
             wrong = f"{wrong}, and so is what came instead"
         self.faults[what] = Fault(what, whose, wrong, kept, cure=cure)
 
-    def _mend(self, what: str, source: str, action: Callable[[], None]) -> bool:
+    def _repair_from(self, what: str, source: str, action: Callable[[], None]) -> bool:
         fault = self.faults[what]
         if fault.cure:  # the damaged one could not be moved, and is not overwritten
             return False
@@ -288,7 +292,7 @@ class Inspection:
         except OSError as error:
             self.faults[what] = replace(fault, cure=f"{error.strerror}: {error.filename}.")
             return False
-        self.faults[what] = replace(fault, mended=source)
+        self.faults[what] = replace(fault, repaired=source)
         return True
 
     def clear(self, out: Out) -> None:
@@ -318,7 +322,7 @@ class Inspection:
                 break
             self.source = f"from DVC's remote {self.cache.remote}"
             fault = self.cache.fetch(md5s)
-            lost = [out for out in lost if not self.settle(out)]
+            lost = [out for out in lost if not self.repair(out)]
             for out in lost:
                 self.explain(out, fault)
         return lost
@@ -326,7 +330,7 @@ class Inspection:
     def explain(self, out: Out, why: str) -> None:
         """Say of what is not mended in an out why that is."""
         for what, fault in self._faults_of(out).items():
-            if not fault.mended and why:
+            if not fault.repaired and why:
                 self.faults[what] = replace(fault, cure=why)
 
     def look_at(self, wanted: dict[str, str], cure: str = "") -> None:
@@ -342,9 +346,9 @@ class Inspection:
             still = self._look_at(md5, wanted[md5])
             for what, each in bad.items():
                 came = self.has(each) and what not in still
-                mended = self.source if came else ""
+                repaired = self.source if came else ""
                 self.faults[what] = replace(
-                    self.faults[what], mended=mended, cure=cure * (not came)
+                    self.faults[what], repaired=repaired, cure=cure * (not came)
                 )
 
     def _look_at(self, md5: str, name: str) -> dict[str, str]:

@@ -23,13 +23,13 @@ class Fault:
     whose: str  # the out or version that it is part of, and where that is
     wrong: str  # "missing", for instance
     kept: str = ""  # where the damaged thing is now, from the root of the checkout
-    mended: str = ""  # from what; empty where it is not
+    repaired: str = ""  # from what; empty where it is not
     cure: str = ""  # why it is not mended, and what a person can do
 
     def __str__(self) -> str:
         kept = f"; quarantined as {self.kept}" if self.kept else ""
         cure = f". {self.cure}" if self.cure else ""
-        became = f"mended {self.mended}" if self.mended else f"NOT mended{cure}"
+        became = f"mended {self.repaired}" if self.repaired else f"NOT mended{cure}"
         return f"{self.what}: {self.wrong}{kept}; {became}"
 
 
@@ -48,7 +48,7 @@ class Verified:
     @property
     def lost(self) -> tuple[Fault, ...]:
         """What could not be mended."""
-        return tuple(fault for fault in self.faults if not fault.mended)
+        return tuple(fault for fault in self.faults if not fault.repaired)
 
     def __add__(self, other: "Verified") -> "Verified":
         return Verified(
@@ -72,8 +72,8 @@ class Verified:
             parts.append(_count(self.num_versions, "version"))
         found = "all whole"
         if self.faults:
-            num_mended = len(self.faults) - len(self.lost)
-            found = f"{len(self.faults):,} damaged or missing, {num_mended:,} mended"
+            num_repaired = len(self.faults) - len(self.lost)
+            found = f"{len(self.faults):,} damaged or missing, {num_repaired:,} mended"
         if self.num_absent:
             found += f"; {_count(self.num_absent, 'object')} of earlier versions not in the cache"
         return f"{', '.join(parts)}: {self.num_bytes / 1e6:,.1f} MB read, {found}"

@@ -39,14 +39,14 @@ def verify(
     total = sum(out.size * (1 + out.cached) for out in outs)
     with tqdm(total=total, unit="B", unit_scale=True, desc="verify", disable=None) as bar:
         inspection = Inspection(root, env, bar)
-        lost = [out for out in outs if not inspection.settle(out)]
+        lost = [out for out in outs if not inspection.repair(out)]
         read = inputs(root, outs) if stage is None else {}
         there = {md5: name for md5, name in read.items() if inspection.has(md5)}
         inspection.look_at(there, "If the checkout has it whole, `dvc commit` adds it again.")
         if stage is None:
             inspection.compare_sources(outs)
     inspection.source = "from another out"  # which had the same file, and came later
-    lost = inspection.fetch([out for out in lost if not inspection.settle(out)])
+    lost = inspection.fetch([out for out in lost if not inspection.repair(out)])
     if lost:
         _run_again(inspection, outs, lost, report)
     return inspection.result()
@@ -62,7 +62,7 @@ def _run_again(
         missed = [out for out in its if out in waiting]
         for _ in range(TRIES if missed else 0):
             why = _run(inspection, stage, its, missed, report)
-            missed = [out for out in its if not inspection.settle(out)]
+            missed = [out for out in its if not inspection.repair(out)]
             for out in missed:
                 inspection.explain(out, why)
             if why or not missed:

@@ -18,7 +18,7 @@ TORN = STATE / "torn"  # what was moved out of DVC's way
 CONFLICT = b"<<<<<<<"  # git's: a person has to choose
 
 
-def mend(root: Path) -> list[str]:
+def repair_checkout(root: Path) -> list[str]:
     """Move what a killed process left half written out of DVC's way; say what that was.
 
     To be called by the holder of the checkout's lock: nobody is still at it.
@@ -94,7 +94,7 @@ def _is_whole(content: bytes) -> bool:
     return bool(stages) and content.endswith(b"\n") and complete
 
 
-def mend_run_cache(root: Path, cache: Path) -> None:
+def repair_run_cache(root: Path, cache: Path) -> None:
     """Move away what DVC did not write whole of its notes on earlier runs: it fails on them."""
     for note in (cache / "runs").glob("*/*/*"):
         content = note.read_bytes() if note.is_file() else b""

@@ -30,7 +30,7 @@ def make_ready(root: Path, stages: list[str], env: dvc.Environment = None) -> No
     for folder in (root, root / STATE, root / ".dvc", cache, *parents):
         if folder.exists() and not os.access(folder, os.W_OK):
             raise LatentworksError(f"{folder} cannot be written to. Nothing was started.")
-    repair.mend_run_cache(root, cache)
+    repair.repair_run_cache(root, cache)
     _require_disk(root, cache, stages)
     known = [record for stage in stages if (record := timings.read(stage, root))]
     peak = max((record["peak_memory_mb"] for record in known), default=0) * 1e6

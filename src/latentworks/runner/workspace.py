@@ -169,7 +169,7 @@ class Workspace:
         if not self._git("rev-parse", "--git-dir", check=False):
             shutil.rmtree(self.path / ".git", ignore_errors=True)  # one that was never whole
             self._git("init", "--quiet")
-        repair.mend(self.path)
+        repair.repair_checkout(self.path)
 
     def _results(self) -> dict[Path, bytes] | None:
         """What git would replace of the results; None where there are none on record."""

@@ -24,7 +24,7 @@ from latentworks.repository import dag, git, timings
 from latentworks.repository.result import Outputs
 from latentworks.system import locks
 from latentworks.tracking.live import Live
-from latentworks.tracking.uri import SQLITE, settle_client, tracking_uri, without_password
+from latentworks.tracking.uri import SQLITE, configure_client, tracking_uri, without_password
 
 if TYPE_CHECKING:
     from latentworks.tracking.runs import Store
@@ -161,7 +161,7 @@ class Outbox:
         return self.fault
 
     def _work(self) -> None:
-        settle_client()
+        configure_client()
         # It takes seconds; in this thread no stage waits for them before it has to.
         from latentworks.tracking.runs import Store
 

@@ -26,7 +26,7 @@ def without_password(uri: str) -> str:
     return re.sub(r"//[^/@]*@", "//", uri)
 
 
-def settle_client() -> None:
+def configure_client() -> None:
     """MLflow's defaults would retry a dead server for four minutes. A user's settings win."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
