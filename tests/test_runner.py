@@ -1,4 +1,4 @@
-"""`latentworks repro`: one at a time; old outputs stay; what a kill has left is repaired."""
+"""`latentworks repro`: one at a time; previous outputs stay; what a kill left is repaired."""
 
 import json
 import os
@@ -219,7 +219,7 @@ def test_too_little_memory_is_told_before_anything_starts(
     disk.write_json(note, {**record, "peak_memory_mb": 10**9})  # as if it had taken so much
     checkout.edit("params.yaml", "seed: 0", "seed: 1")
     said = repro(checkout, expected=1)
-    assert "there is too little memory. Expected 1,000,000,000 MB" in said.splitlines()[-1]
+    assert "Too little memory. Expected 1,000,000,000 MB" in said.splitlines()[-1]
     assert (checkout.path / "models/autoencoder/model.keras").is_file()
 
 
@@ -255,8 +255,9 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_anything_starts(
         read_only = f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}"
         done = in_mounts(checkout, own_mounts, f"{read_only} && exec latentworks repro")
         assert done.returncode == 1
-        last = done.stderr.splitlines()[-1]
-        assert last == f"{checkout.path / folder} cannot be written to. Nothing was started."
+        assert done.stderr.splitlines()[-1] == (
+            f"{checkout.path / folder} cannot be written to. Nothing was started. Make it writable."
+        )
         assert (checkout.path / "models/autoencoder/model.keras").is_file()
 
 
@@ -302,7 +303,7 @@ def test_a_disk_that_is_full(finished: Checkout, tmp_path: Path, own_mounts: lis
     small = "mount -t tmpfs -o size=20m none .dvc/cache"
     done = in_mounts(checkout, own_mounts, f"{small} && exec latentworks repro")
     assert done.returncode == 1
-    assert "has too little room. Expected 10" in done.stderr.splitlines()[-1]
+    assert re.search(r"Too little disk space in \S+\. Expected 10", done.stderr.splitlines()[-1])
 
     # One disk for everything, filled while it trains.
     checkout.edit("params.yaml", "epochs: 4", "epochs: 40")
@@ -317,7 +318,7 @@ def test_a_disk_that_is_full(finished: Checkout, tmp_path: Path, own_mounts: lis
     assert "No space left on device" in said
     first, second = (json.loads(line) for line in done.stdout.splitlines() if line[0] == "{")
     assert first["code"] == 1
-    assert "its outputs are those of before. When the cause is gone" in first["last"]
+    assert "The previous outputs are back in place. Remove the cause" in first["last"]
     assert first["outs"] == before
     assert second["code"] == 0
     assert second["goes on"]
@@ -408,7 +409,7 @@ def test_half_a_lock_is_one_line(finished: Checkout, tmp_path: Path, length: int
     assert "dvc.lock" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     done = checkout.run("latentworks", "verify", "--result", expected=0)
-    assert "dvc.lock was cut off in the middle" in done.stdout
+    assert "dvc.lock was left damaged by a killed process" in done.stdout
 
 
 def test_verify_does_not_touch_what_a_dvc_of_somebody_is_at(
@@ -426,8 +427,10 @@ def test_verify_does_not_touch_what_a_dvc_of_somebody_is_at(
     )
     in_training(dvc)
     said = checkout.run("latentworks", "verify", "--result", expected=75).stderr
-    assert f"at it is process {dvc.pid}, `" in said
-    assert said.rstrip().endswith("dvc repro`.")
+    assert f"Cannot verify: process {dvc.pid}, `" in said
+    assert said.rstrip().endswith(
+        "dvc repro`, is writing in this checkout. Wait for it, or end it."
+    )
     os.killpg(dvc.pid, signal.SIGKILL)
     rest(dvc)
     dvc.wait()
