@@ -161,14 +161,14 @@ def test_a_persons_own_images_are_told_of_and_left_alone(own: Kept) -> None:
     verified = own.verify()
     assert not verified.faults
     assert [note.partition(":")[0] for note in verified.notes] == [
-        "digits.npz is not what dvc.lock records"
+        "digits.npz differs from dvc.lock"
     ]
     assert (own.path / "digits.npz").read_bytes() == damaged
 
 
 def test_nothing_on_record(untouched: Checkout, tmp_path: Path) -> None:
     done = untouched.copy(tmp_path / "checkout").run("latentworks", "verify")
-    assert "nothing is on record in dvc.lock" in done.stdout
+    assert "dvc.lock records no outs: nothing to verify" in done.stdout
 
 
 def test_another_result_is_no_damage(own: Kept) -> None:
@@ -180,7 +180,7 @@ def test_another_result_is_no_damage(own: Kept) -> None:
     before = all_files(own)
     verified = own.verify()
     assert not verified.faults
-    assert "models/sampler is another result than the one in dvc.lock" in "\n".join(verified.notes)
+    assert "models/sampler is of another result than dvc.lock" in "\n".join(verified.notes)
     assert all_files(own) == before
 
 
@@ -237,7 +237,7 @@ def test_what_was_not_there_is_set_aside_but_not_a_persons_images(checkout: Kept
     image.write_text("mine")
     (fault,) = checkout.verify().faults
     image.unlink()
-    assert "not there when it was recorded" in str(fault)
+    assert "not recorded in dvc.lock" in str(fault)
     kept = checkout.quarantined()["checkout/models/autoencoder/stranger"]
     assert kept.read_text() == "stranger"
     assert not checkout.repaired().faults
@@ -259,7 +259,7 @@ def test_a_list_that_leaves_its_folder_is_not_followed(own: Kept) -> None:
     lock = (own.path / "dvc.lock").read_text()
     (own.path / "dvc.lock").write_text(lock.replace(before, f"{name}.dir"))
     verified = own.verify()
-    assert "prepare ran again and did not make the same: data/prepared" in "".join(
+    assert "prepare ran again, and its outs differ from dvc.lock: data/prepared" in "".join(
         map(str, verified.lost)
     )
     assert victim.read_text() == "precious"
@@ -343,7 +343,7 @@ def test_a_remote_comes_before_the_stage(own: Kept, tmp_path: Path) -> None:
     for path in (stored, own.path / IMAGES, there):
         flip(path)
     verified = own.repaired()
-    assert "and so is what came instead" in verified.lines()[0]
+    assert "; its replacement is damaged, too" in verified.lines()[0]
     assert any("Running stage 'prepare'" in line for line in own.told)
 
 
@@ -376,7 +376,8 @@ def test_a_stage_that_would_make_something_else_does_not_run(own: Kept) -> None:
     flip(own.path / "data/samples/latents.npy")
     own.edit("params.yaml", "num_components: 5", "num_components: 4")
     done = own.run("latentworks", "verify", "--result", expected=11)
-    assert "Stage sample would make something else, since params.yaml is not as rec" in done.stdout
+    assert "Stage sample was not run, since it would make a different result." in done.stdout
+    assert "Changed since dvc.lock was written: params.yaml. Run" in done.stdout
     assert "Running stage" not in done.stdout
     assert done.stderr.startswith("Not repaired: data/samples/latents.npy")
     assert "Traceback" not in done.stderr
@@ -387,7 +388,7 @@ def test_a_stage_that_comes_out_otherwise_is_told(own: Kept) -> None:
     lock.write_text(lock.read_text().replace(own.md5("data/prepared"), "0" * 32 + ".dir"))
     for _ in range(2):  # what it has made is on record nowhere
         verified = own.verify()
-        assert "did not make the same: data/prepared" in "\n".join(verified.lines())
+        assert "its outs differ from dvc.lock: data/prepared" in "\n".join(verified.lines())
 
 
 def test_a_lock_without_hashes(own: Kept) -> None:
@@ -539,6 +540,6 @@ def test_a_registry_that_is_away(checkout: Kept) -> None:
     flip(checkout.stored(IMAGES))
     away = f"http://127.0.0.1:{closed_port()}"
     done = checkout.run("latentworks", "verify", expected=69, MLFLOW_TRACKING_URI=away)
-    assert f"{IMAGES} in DVC's cache: not what its MD5 says; quarantined as " in done.stdout
+    assert f"{IMAGES} in DVC's cache: content differs from its MD5; quarantined as " in done.stdout
     assert done.stderr.startswith(f"MLflow at {away} did not do it")
     assert len(done.stderr.splitlines()) == 1

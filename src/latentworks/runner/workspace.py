@@ -59,9 +59,7 @@ class Workspace:
         """Environment variables for a process in the worktree."""
         return {
             "DVC_SITE_CACHE_DIR": str(self.path / ".dvc/site_cache"),
-            "GIT_CEILING_DIRECTORIES": str(
-                self.path.parent
-            ),  # git must not find the source, a parent folder
+            "GIT_CEILING_DIRECTORIES": str(self.path.parent),  # hides the source, which is above
             "MLFLOW_TRACKING_URI": self.uri,
             "PYTHONPATH": str(self.path / "src"),  # the code of the worktree
         }
@@ -173,9 +171,7 @@ class Workspace:
         for lock in (*git.glob("*.lock"), *(git / "refs").rglob("*.lock")):
             lock.unlink(missing_ok=True)  # of a git command that was killed
         if not self._git("rev-parse", "--git-dir", check=False):
-            shutil.rmtree(
-                self.path / ".git", ignore_errors=True
-            )  # incomplete: its `git init` was killed
+            shutil.rmtree(self.path / ".git", ignore_errors=True)  # of a `git init` that was killed
             self._git("init", "--quiet")
         repair.repair_checkout(self.path)
 
@@ -286,9 +282,7 @@ class Workspace:
         Raises LatentworksError if neither has them.
         """
         try:
-            self.dvc(
-                "checkout", "--quiet", "--force", *stages
-            )  # the worktree has no files of the user
+            self.dvc("checkout", "--quiet", "--force", *stages)  # no file here is the user's
         except LatentworksError:
             if not self.remote:
                 raise
@@ -323,7 +317,7 @@ class Workspace:
     # --- branches --------------------------------------------------------------------------------
 
     def push_branch(self, branch: str, message: str) -> bool:
-        """Commit params.yaml, dvc.lock and the outs that git tracks as a new branch of the source.
+        """Commit params.yaml, dvc.lock and the outs outside .gitignore as a branch of the source.
 
         Return False if the source has a branch of this name, which is left alone: it may be in use.
         """
