@@ -80,9 +80,7 @@ class Inspection:
         self.objects: set[str] = set()  # MD5s of cache objects found intact before `forget`
         self.whole: set[str] = set()  # MD5s of cache objects found intact since
         self.files: set[Path] = set()  # hashed in the checkout
-        self.absent: set[str] = (
-            set()
-        )  # MD5s of missing cache objects that this result does not need
+        self.absent: set[str] = set()  # MD5s of missing objects that only other results need
         self.num_bytes = 0
 
     def result(self) -> Verified:

@@ -1,1 +1,1 @@
-"""MLflow as a view of the files: one run for each result."""
+"""MLflow shows the files of a checkout: one run for each result."""
