@@ -118,7 +118,10 @@ def test_sigterm_ends_a_stage_within_ten_seconds_and_the_next_run_goes_on(
     said = rest(run)
     assert time.monotonic() - began < 10
     assert run.wait() == 1
-    assert "error: train was told to end; the next run goes on from here" in said.splitlines()
+    assert (
+        "error: train was stopped by SIGTERM. Run the same command again to continue."
+        in said.splitlines()
+    )
     assert "exited with 143" in said
     checkpoint = disk.read_arrays(checkout.path / ".latentworks/checkpoint.npz")
     finished_epochs = len(json.loads(checkpoint["note"].tobytes())["epochs"])
@@ -135,7 +138,7 @@ def test_sigterm_ends_a_stage_within_ten_seconds_and_the_next_run_goes_on(
     said = rest(run)
     assert run.wait() == 143
     assert time.monotonic() - began < 10
-    assert "train was told to end" in said
+    assert "train was stopped by SIGTERM" in said
     assert states(checkout) == ["FINISHED", "KILLED"]
 
 

@@ -1,1 +1,1 @@
-"""The verbs, one file for each DVC stage, read from top to bottom."""
+"""The stages of dvc.yaml: one file each, named like the stage."""
