@@ -101,9 +101,7 @@ def repro(
             typer.echo("params.yaml is valid")
             reproduce(root, typer.echo)
             outputs = recorded_outputs(root)
-            if (
-                outputs is not None and outbox.sync(outputs, root) is None
-            ):  # else `sync` has printed a warning
+            if outputs is not None and outbox.sync(outputs, root) is None:  # else it warns
                 uri = without_password(tracking_uri(root))
                 typer.echo(f"MLflow has this result: {uri}")
 

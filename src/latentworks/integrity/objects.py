@@ -134,9 +134,7 @@ class Cache:
             env = {**(self.env or {}), "DVC_SITE_CACHE_DIR": str(folder / "state")}
             try:
                 dvc.run(folder, "fetch", "--quiet", env=env)
-            except (
-                LatentworksError
-            ) as error:  # part of them may have arrived; the caller hashes them again
+            except LatentworksError as error:  # some may have arrived; the caller hashes them
                 return str(error)
         return ""
 

@@ -48,9 +48,7 @@ def main(stage: str, *paths: str) -> None:
     except KeyboardInterrupt:
         sys.exit(_say(f"{stage} was interrupted. Run the same command again to continue.", 130))
     except Exception as error:
-        if (
-            signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-        ):  # a library replaced Terminated by its own error
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:  # a library replaced Terminated
             sys.exit(_say(f"{stage} {TOLD}", TERMINATED))
         if not isinstance(error, OSError | MemoryError) and type(error).__name__ not in SCARCE:
             raise

@@ -50,7 +50,7 @@ def _make(path: Path) -> None:
 
 
 def follow_move(database: Path) -> None:
-    """Correct the paths in a store that was moved or copied: its artifacts are beside the database.
+    """Correct the paths in a store that was moved or copied with its artifacts.
 
     MLflow would go on writing to the old path, which may belong to another checkout.
     """

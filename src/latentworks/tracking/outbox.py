@@ -170,9 +170,7 @@ class Outbox:
                 if store is None:
                     store = Store(self.uri, self.root)
                 call(store)
-                self.fault = (
-                    None  # the last call counts: it also writes what earlier calls could not
-                )
+                self.fault = None  # the last call decides: it writes all that is missing
             except Exception as error:  # any error: a training must not fail because of MLflow
                 fault = (str(error).splitlines() or [type(error).__name__])[0][:200]
                 self.fault = without_password(fault)

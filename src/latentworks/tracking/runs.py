@@ -28,9 +28,7 @@ from latentworks.tracking.live import Live
 from latentworks.tracking.local_store import ARTIFACTS, EXPERIMENT
 from latentworks.tracking.uri import SQLITE, without_password
 
-PAGES = {
-    "mlflow.experimentKind": "custom_model_development"
-}  # tag of the experiment: MLflow opens its pages for training
+PAGES = {"mlflow.experimentKind": "custom_model_development"}  # opens MLflow's training pages
 TRAINING = "training"  # tag of a run: fingerprint of its training
 MODEL = "model.sha256"  # tag of a run: digest of its model, once trained
 SAMPLER = "sampler.sha256"
@@ -183,9 +181,7 @@ class Store:
         run_id = self.find(outputs)
         if run_id is None:
             run_id = self._create(outputs, uuid.uuid4().hex, {MODEL: digest})
-        if (
-            self.client.get_run(run_id).info.status == "RUNNING"
-        ):  # a training has just ended, or was killed
+        if self.client.get_run(run_id).info.status == "RUNNING":  # until now, or of a kill
             self.client.set_terminated(run_id)
         self._log_params(
             run_id, self._sections(outputs, "seed", "dataset", "prepare", "model", "train")
