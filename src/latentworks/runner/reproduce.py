@@ -62,10 +62,10 @@ def outputs_kept(root: Path, stage: str, env: dvc.Environment = None) -> Iterato
             with suppress(LatentworksError):
                 dvc.run(root, "checkout", "--quiet", stage, env=env)
         lost = [out for out in previous if not (root / out).exists()]
-        but = f", but for {', '.join(lost)}: run `dvc checkout` to restore them" if lost else ""
+        gaps = f", but for {', '.join(lost)}: run `dvc checkout` to restore them" if lost else ""
         raise dvc.StageError(
             f"{error} The lines above say why (-9 or 137: most often too little memory). "
-            f"The previous outputs are back in place{but}. Remove the cause, then run the same "
+            f"The previous outputs are back in place{gaps}. Remove the cause, then run the same "
             "command again to continue."
         ) from None
     for out in outs:
