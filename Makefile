@@ -7,11 +7,8 @@ READY := .venv/.ready
 # A stage's `python` is found here, and DVC keeps its notes inside the project.
 export PATH := $(BIN):$(PATH)
 export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.dvc/site_cache
-# So does Prefect. `make prefect` is at this address.
+# So does Prefect.
 export PREFECT_HOME ?= $(CURDIR)/.latentworks/prefect
-# Who runs what outlives the server: kept in memory, its restart would end every run.
-LEASES := prefect.server.concurrency.lease_storage.filesystem
-PREFECT := PREFECT_API_URL=$${PREFECT_API_URL:-http://127.0.0.1:4200/api}
 
 # One lock for people and CI, and two for the images, with the same versions.
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
@@ -58,15 +55,13 @@ retrain: setup  ## commit to champion, in a checkout of its own; RECIPE=seed, SE
 	@python -m pipeline retrain $(if $(RECIPE),--recipe $(RECIPE)) $(foreach set,$(SET),--set $(set)) $(if $(BRANCH),--branch)
 
 prefect: setup  ## Prefect's server and pages, at http://127.0.0.1:4200
-	@mkdir -p "$$PREFECT_HOME"
-	@PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE=$(LEASES) \
-		prefect server start --host 127.0.0.1 --port 4200
+	@python -m pipeline server
 
 schedule: setup  ## run prefect.yaml: retrain every night, watch the images, look for drift; needs `make prefect`
-	@$(PREFECT) python -m pipeline schedule
+	@python -m pipeline schedule
 
 automations: setup  ## what follows new images, drift, failures; TELL=slack-webhook/NAME tells you, too
-	@$(PREFECT) python -m pipeline automations $(if $(TELL),--tell $(TELL))
+	@python -m pipeline automations $(if $(TELL),--tell $(TELL))
 
 ui: setup  ## open MLflow's pages on the store of this project, at http://127.0.0.1:5000
 	@case "$$MLFLOW_TRACKING_URI" in http*) echo "your runs are at $$MLFLOW_TRACKING_URI"; exit;; esac; \

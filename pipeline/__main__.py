@@ -11,6 +11,7 @@ import typer
 
 from latentworks.errors import Busy, LatentworksError, ParamsError
 from latentworks.repository import dag
+from pipeline import ROOT, server
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -48,7 +49,7 @@ def retrain(
 def flow(arguments: str) -> None:
     """What `retrain` starts when it has the lock: the flow, with its arguments as JSON."""
     from prefect.logging.handlers import APILogHandler
-    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+    from prefect.settings import get_current_settings, temporary_settings
 
     from pipeline import temporary
     from pipeline.deployments import require_server
@@ -58,7 +59,7 @@ def flow(arguments: str) -> None:
             require_server()
             _run(*json.loads(arguments))
             return
-        with temporary.server() as address, temporary_settings({PREFECT_API_URL: address}):
+        with temporary.server() as settings, temporary_settings(settings):
             try:
                 _run(*json.loads(arguments))
             finally:
@@ -82,9 +83,33 @@ def _run(*arguments: Any) -> None:
     raise typer.Exit(Busy.exit_code if state.is_cancelled() else fault.exit_code if ours else 1)
 
 
+@app.command("server")
+def start_server() -> None:
+    """Start Prefect's server for this machine alone, with a password."""
+    with _one_line_errors():
+        if not os.environ.get(server.SERVER_AUTH):
+            file = server.auth_file()
+            shown = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
+            typer.echo(f"Prefect's page asks for a password once: paste the line in {shown}.")
+        server.start()
+
+
+@app.command(
+    "prefect",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def run_prefect(context: typer.Context) -> None:
+    """Run a command of Prefect's, such as `worker start`, as a client of that server."""
+    server.be_default()
+    call = [sys.executable, "-m", "prefect", *context.args]
+    os.execv(call[0], call)
+
+
 @app.command()
 def schedule() -> None:
     """Serve the deployments of prefect.yaml until interrupted; needs a Prefect server."""
+    server.be_default()  # before Prefect is imported
     from pipeline import deployments
 
     with _one_line_errors():
@@ -104,6 +129,7 @@ def automations(
     ] = 600,
 ) -> None:
     """Make or renew what happens on new images, drift, failures and decisions."""
+    server.be_default()
     from pipeline.automations import apply
 
     with _one_line_errors():

@@ -14,6 +14,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from ruamel.yaml import YAML
 
 from latentworks.errors import LatentworksError
+from pipeline.server import auth_file
 
 FILE = "prefect.yaml"
 TAG = "latentworks"  # of all runs, so that they are told from those of other projects
@@ -46,10 +47,6 @@ def serve(root: Path) -> None:
 
 def require_server() -> None:
     url = prefect.settings.get_current_settings().api.url
-    if not url:
-        raise LatentworksError(
-            "no Prefect server is known. Start one with `make prefect`, or set PREFECT_API_URL."
-        )
     with get_client(sync_client=True) as client:
         fault = client.api_healthcheck()
         if fault is not None:
@@ -59,7 +56,8 @@ def require_server() -> None:
         except PrefectHTTPStatusError as error:
             raise LatentworksError(
                 f"the Prefect server at {url} says {error.response.status_code}. "
-                "Is PREFECT_API_AUTH_STRING, or PREFECT_API_KEY, what it expects?"
+                "Is PREFECT_API_AUTH_STRING, or PREFECT_API_KEY, what it expects? "
+                f"`make prefect` keeps that of its server in {auth_file()}."
             ) from None
 
 

@@ -10,29 +10,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
+from prefect.settings.legacy import Setting
+
 from latentworks.errors import LatentworksError
 from latentworks.system import processes
+from pipeline.server import SERVER_AUTH, new_auth
 
 PATIENCE = 120.0  # seconds; 16 to 30 on a busy machine
 
 
 @contextmanager
-def server() -> Iterator[str]:
-    """The address of its API. Raises LatentworksError where it does not come up.
+def server() -> Iterator[dict[Setting, str]]:
+    """The settings of its clients. Raises LatentworksError where it does not come up.
 
-    Prefect would start one itself, which outlives a flow that is killed.
+    Its password is in no file. Prefect would start one itself, which outlives a flow that is
+    killed.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     call = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     call += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
-    environment = {**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+    auth = new_auth()
+    environment = {
+        **os.environ,
+        "PREFECT_UI_ENABLED": "0",
+        "PREFECT__SERVER_EPHEMERAL": "1",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port}",  # no page at all
+        SERVER_AUTH: auth,
+    }
     with processes.started(call, Path.cwd(), environment, out=subprocess.DEVNULL) as process:
         try:
             address = f"http://127.0.0.1:{port}/api"
             _wait(process, f"{address}/health")
-            yield address
+            yield {PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: auth}
         finally:
             process.terminate()
 

@@ -3,10 +3,11 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ import pytest
 import requests
 from ruamel.yaml import YAML
 from urllib3.util import Retry
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
-from conftest import Checkout, closed_port, prefect_server, until
+from conftest import ROOT, Checkout, closed_port, environment, serving, until
 
 # A server that looks often, so that a test need not wait for minutes.
 EAGER = {
@@ -31,14 +35,19 @@ EAGER = {
 
 
 class Server:
-    """A Prefect server, asked over HTTP."""
+    """The Prefect server of `make prefect`, asked over HTTP with its password."""
 
-    def __init__(self, api: str) -> None:
-        self.api = api
+    def __init__(self, url: str, home: Path) -> None:
+        self.url = url
+        self.api = f"{url}/api"
+        self.home = home
+        self.auth = (home / "auth").read_text().strip()
         self.session = requests.Session()
+        user, _, password = self.auth.partition(":")
+        self.session.auth = (user, password)
         # As Prefect's own client does: SQLite may be busy.
         busy = Retry(total=10, backoff_factor=0.2, status_forcelist=[503], allowed_methods=None)
-        self.session.mount(api, requests.adapters.HTTPAdapter(max_retries=busy))
+        self.session.mount(url, requests.adapters.HTTPAdapter(max_retries=busy))
 
     def get(self, path: str) -> Any:
         answer = self.session.get(f"{self.api}/{path}", timeout=30)
@@ -78,8 +87,13 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with prefect_server(tmp_path_factory.mktemp("prefect"), **EAGER) as api:
-        yield Server(api)
+    folder = tmp_path_factory.mktemp("prefect")
+    port, home = closed_port(), folder / "home"
+    ours = {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": str(port)}
+    ours |= {"PYTHONPATH": str(ROOT), "PREFECT_SERVER_UI_ENABLED": "false"}
+    call = ["python", "-m", "pipeline", "server"]  # which is what `make prefect` runs
+    with serving(call, port, "/api/health", folder, **ours, **EAGER) as url:
+        yield Server(url, home)
 
 
 class Project(Checkout):
@@ -90,8 +104,20 @@ class Project(Checkout):
         self.server = server
 
     def environment(self, **changes: str) -> dict[str, str]:
-        ours = {"PREFECT_API_URL": self.server.api, "PYTHONPATH": str(self.path / "src")}
+        """It finds the server and its password as it would with the default port and folder."""
+        ours = {
+            "PREFECT_HOME": str(self.server.home),
+            "PREFECT_SERVER_API_PORT": self.server.url.rpartition(":")[2],
+            "PYTHONPATH": str(self.path / "src"),
+        }
         return super().environment(**{**ours, **EAGER, **changes})
+
+    def python(self, script: str) -> str:
+        """The output of a script with the settings of `python -m pipeline schedule`."""
+        done = self.run(
+            "python", "-c", f"from pipeline import server\nserver.be_default()\n{script}"
+        )
+        return done.stdout + done.stderr
 
     @contextmanager
     def running(self, *call: str) -> Iterator[subprocess.Popen[str]]:
@@ -168,7 +194,7 @@ CustomWebhookNotificationBlock(
     json_data={{"subject": "{{{{subject}}}}", "text": "{{{{body}}}}"}},
 ).save("tests", overwrite=True)
 """
-    project.run("python", "-c", script)
+    project.python(script)
     return "custom-webhook/tests"
 
 
@@ -206,10 +232,11 @@ def test_served_as_written_and_a_colliding_run_is_cancelled(
 
 
 def test_a_worker_runs_the_flows(project: Project, server: Server) -> None:
-    project.run("prefect", "work-pool", "create", "latentworks", "--type", "process", "--overwrite")
-    project.run("prefect", "--no-prompt", "deploy", "--all")
+    prefect = ("python", "-m", "pipeline", "prefect")
+    project.run(*prefect, "work-pool", "create", "latentworks", "--type", "process", "--overwrite")
+    project.run(*prefect, "--no-prompt", "deploy", "--all")
     as_written(project)
-    with project.running("prefect", "worker", "start", "--pool", "latentworks"):
+    with project.running(*prefect, "worker", "start", "--pool", "latentworks"):
         run = server.start("watch/watch")
         assert server.ended(run) == ("COMPLETED", "No change")
 
@@ -283,7 +310,7 @@ def retrain():
 with tags("latentworks"):
     retrain()
 """
-    project.run("python", "-c", script)
+    project.python(script)
 
 
 def decisions(received: list[dict[str, str]]) -> set[tuple[str, str]]:
@@ -335,24 +362,198 @@ from pipeline.watching import watch
 with tags("latentworks"):
     watch()
 """
-    done = project.run("python", "-c", script)
-    assert f"Finished in state {expected}(" in done.stdout + done.stderr
+    assert f"Finished in state {expected}(" in project.python(script)
 
 
 def test_without_a_server_there_is_one_line(project: Project) -> None:
-    for command in ("schedule", "automations"):
-        done = project.run("python", "-m", "pipeline", command, expected=1, PREFECT_API_URL="")
-        assert done.stderr.splitlines()[-1].startswith("no Prefect server is known.")
-    nobody = f"http://127.0.0.1:{closed_port()}/api"
-    for command in ("schedule", "automations", "retrain"):
-        done = project.run("python", "-m", "pipeline", command, expected=1, PREFECT_API_URL=nobody)
-        assert done.stderr == f"the Prefect server at {nobody} does not answer. Start it first.\n"
+    port = str(closed_port())
+    nobody = f"http://127.0.0.1:{port}/api"
+    for command, named in (
+        ("schedule", {"PREFECT_SERVER_API_PORT": port}),  # nobody has started it
+        ("automations", {"PREFECT_API_URL": "", "PREFECT_SERVER_API_PORT": port}),
+        ("retrain", {"PREFECT_API_URL": nobody}),
+    ):
+        done = project.run("python", "-m", "pipeline", command, expected=1, **named)
+        said = f"the Prefect server at {nobody} does not answer. Start it first.\n"
+        assert done.stderr == said
 
 
-def test_a_password_that_is_wrong_is_one_line(project: Project, tmp_path: Path) -> None:
-    with prefect_server(tmp_path, PREFECT_SERVER_API_AUTH_STRING="me:secret") as api:
-        for command in ("automations", "retrain"):
-            call = ("python", "-m", "pipeline", command)
-            done = project.run(*call, expected=1, PREFECT_API_URL=api)
-            assert done.stderr.startswith(f"the Prefect server at {api} says 401. Is PREFECT_API")
-            assert len(done.stderr.splitlines()) == 1
+# --- who is obeyed -------------------------------------------------------------------------------
+
+
+def test_a_password_that_is_wrong_is_one_line(project: Project, server: Server) -> None:
+    for command in ("automations", "retrain"):
+        call = ("python", "-m", "pipeline", command)
+        given = {"PREFECT_API_URL": server.api, "PREFECT_API_AUTH_STRING": "me:wrong"}
+        done = project.run(*call, expected=1, **given)
+        assert done.stderr.startswith(f"the Prefect server at {server.api} says 401. Is PREFECT_AP")
+        assert len(done.stderr.splitlines()) == 1
+
+
+EVIL = "http://evil.example"
+
+
+@pytest.fixture
+def bait(server: Server) -> Iterator[str]:
+    """The id of a deployment that nobody runs."""
+    flow = server.post("flows/", name="bait")["id"]
+    identity: str = server.post("deployments/", name="bait", flow_id=flow)["id"]
+    yield identity
+    server.session.delete(f"{server.api}/deployments/{identity}", timeout=30)
+
+
+def test_a_stranger_cannot_have_a_command_run(server: Server, bait: str) -> None:
+    """Another user of the machine, or a web page in a browser on it."""
+    shell = {"prefect.deployments.steps.run_shell_script": {"script": "id > /tmp/stranger"}}
+    calls: list[tuple[str, str, Any]] = [
+        ("PATCH", f"deployments/{bait}", {"pull_steps": [shell]}),
+        ("POST", f"deployments/{bait}/create_flow_run", {"state": {"type": "SCHEDULED"}}),
+    ]
+    for auth in (None, ("latentworks", "wrong"), ("", "")):
+        for method, path, body in calls:
+            answer = requests.request(
+                method,
+                f"{server.api}/{path}",
+                json=body,
+                headers={"Origin": EVIL},
+                auth=auth,
+                timeout=30,
+            )
+            assert answer.status_code == 401
+            assert "Access-Control-Allow-Origin" not in answer.headers
+    assert not server.get(f"deployments/{bait}")["pull_steps"]
+    assert not server.runs("bait/bait")
+
+    for method, path, body in calls:  # which the owner may
+        server.session.request(
+            method, f"{server.api}/{path}", json=body, timeout=30
+        ).raise_for_status()
+    assert server.get(f"deployments/{bait}")["pull_steps"] == [shell]
+    assert len(server.runs("bait/bait")) == 1
+
+
+def test_no_route_is_open(server: Server) -> None:
+    """But the two that say that the server is there."""
+    found = set()
+    for path, methods in server.get("openapi.json")["paths"].items():
+        for method in methods:
+            url = server.api + path.replace("{", "").replace("}", "")
+            if requests.request(method, url, json={}, timeout=30).status_code != 401:
+                found.add(f"{method} {path}")
+    assert found == {"get /health", "get /ready"}
+
+
+SOCKETS = (
+    *("events/in", "events/out", "logs/out", "task_runs/subscriptions/scheduled"),
+    "work_pools/bait/workers/connect",
+)
+
+
+@pytest.mark.parametrize("path", SOCKETS)
+def test_no_socket_is_open(server: Server, path: str) -> None:
+    url = f"ws{server.api.removeprefix('http')}/{path}"
+    with pytest.raises(InvalidStatus, match="403"), connect(url):
+        pass
+    for token in (None, "latentworks:wrong"):
+        with connect(url, subprotocols=[Subprotocol("prefect")]) as socket:
+            socket.send(json.dumps({"type": "auth", "token": token}))
+            with pytest.raises(ConnectionClosed):
+                socket.recv(timeout=30)
+    with connect(url, subprotocols=[Subprotocol("prefect")]) as socket:
+        socket.send(json.dumps({"type": "auth", "token": server.auth}))
+        assert json.loads(socket.recv(timeout=30)) == {"type": "auth_success"}
+
+
+def test_a_browser_may_ask_from_the_own_page_alone(server: Server, bait: str) -> None:
+    port = server.url.rpartition(":")[2]
+    own = {f"http://{host}:{port}" for host in ("127.0.0.1", "localhost")}
+    for origin in (*own, EVIL, "http://127.0.0.1:1", "null"):
+        headers = {"Origin": origin, "Access-Control-Request-Method": "PATCH"}
+        answer = requests.options(f"{server.api}/deployments/{bait}", headers=headers, timeout=30)
+        allowed = answer.headers.get("Access-Control-Allow-Origin")
+        assert allowed == (origin if origin in own else None)
+
+
+def call_of(*call: str, home: Path, **changes: str) -> "subprocess.CompletedProcess[str]":
+    """Python with pipeline/ and with a folder of Prefect's."""
+    ours = environment(PREFECT_HOME=str(home), PYTHONPATH=str(ROOT), **changes)
+    return subprocess.run(["python", *call], env=ours, capture_output=True, text=True)
+
+
+def test_the_password_is_made_once_and_for_its_owner(server: Server, tmp_path: Path) -> None:
+    assert stat.S_IMODE((server.home / "auth").stat().st_mode) == 0o600
+    assert not [path for path in server.home.iterdir() if path.name.startswith(".auth")]
+    call = ["python", "-c", "from pipeline import server; print(server._kept_auth())"]
+    ours = environment(PREFECT_HOME=str(tmp_path / "home"), PYTHONPATH=str(ROOT))
+    with ExitStack() as stack:
+        starts = [
+            stack.enter_context(subprocess.Popen(call, env=ours, stdout=subprocess.PIPE, text=True))
+            for _ in range(6)
+        ]
+        (line,) = {start.communicate()[0] for start in starts}
+    assert line == (tmp_path / "home/auth").read_text()
+    assert len(line) > 40
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["auth"]
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "fault"),
+    [
+        ("me:secret", 0o640, "others can read"),
+        ("", 0o600, "one line USER:PASSWORD"),  # with which Prefect would ask for none
+        ("me:", 0o600, "one line USER:PASSWORD"),
+    ],
+)
+def test_a_password_that_is_none_is_refused(
+    tmp_path: Path, content: str, mode: int, fault: str
+) -> None:
+    (tmp_path / "auth").write_text(content)
+    (tmp_path / "auth").chmod(mode)
+    done = call_of("-m", "pipeline", "server", home=tmp_path)
+    assert done.returncode == 1
+    (said,) = done.stderr.splitlines()
+    assert fault in said
+
+
+@pytest.mark.parametrize(
+    ("named", "sent"),
+    [
+        ({"PREFECT_API_URL": "http://127.0.0.1:4200/api"}, "me:secret"),
+        ({"PREFECT_API_URL": "http://127.0.0.1:4200/api/"}, "me:secret"),
+        ({"PREFECT_API_URL": "http://127.0.0.1:4201/api"}, None),
+        ({"PREFECT_API_URL": "http://localhost:4200/api"}, None),  # ::1 may be somebody else's
+        ({"PREFECT_API_URL": "http://127.0.0.1:4200@prefect.example/api"}, None),
+        ({"PREFECT_API_URL": "https://prefect.example/api"}, None),
+        ({}, None),  # a flow starts a server of its own
+        (
+            {
+                "PREFECT_API_URL": "http://127.0.0.1:4200/api",
+                "PREFECT_API_AUTH_STRING": "mine:own",
+            },
+            "mine:own",
+        ),
+    ],
+)
+def test_no_other_server_gets_the_password(
+    tmp_path: Path, named: dict[str, str], sent: str | None
+) -> None:
+    (tmp_path / "auth").write_text("me:secret\n")
+    script = "import os, pipeline; print(os.environ.get('PREFECT_API_AUTH_STRING'))"
+    assert call_of("-c", script, home=tmp_path, **named).stdout.strip() == str(sent)
+
+
+def test_a_temporary_server_asks_for_a_password_too(tmp_path: Path) -> None:
+    script = """
+import requests
+from pipeline import temporary
+with temporary.server() as settings:
+    url, auth = settings.values()
+    for given in (None, tuple(auth.split(":"))):
+        print(requests.get(f"{url}/admin/version", auth=given).status_code)
+    print(requests.get(f"{url}/health", headers={"Origin": "http://evil.example"}).headers)
+"""
+    done = call_of("-c", script, home=tmp_path)
+    refused, obeyed, headers = done.stdout.splitlines()
+    assert (refused, obeyed) == ("401", "200"), done.stderr
+    assert "access-control-allow-origin" not in headers.lower()
+    assert not (tmp_path / "auth").exists()

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from conftest import ROOT
-from test_structure import closure, packages
+from test_structure import needed
 
 DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()
 TEXT = (ROOT / "docker/compose.yaml").read_text()
@@ -30,7 +30,7 @@ HEAVY = {"tensorflow", "tensorflow-cpu", "keras", "pandas", "pyarrow", "dvc", "p
 FASTER = {"httptools", "uvloop"}  # uvicorn's, where they are there
 FITTED = {"scikit-learn"}  # imported by `fit` alone
 OPTIONAL_PARTS = {"setuptools", "ruamel-yaml-clib"}  # imported where they are there
-PROCESSES = ("run", "fetching", "trial")  # what the server is made of
+PROCESSES = ("run", "watcher", "trial")  # what the server is made of
 
 
 def pinned(lock: str) -> dict[str, set[str]]:
@@ -50,16 +50,16 @@ def distributions(modules: set[str]) -> set[str]:
 
 
 def test_the_image_that_serves_has_what_the_server_imports() -> None:
-    started = set().union(*(closure(f"latentworks.server.{each}", set()) for each in PROCESSES))
-    needed = distributions(set().union(*map(packages, started))) - FITTED
+    imported = needed(*(f"latentworks.server.{each}" for each in PROCESSES))
+    required = distributions(imported) - FITTED
     call = [sys.executable, "-c", "import sys, latentworks.cli; print(*sys.modules)"]
     done = subprocess.run(call, capture_output=True, text=True, check=True)
     command = distributions({name.split(".")[0] for name in done.stdout.split()}) - OPTIONAL_PARTS
     lines = (ROOT / "requirements/serve.in").read_text().splitlines()
     words = [line.split(" #")[0] for line in lines if not line.startswith("#")]
     asked = {canonicalize_name(Requirement(word).name) for word in words}
-    assert needed <= asked
-    assert asked <= needed | command | FASTER
+    assert required <= asked
+    assert asked <= required | command | FASTER
     assert command <= set(pinned("serve.txt"))
 
 

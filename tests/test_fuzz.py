@@ -534,7 +534,7 @@ def test_webp(tmp_path: Path, content: bytes) -> None:
         # This took half a minute.
         ("[32, 64, 128]", f"[{'1,' * 45_000}]", "too many values. Expected less than 3000"),
         # These were told, and not in a short line that a terminal can show.
-        ("data/raw/fashion-mnist", '"\\ud800"', "dataset.path holds half a character"),
+        ("data/raw/fashion-mnist", '"\\ud800"', "dataset.path holds an incomplete character"),
         ("seed: 0", 'seed: 0\n"a\\e[31m\\nb": 1', r"'a\x1b[31m\nb' is not a known key"),
         ("seed: 0", f"seed: 0\n{'k' * 900}: 1", "kkk' is not a known key"),
         ("seed: 0", f'seed: 0\n"{"k" * 900}": 1\n"{"k" * 900}": 1', "found duplicate key"),

@@ -119,7 +119,7 @@ def test_without_shares_there_are_no_labels(by_class: Labelled) -> None:
 def test_shares_are_those_of_labels_that_are_known() -> None:
     normal, labels = StandardNormal(2), np.array([0, 2, -1, 2, 2])
     np.testing.assert_array_equal(class_shares(normal, True, labels, 4), [0.25, 0, 0.75, 0])
-    with pytest.raises(DataError, match="none has one"):
+    with pytest.raises(DataError, match="no training image has a label"):
         class_shares(normal, True, np.array([-1, -1]), 4)
     assert class_shares(normal, False, labels, 4) is None
     assert class_shares(normal, True, None, 4) is None

@@ -257,8 +257,8 @@ def test_raw_of_another_kind() -> None:
 def run_stage(report: str = "") -> subprocess.CompletedProcess[str]:
     code = f"""
 import sys
-from latentworks.stages import prepare, run
-run(prepare.main)
+from latentworks.stages.__main__ import main
+main("prepare", *sys.argv[1:])
 {report}
 """
     return subprocess.run(

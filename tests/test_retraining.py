@@ -305,7 +305,7 @@ import json, sys
 from pathlib import Path
 from prefect.logging import disable_run_logger
 from latentworks.errors import LatentworksError
-from latentworks.workspace import RETRAINING, Workspace
+from latentworks.runner.workspace import RETRAINING, Workspace
 from pipeline.retraining import check_out
 
 workspace = Workspace(Path(), RETRAINING)
@@ -324,7 +324,7 @@ def test_other_mistakes_are_found_as_early(project: Project) -> None:
     mistakes = {
         "train.epochs should be a valid integer": (None, {"train.epochs": "many"}),
         "seed.more cannot be set: seed is not a section": (None, {"seed.more": 1}),
-        "no recipe 'sede'": ("sede", {}),
+        "Unknown recipe 'sede'": ("sede", {}),
     }
     said = project.run("python", "-c", CHECK_OUT, json.dumps([*mistakes.values()])).stdout
     for line, fault in zip(said.splitlines(), mistakes, strict=True):
@@ -340,7 +340,7 @@ def test_one_at_a_time(project: Project, server: Server) -> None:
     before = server.last_run()["id"]
     with project.workspace.held("retrain"):
         said = project.retrain(expected=Busy.exit_code)
-        assert said.startswith(f"cannot retrain now; at it is process {os.getpid()} on ")
+        assert said.startswith(f"Cannot retrain: process {os.getpid()} on ")
         assert server.last_run()["id"] == before  # it was told before Prefect was there
         project.run("python", "-c", IN_PREFECT)  # as a deployment starts it
     state = server.last_run()["state"]

@@ -19,9 +19,9 @@ from ruamel.yaml import YAML
 from voluptuous import Invalid
 
 from conftest import Checkout, until
-from latentworks import stages
 from latentworks.repository import dag
 from latentworks.runner import repair
+from latentworks.stages.__main__ import TOLD
 from latentworks.system import disk
 
 LONG = 5000  # epochs; more than any test waits for
@@ -89,8 +89,8 @@ def test_a_second_start_is_told_who_is_at_it_and_a_lock_dies_with_its_holder(
     assert time.monotonic() - began < 2
     host = os.uname().nodename
     assert re.fullmatch(
-        rf"cannot run the stages now; at it is process {first.pid} on {re.escape(host)}, "
-        r"since \d{4}-\d\d-\d\dT\S+, to run the stages\.\n",
+        rf"Cannot run the stages: process {first.pid} on {re.escape(host)} holds the lock "
+        r"since \d{4}-\d\d-\d\dT\S+\. Wait for it, or end it\.\n",
         said,
     )
     first.kill()
@@ -143,17 +143,17 @@ def test_sigterm_ends_a_stage_within_ten_seconds_and_the_next_run_goes_on(
 
 
 BUSY_STAGE = """
-import sys, numpy
-from latentworks import stages
+import sys, types, numpy
+from latentworks.stages.__main__ import main
 
 matrix = numpy.random.default_rng(0).normal(size=(6000, 6000))
 
-def main():
+def busy():
     print("busy", flush=True)
     numpy.linalg.eigvals(matrix)
 
-sys.argv = ["busy.py"]
-stages.run(main)
+sys.modules["latentworks.stages.busy"] = types.SimpleNamespace(main=busy)
+main("busy")
 """
 
 
@@ -174,7 +174,7 @@ def test_sigterm_in_one_long_call(tmp_path: Path) -> None:
         stage.terminate()
         assert stage.wait(20) == 143
         assert time.monotonic() - began < 10
-        assert stage.stderr.read() == f"error: busy {stages.TOLD}\n"
+        assert stage.stderr.read() == f"error: busy {TOLD}\n"
 
 
 def test_a_run_that_never_goes_on_is_closed(finished: Checkout, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_anything_starts(
 FILL = """
 import json, os, subprocess, sys
 from pathlib import Path
-from latentworks import repository
+from latentworks.repository import dag
 
 def run(full):
     environment = {**os.environ, "PYTHONPATH": "src"}
@@ -284,13 +284,13 @@ def run(full):
                             file.write(bytes(4096))
                     except OSError:
                         pass
-    stages = repository.stages(Path()).values()
-    outs = [out for stage in stages for out in repository.outs_of(stage)]
+    stages = dag.stages(Path()).values()
+    outs = [out for stage in stages for out in dag.outs_of(stage)]
     print(json.dumps({
         "code": process.returncode,
         "last": lines[-1],
         "goes on": any(line.startswith("train: goes on after epoch") for line in lines),
-        "outs": {out: repository.md5_of(Path(out)) for out in outs if Path(out).exists()},
+        "outs": {out: dag.md5_of(Path(out)) for out in outs if Path(out).exists()},
     }), flush=True)
 
 run(True)

@@ -340,7 +340,7 @@ def test_classes_are_sampled_as_often_as_they_are(latents: np.ndarray) -> None:
 def test_a_class_that_is_missing_or_too_small_is_refused(latents: np.ndarray) -> None:
     config = ClassGaussianMixtureConfig(kind="class_gaussian_mixture", num_components=5)
     with pytest.raises(
-        DataError, match=r"^class 1: gaussian_mixture needs .* Expected >= 5.*\[1, 10\]"
+        DataError, match=r"^Class 1: gaussian_mixture needs .* Expected >= 5.*\[1, 10\]"
     ):
         config.fit(latents[:10], np.repeat([0, 1], [8, 2]), seed=0)
     several = ClassGaussianMixtureConfig(kind="class_gaussian_mixture", num_components=[1, 5])

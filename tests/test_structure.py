@@ -14,8 +14,8 @@ import pytest
 
 from conftest import ROOT
 from latentworks.repository import dag
+from rooms import DOC, END, SRC, START, exists, file_of, imports, modules, room_of, table
 
-SRC = ROOT / "src"
 STAGES = dag.stages(ROOT)
 
 # A room imports itself and rooms of earlier lines. Rooms of one line do not know each other.
@@ -70,40 +70,7 @@ LIBRARIES = {
 # --- modules and what they import ----------------------------------------------------------------
 
 
-def file_of(module: str) -> Path:
-    path = (ROOT if module.split(".")[0] == "pipeline" else SRC) / Path(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-
-
-def exists(module: str) -> bool:
-    return module.split(".")[0] in ("latentworks", "pipeline") and file_of(module).is_file()
-
-
-def modules() -> list[str]:
-    files = [*(SRC / "latentworks").rglob("*.py"), *(ROOT / "pipeline").glob("*.py")]
-    parts = [
-        file.relative_to(SRC if SRC in file.parents else ROOT).with_suffix("") for file in files
-    ]
-    return sorted(".".join(each.parts).removesuffix(".__init__") for each in parts)
-
-
 MODULES = modules()
-
-
-@cache
-def imports(module: str) -> frozenset[str]:
-    """The modules that a module names anywhere in its code, ours with full names."""
-    found = set()
-    for node in ast.walk(ast.parse(file_of(module).read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} has a relative import"
-            assert node.module is not None
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            ours = {name for name in names if exists(name)}
-            found |= ours if len(ours) == len(names) else {node.module, *ours}
-    return frozenset(found)
 
 
 @cache
@@ -154,10 +121,6 @@ def needed(*names: str) -> set[str]:
     return {each for name in names for module in closure(name) for each in libraries(module)}
 
 
-def room_of(module: str) -> str:
-    return module.removeprefix("latentworks.").split(".")[0]
-
-
 # --- the two tables ------------------------------------------------------------------------------
 
 
@@ -187,6 +150,10 @@ def test_libraries_stay_in_their_rooms(library: str) -> None:
         if library in libraries(module) and not is_in(module, LIBRARIES[library])
     }
     assert not wrong
+
+
+def test_the_table_of_rooms_is_that_of_the_imports() -> None:
+    assert f"{START}\n\n{table()}\n\n{END}" in DOC.read_text(encoding="utf-8")
 
 
 # --- nouns ---------------------------------------------------------------------------------------

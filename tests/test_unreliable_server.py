@@ -113,7 +113,9 @@ import sys, time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-from latentworks import artifacts, tracking
+from latentworks.artifacts.curves import read_curves
+from latentworks.repository.result import recorded_outputs
+from latentworks.tracking.outbox import live_run
 
 began, waited = 0.0, 0.0
 
@@ -128,11 +130,11 @@ def moment(name):  # the one who reads this does to the server what is to happen
     sys.stdin.readline()
     waited += time.monotonic() - reached  # by the test, and not for the server
 
-outputs = tracking.recorded_outputs(Path())
+outputs = recorded_outputs(Path())
 moment("start")
 began, waited = time.monotonic(), 0.0
-with tracking.live_run(sys.argv[1], replace(outputs, model=None)) as live:
-    for number, epoch in enumerate(artifacts.read_curves(outputs.model / "curves.csv")):
+with live_run(sys.argv[1], replace(outputs, model=None)) as live:
+    for number, epoch in enumerate(read_curves(outputs.model / "curves.csv")):
         if number == 1:
             moment("middle")
         live.log_epoch(epoch, np.full((8, 8, 3), number, dtype=np.uint8))

@@ -1,4 +1,4 @@
-"""What every section of params.yaml is parsed into."""
+"""The base class of the sections of params.yaml."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Config(BaseModel):
-    """A frozen set of knobs. It has no defaults: params.yaml is the only place where they stand."""
+    """A frozen set of params, without defaults: params.yaml is the only source of values."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True

@@ -1,17 +1,32 @@
-"""What can go wrong for a user, and the exit code that says so.
+"""The errors that a user can meet, and the exit code of a command that ends with each.
 
-A message is one sentence or a few: what happened, what was expected, what was received, the cure.
+* LatentworksError (1): any error below.
+  * ParamsError (2): params.yaml is invalid.
+  * DataError (3): the images cannot be used, or too few of them can.
+  * TrainingError (4): training failed, for example because the loss diverged.
+  * InputError (5): a model was sent inputs that it does not accept.
+  * RegistryError (6): a model cannot be registered or found.
+    * Unavailable (69): the registry does not respond, or cannot serve the request now.
+    * NoChampion (6): no version is champion yet.
+  * Refused (7): a result or a version does not qualify for the registry or the alias.
+  * Differs (9): a rebuilt version differs from the recorded one.
+  * UnsafeModel (10): a model file was not written by latentworks, or could run code when opened.
+  * Damaged (11): stored data is damaged, and no intact copy is left to repair it from.
+  * Busy (75): another process holds the lock.
+
+A message is one line (ParamsError: one line per fault): what failed, why, with the value received,
+and what to do next.
 """
 
 
 class LatentworksError(Exception):
-    """Shown as its message alone, without a traceback."""
+    """Base of all errors that a command shows as one line, without a traceback."""
 
     exit_code = 1
 
 
 class ParamsError(LatentworksError):
-    """params.yaml does not say what it should."""
+    """params.yaml is invalid."""
 
     exit_code = 2
 
@@ -23,13 +38,13 @@ class DataError(LatentworksError):
 
 
 class TrainingError(LatentworksError):
-    """The training went wrong: it diverged, for instance."""
+    """Training failed, for example because the loss diverged."""
 
     exit_code = 4
 
 
 class InputError(LatentworksError):
-    """What was sent to a model is not what it works on."""
+    """A model was sent inputs that it does not accept."""
 
     exit_code = 5
 
@@ -41,47 +56,47 @@ class RegistryError(LatentworksError):
 
 
 class Unavailable(RegistryError):
-    """The registry does not answer, or not now."""
+    """The registry does not respond, or cannot serve the request now: try again later."""
 
     exit_code = 69  # EX_UNAVAILABLE of sysexits.h
 
 
 class NoChampion(RegistryError):
-    """There is nothing yet to compare with."""
+    """No version is champion yet, so nothing can be compared with it."""
 
 
 class Refused(LatentworksError):
-    """A version does not deserve the alias; the message says why."""
+    """A result does not qualify for the registry, or a version for the alias."""
 
     exit_code = 7
 
 
 class Differs(LatentworksError):
-    """What was made again is not what was recorded."""
+    """A rebuilt version differs from the recorded one."""
 
     exit_code = 9
 
 
 class UnsafeModel(LatentworksError):
-    """A model file is not one of ours, or could run code when it is opened."""
+    """A model file was not written by latentworks, or could run code when it is opened."""
 
     exit_code = 10
 
 
 class Damaged(LatentworksError):
-    """Stored data is not what was recorded, and there is nothing to mend it from."""
+    """Stored data is damaged, and no intact copy is left to repair it from."""
 
     exit_code = 11
 
 
 class Busy(LatentworksError):
-    """Another process does the same at the moment; the message says which."""
+    """Another process holds the lock; the message names the process."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 def by_exit_code(exit_code: int) -> type[LatentworksError]:
-    """The error that a process of ours had which ended so."""
+    """Return the error class of a latentworks process that ended with `exit_code`."""
     waiting: list[type[LatentworksError]] = [LatentworksError]
     kinds: dict[int, type[LatentworksError]] = {}
     while waiting:

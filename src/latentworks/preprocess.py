@@ -1,7 +1,7 @@
-"""Any picture, brought to the one shape that a model is trained on, and back to pixels.
+"""Conversion of images to the shape that a model is trained on, and of model output to pixels.
 
-Every function is pure. A raw image is uint8 or uint16 [h, w, c] with c from 1 to 4, where an even
-c means that the last channel is alpha; a prepared image is uint8 [S, S, C] with C 1 or 3.
+Every function is pure. A raw image is uint8 or uint16 [h, w, c] with c from 1 to 4; if c is even,
+the last channel is alpha. A prepared image is uint8 [S, S, C] with C 1 or 3.
 """
 
 from typing import Literal
@@ -15,10 +15,10 @@ Fit = Literal["pad", "resize"]
 def prepare_image(
     image: np.ndarray, *, size: int, channels: int, fit: Fit, background: int
 ) -> np.ndarray:
-    """Bring a raw image to uint8 [size, size, channels].
+    """Convert a raw image to uint8 [size, size, channels].
 
-    The aspect ratio is always kept: the longer side decides the scale, and what remains is
-    `background` (a grey from 0 to 255), which is also what shows through transparent pixels.
+    The aspect ratio is kept: the longer side sets the scale. `background`, a grey from 0 to 255,
+    fills the margins and shows through transparent pixels.
     """
     image = with_channels(over_background(to_uint8(image), background), channels)
     image = scaled(image, size, fit)
@@ -32,14 +32,14 @@ def prepare_image(
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """round(x / 257) of a uint16 image, which takes 0 to 0 and 65535 to 255."""
+    """Convert a uint16 image to uint8 by round(x / 257): 0 becomes 0, and 65535 becomes 255."""
     if image.dtype == np.uint8:
         return image
     return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def over_background(image: np.ndarray, background: int) -> np.ndarray:
-    """Put a uint8 image with alpha over a grey: round((alpha x + (255 - alpha) grey) / 255)."""
+    """Blend a uint8 image with alpha onto a grey: round((alpha x + (255 - alpha) grey) / 255)."""
     if image.shape[2] % 2:
         return image
     colour = image[..., :-1].astype(np.uint16)
@@ -49,7 +49,7 @@ def over_background(image: np.ndarray, background: int) -> np.ndarray:
 
 
 def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Grey to RGB, or RGB to grey by ITU-R 601: 0.299 R + 0.587 G + 0.114 B."""
+    """Convert grey to RGB, or RGB to grey by ITU-R 601: 0.299 R + 0.587 G + 0.114 B."""
     if image.shape[2] == channels:
         return image
     if channels == 3:
@@ -58,9 +58,10 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def scaled(image: np.ndarray, size: int, fit: Fit) -> np.ndarray:
-    """Scale a uint8 image until its longer side is `size`; "pad" leaves smaller images alone.
+    """Resize a uint8 image so that its longer side is `size`; "pad" never enlarges an image.
 
-    Bicubic with antialiasing: other libraries alias when they shrink (Parmar et al. 2022).
+    Bicubic with antialiasing, by Pillow: other libraries alias when they shrink an image
+    (Parmar et al. 2022).
     """
     height, width, channels = image.shape
     scale = size / max(height, width)
@@ -73,5 +74,5 @@ def scaled(image: np.ndarray, size: int, fit: Fit) -> np.ndarray:
 
 
 def to_pixels(images: np.ndarray) -> np.ndarray:
-    """Images float32 in [0, 1] to uint8, 0 to 255, rounded."""
+    """Round float32 images in [0, 1] to uint8, 0 to 255."""
     return np.asarray(np.rint(np.clip(images, 0.0, 1.0) * 255.0), dtype=np.uint8)

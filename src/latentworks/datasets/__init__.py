@@ -1,1 +1,1 @@
-"""Where images come from. One file for each `dataset.kind`."""
+"""Image sources: one module for each `dataset.kind`."""

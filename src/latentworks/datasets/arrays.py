@@ -1,6 +1,6 @@
-"""Datasets that are a few large arrays on disk: checked at once, then read block by block.
+"""Datasets stored as a few large arrays: headers are checked first, then rows are read in blocks.
 
-A format such as IDX or `.npz` only has to say where its arrays begin, and of what shape they are.
+A format such as IDX or `.npz` supplies only the offset, shape and dtype of each array.
 """
 
 import lzma
@@ -19,11 +19,11 @@ import numpy as np
 from latentworks.datasets.source import MAX_PIXELS, Item, Source, Split
 from latentworks.errors import DataError
 
-BLOCK_BYTES = 4 << 20  # what is read, and held in memory, at a time
+BLOCK_BYTES = 4 << 20  # read into memory at once
 MAX_CLASSES = 100_000
 MAX_REASON = 150  # characters
 
-# What gzip, zipfile and the file system raise on a damaged or unreadable file.
+# Errors of gzip, zipfile and the file system on a damaged or unreadable file.
 DAMAGE = (
     *(OSError, EOFError, RuntimeError, UnicodeDecodeError),
     *(zlib.error, lzma.LZMAError, zipfile.BadZipFile),
@@ -31,37 +31,38 @@ DAMAGE = (
 
 
 def reason(error: Exception) -> str:
-    """What an error says, in a line; it may cite any bytes of a damaged file, and many."""
+    """Shorten an error to one printable line: its text may quote the bytes of a damaged file."""
     first = (str(error).splitlines() or [""])[0][:MAX_REASON].rstrip(".")
     return printable(first) or type(error).__name__
 
 
 def printable(text: str) -> str:
+    """Escape unprintable characters."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 class Readable(Protocol):
-    """What files, gzip streams and members of a zip have in common."""
+    """The common interface of files, gzip streams and zip members."""
 
     def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """An array in a file, of which only the header was read."""
+    """An array in a file. Its header was read; its elements were not."""
 
-    name: str  # of its rows: `x_train` gives `x_train[0]`
-    where: str  # the file, as a message calls it
+    name: str  # prefix of the names of its rows: `x_train` gives `x_train[0]`
+    where: str  # how messages name the file
     shape: tuple[int, ...]
     dtype: np.dtype
-    open: Callable[[], AbstractContextManager[Readable]]  # placed at the first element
+    open: Callable[[], AbstractContextManager[Readable]]  # positioned at the first element
 
     @property
     def row_bytes(self) -> int:
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
     def check_length(self, received: int) -> None:
-        """Compare a number of bytes with what the header declares. Raises DataError."""
+        """Raise DataError if `received`, in bytes, is not the length that the header declares."""
         expected = self.shape[0] * self.row_bytes
         if received != expected:
             fault = "truncated" if received < expected else "too long"
@@ -71,7 +72,7 @@ class ArrayFile:
             )
 
     def blocks(self, rows: int) -> Iterator[np.ndarray]:
-        """The array, at most `rows` rows at a time. Raises DataError where its length is wrong."""
+        """Yield at most `rows` rows at a time. Raises DataError if the length is wrong."""
         received = 0
         try:
             with self.open() as file:
@@ -92,7 +93,7 @@ class ArrayFile:
 
 @dataclass(frozen=True)
 class Part:
-    """Images that belong together, and their labels."""
+    """The images of one split, and their labels."""
 
     images: ArrayFile
     labels: ArrayFile | None
@@ -100,9 +101,9 @@ class Part:
 
 
 def open_parts(parts: list[Part]) -> Source:
-    """A Source of arrays. Where there is a single part, its images are still to be split.
+    """Build a Source from arrays. The images of a single part have no split yet.
 
-    Raises DataError on a wrong shape or type, or a label that is not a class number.
+    Raises DataError if a shape or dtype is wrong, or if a label is not a class number.
     """
     num_classes = 0
     for part in parts:

@@ -1,4 +1,4 @@
-"""What is known of the images of a dataset: a row for each one, and a profile of all."""
+"""The index of a dataset, with one row per image, and its profile."""
 
 import hashlib
 import math
@@ -11,23 +11,23 @@ import pandas as pd
 from latentworks.datasets.source import Split
 from latentworks.errors import DataError
 
-MAX_SIZES = 10  # that the profile lists
-MAX_EXAMPLES = 20  # for each reason to reject
+MAX_SIZES = 10  # image sizes listed in the profile
+MAX_EXAMPLES = 20  # file names listed per reject code
 HISTOGRAM_BINS = 16
 
 
 class Row(NamedTuple):
-    """One image of the index."""
+    """One row of the index."""
 
     split: Split
     label: int | None
     name: str  # in the source
-    height: int  # pixels, before it was prepared
+    height: int  # pixels, before preparation
     width: int
 
 
 class Catalog:
-    """Grows with a stream of prepared images, and never holds their pixels."""
+    """Collects index rows from a stream of prepared images, without keeping their pixels."""
 
     def __init__(self, image_shape: tuple[int, int, int], class_names: tuple[str, ...]) -> None:
         self.image_shape = image_shape
@@ -35,13 +35,13 @@ class Catalog:
         self.num_duplicates = 0
         self.rejected: dict[str, list[str]] = {}  # code -> names
         self._rows: dict[str, Row] = {}  # content id -> row, in the order of the images
-        self._pixels = np.zeros(256, dtype=np.int64)  # how many have each value
+        self._pixels = np.zeros(256, dtype=np.int64)  # count of each grey value
 
     def add(self, content_id: str, row: Row, image: np.ndarray) -> bool:
-        """Enter an image: uint8 [S, S, C]. Returns False for one that is in already.
+        """Add an image, uint8 [S, S, C]. Returns False for a duplicate.
 
-        A duplicate in test takes the place of the one in train, so that the source's own test
-        images stay what they are.
+        If the duplicate is in test and the first copy is not, the row becomes the test image's,
+        so that the source's own test set stays complete.
         """
         known = self._rows.get(content_id)
         if known is None:
@@ -54,11 +54,11 @@ class Catalog:
         return False
 
     def reject(self, name: str, code: str) -> None:
-        """Enter an image that cannot be used."""
+        """Record an image that cannot be used, and the reason."""
         self.rejected.setdefault(code, []).append(name)
 
     def check(self, min_images: int) -> None:
-        """Raises DataError where there are too few images, or none to train or to test on."""
+        """Raise DataError if there are too few images, or none in train or in test."""
         num_images = {split: self._num_images(split) for split in get_args(Split)}
         total = len(self._rows)
         expected = ""
@@ -70,13 +70,13 @@ class Catalog:
             left_out = {code: len(names) for code, names in sorted(self.rejected.items())}
             left_out["duplicate"] = self.num_duplicates
             raise DataError(
-                f"too few usable images. Expected {expected}. "
+                f"Too few usable images. Expected {expected}. "
                 f"Received: {total} ({_counts(num_images)}); left out: {_counts(left_out)}. "
                 "Add images, or correct those that were left out."
             )
 
     def index(self) -> pd.DataFrame:
-        """The columns id, split, label, name, height, width, with a row for each image."""
+        """Return one row per image, with columns id, split, label, name, height and width."""
         rows = self._rows.values()
         return pd.DataFrame(
             {
@@ -90,7 +90,7 @@ class Catalog:
         )
 
     def profile(self) -> dict[str, Any]:
-        """The dataset on a page; `fingerprint` changes with any image, split, label or order."""
+        """Summarise the dataset. `fingerprint` depends on the images, splits, labels and order."""
         sizes = Counter((row.height, row.width) for row in self._rows.values())
         return {
             "num_images": len(self._rows),
@@ -130,7 +130,7 @@ class Catalog:
 
 
 def _brightness(pixels: np.ndarray) -> dict[str, Any]:
-    """Mean, standard deviation (0 to 255) and histogram, exact: the sums are of integers."""
+    """Mean, standard deviation (0 to 255) and histogram: exact, as the sums are integers."""
     values = range(256)
     count = int(pixels.sum())
     total = sum(value * int(number) for value, number in zip(values, pixels, strict=True))

@@ -1,4 +1,4 @@
-"""The sections `dataset` and `prepare`: where images come from, and what they are made into."""
+"""The sections `dataset` and `prepare`: the image source, and the conversion of its images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FashionMNISTConfig(Config):
 
 
 class ImageFolderConfig(Config):
-    """A folder of PNG, JPEG or WebP files; sub-folders, where there are some, are classes."""
+    """A folder of PNG, JPEG or WebP files; its sub-folders, if any, are the classes."""
 
     kind: Literal["image_folder"]
     path: SourcePath
@@ -40,7 +40,7 @@ class ImageFolderConfig(Config):
 
 
 class IDXConfig(Config):
-    """A folder of files in the format of MNIST, gzipped or not."""
+    """A folder of IDX files, the format of MNIST, gzipped or not."""
 
     kind: Literal["idx"]
     path: SourcePath
@@ -52,7 +52,7 @@ class IDXConfig(Config):
 
 
 class NPZConfig(Config):
-    """A NumPy archive: `x_train` and, where there are some, `y_train`, `x_test`, `y_test`."""
+    """A NumPy archive with `x_train` and, optionally, `y_train`, `x_test` and `y_test`."""
 
     kind: Literal["npz"]
     path: SourcePath
@@ -69,7 +69,7 @@ DatasetConfig = Annotated[
 
 
 class PrepareConfig(Config):
-    """How every image is brought to one shape, and which ones are kept back for test."""
+    """The shape that images are converted to, and the fractions kept for validation and test."""
 
     image_size: Annotated[int, Field(ge=8, le=1024)]
     channels: Literal[1, 3]

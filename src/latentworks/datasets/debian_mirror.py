@@ -1,4 +1,4 @@
-"""Pinned files from a Debian package."""
+"""A mirror that takes pinned files from a Debian package."""
 
 import os
 import shutil
@@ -21,10 +21,10 @@ from latentworks.system import processes
 
 @dataclass(frozen=True)
 class DebianMirror:
-    """A package of the Debian or Ubuntu that this machine runs; needs no rights on it."""
+    """A package of the Debian or Ubuntu on this machine, downloaded without root rights."""
 
     package: str
-    folder: str  # where the package has the files
+    folder: str  # of the files in the package
     timeout: float = 300  # seconds for each command
 
     def __str__(self) -> str:
@@ -32,7 +32,7 @@ class DebianMirror:
 
     def fetch(self, files: Sequence[PinnedFile], downloads: Path, folder: Path) -> None:
         if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-            raise MirrorError("there is no apt-get on this machine")
+            raise MirrorError("apt-get or dpkg-deb is not installed")
         with tempfile.TemporaryDirectory(dir=downloads) as temporary:
             unpacked = self._unpack(Path(temporary).resolve())
             for file in files:
@@ -42,15 +42,19 @@ class DebianMirror:
                 except (IncompleteError, MismatchError) as error:
                     raise MirrorError(str(error)) from None
                 except FileNotFoundError:
-                    raise MirrorError(f"it has no {self.folder}/{gzipped.name}") from None
+                    name = f"{self.folder}/{gzipped.name}"
+                    raise MirrorError(f"the package has no file {name}") from None
 
     def _unpack(self, folder: Path) -> Path:
-        """apt checks the archive's signature and the package's hash, in a state of its own."""
+        """Download and unpack the package; apt verifies the archive's signature and the hash.
+
+        All of apt's state is kept in `folder`.
+        """
         (folder / "lists" / "partial").mkdir(parents=True)
         (folder / "cache" / "archives" / "partial").mkdir(parents=True)
-        loudness = "--quiet=0" if sys.stdout.isatty() else "--quiet=2"  # its own progress bar
+        loudness = "--quiet=0" if sys.stdout.isatty() else "--quiet=2"  # apt draws progress bars
         apt = ["apt-get", loudness, *_options(folder)]
-        self._run([*apt, "update"], folder, check=False)  # some other archive may be out of order
+        self._run([*apt, "update"], folder, check=False)  # an unrelated archive may fail
         self._run([*apt, "download", self.package], folder)
         package = next(folder.glob("*.deb"))
         self._run(["dpkg-deb", "-x", package.name, "unpacked"], folder)
@@ -81,7 +85,7 @@ def _options(folder: Path) -> Iterator[str]:
         f"Dir::State={folder}",
         f"Dir::Cache={folder / 'cache'}",
         "Debug::NoLocking=true",
-        "APT::Sandbox::User=root",  # the folder belongs to whoever runs this
+        "APT::Sandbox::User=root",  # the folder belongs to the current user
         "Acquire::Languages=none",
         "Acquire::Retries=1",
         "Acquire::http::Timeout=15",

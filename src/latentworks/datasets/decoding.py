@@ -1,6 +1,6 @@
-"""From a source to prepared images, in order, on all cores where decoding is work.
+"""Decoding of a source's images, in order, on all cores if decoding is slow.
 
-Only a bounded number of images is in memory at any time, however large the source is.
+The number of images in memory is bounded, however large the source is.
 """
 
 import math
@@ -19,8 +19,8 @@ import numpy as np
 from latentworks.datasets.source import Item, Reject, Source
 from latentworks.errors import DataError
 
-CHUNK_ITEMS = 16  # that travel to a worker at a time
-CHUNKS_PER_WORKER = 2  # one at work and one that waits
+CHUNK_ITEMS = 16  # sent to a worker at once
+CHUNKS_PER_WORKER = 2  # one in progress, one queued
 
 Read = Callable[[], np.ndarray]
 Transform = Callable[[np.ndarray], np.ndarray]
@@ -28,18 +28,18 @@ Transform = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image, or the reason why there is none."""
+    """A decoded image, or the reason for rejecting it."""
 
-    image: np.ndarray | None  # what the transform made of it
+    image: np.ndarray | None  # transformed; None if rejected
     height: int = 0  # pixels, before the transform
     width: int = 0
-    reject: str = ""  # the code, where image is None
+    reject: str = ""  # code, if image is None
 
 
 def decoded(source: Source, transform: Transform) -> Iterator[tuple[Item, Decoded]]:
-    """Read and transform every item of a source, in its order. Raises DataError.
+    """Read and transform every item of a source, in order.
 
-    `transform` has to pickle, as the items' `read` does.
+    `transform` and the items' `read` must be picklable. Raises DataError if a worker is killed.
     """
     if source.decodes:
         yield from _decoded_in_workers(source, transform)
@@ -82,20 +82,21 @@ def _decoded_in_workers(source: Source, transform: Transform) -> Iterator[tuple[
                 yield from zip(chunk, future.result(), strict=True)
             except BrokenProcessPool:
                 raise DataError(
-                    f"a process that decodes images was killed, at {chunk[0].name} or one of the "
-                    f"{CHUNK_ITEMS * len(pending)} after it. Most often the memory is too small."
+                    f"A process that decodes images was killed, at {chunk[0].name} or one of the "
+                    f"{CHUNK_ITEMS * len(pending)} images after it. The usual cause is too little "
+                    "memory: free some, and run the stage again."
                 ) from None
 
 
 def _num_cores() -> int:
-    """Those which this process may use, not all that the machine has."""
+    """Count the cores that this process may use, not all cores of the machine."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _end_with_parent() -> None:
-    """In a worker: end when the parent is killed, which would leave it waiting for ever."""
+    """End this worker when its parent is killed; otherwise it would wait forever."""
     parent = multiprocessing.parent_process()
 
     def wait() -> None:

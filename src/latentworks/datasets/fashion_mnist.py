@@ -26,7 +26,7 @@ CLASS_NAMES = (
     "Ankle boot",
 )
 
-# Of the decompressed content, which is the same everywhere; the gzipped files differ by mirror.
+# Sizes and digests of the decompressed files: the gzipped files differ between mirrors.
 FILES = (
     PinnedFile(
         "train-images-idx3-ubyte",
@@ -57,7 +57,7 @@ MIRRORS: tuple[Mirror, ...] = (
 
 
 def load(path: Path) -> Source:
-    """Open a folder with the four files, decompressed. Raises DataError where they are others."""
+    """Open a folder with the four decompressed files. Raises DataError if a file differs."""
     for pinned in FILES:
         file = path / pinned.name
         if not file.is_file():
@@ -67,11 +67,11 @@ def load(path: Path) -> Source:
         if digest != pinned.sha256:
             raise DataError(
                 f"{file}: not the file of Fashion-MNIST. Expected SHA-256 {pinned.sha256}. "
-                f"Received: {digest}. For other data set dataset.kind to idx."
+                f"Received: {digest}. Set dataset.kind to idx to read other data."
             )
     return replace(idx.load(path), class_names=CLASS_NAMES)
 
 
 def download(folder: Path, downloads: Path, mirrors: Sequence[Mirror] = MIRRORS) -> list[str]:
-    """Bring the four files into `folder`, as `fetch` does."""
+    """Download the four files into `folder`: see `fetch`."""
     return fetch(FILES, mirrors, downloads, folder)

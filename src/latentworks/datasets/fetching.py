@@ -1,4 +1,4 @@
-"""Files from the network, taken from the first mirror that serves the content that is pinned."""
+"""Download of pinned files from the first mirror that serves their content."""
 
 import shutil
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from latentworks.errors import DataError
 def fetch(
     files: Sequence[PinnedFile], mirrors: Sequence[Mirror], downloads: Path, folder: Path
 ) -> list[str]:
-    """Bring all files into `folder`. `downloads` keeps what is incomplete for another try.
+    """Download all files into `folder`. `downloads` keeps incomplete files for the next try.
 
-    Returns what became of each mirror that was asked. Raises DataError where none could serve.
+    Returns the outcome for each mirror tried. Raises DataError if every mirror failed.
     """
     outcomes: list[str] = []
     downloads.mkdir(parents=True, exist_ok=True)
@@ -27,6 +27,6 @@ def fetch(
             shutil.rmtree(downloads)
             return [*outcomes, f"{mirror} served"]
     raise DataError(
-        f"no mirror could serve {files[0].name} and the files with it: {'; '.join(outcomes)}. "
-        "Check the network and run it again, which goes on where it stopped."
+        f"No mirror could serve {files[0].name} and the files with it: {'; '.join(outcomes)}. "
+        "Check the network and run the command again: the download resumes."
     )

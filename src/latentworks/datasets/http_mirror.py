@@ -1,4 +1,4 @@
-"""Pinned files from a web server."""
+"""A mirror that downloads pinned files from a web server."""
 
 import hashlib
 import re
@@ -23,13 +23,13 @@ from latentworks.datasets.pinned import (
 
 @dataclass(frozen=True)
 class HTTPMirror:
-    """A web server. A download that breaks is resumed, by this process or a later one."""
+    """A web server. An interrupted download is resumed, by this process or a later one."""
 
-    url: str  # of the folder, with a slash at its end
+    url: str  # of the folder, with a trailing slash
     connect_timeout: float = 5  # seconds
     read_timeout: float = 15  # seconds of silence
     attempts: int = 4  # for each file
-    backoff: float = 0.5  # seconds before the second attempt; doubled before each further one
+    backoff: float = 0.5  # seconds before the second attempt, then doubled each time
 
     def __str__(self) -> str:
         return self.url
@@ -39,11 +39,11 @@ class HTTPMirror:
             self._fetch(file, downloads / self._partial_name(file), folder / file.name)
 
     def _partial_name(self, file: PinnedFile) -> str:
-        """Names the mirror too: the rest of a file can only come from where it began."""
+        """Name a partial download by mirror and file: only the same mirror can resume it."""
         return f"{hashlib.sha256(self.url.encode()).hexdigest()[:12]}-{file.name}.gz"
 
     def _fetch(self, file: PinnedFile, partial: Path, target: Path) -> None:
-        """Whether a download is complete is told by its content, whatever the server says."""
+        """Download and decompress a file. Its content, not the server, tells if it is complete."""
         for attempt in range(self.attempts):
             if attempt:
                 time.sleep(self.backoff * 2 ** (attempt - 1))
@@ -55,14 +55,14 @@ class HTTPMirror:
             except MismatchError as error:
                 partial.unlink()
                 failure = str(error)
-                if not resumed:  # the file itself is another one
+                if not resumed:  # the whole file came from the server, and differs
                     break
             except (IncompleteError, FileNotFoundError) as error:
                 failure = failure or str(error)
         raise MirrorError(failure)
 
     def _download(self, file: PinnedFile, partial: Path) -> str | None:
-        """Download what is missing of `partial`. Returns what went wrong, for another attempt."""
+        """Download the missing rest of `partial`. Returns the fault if it is worth a retry."""
         try:
             with requests.get(
                 self.url + file.name + ".gz",
@@ -71,8 +71,8 @@ class HTTPMirror:
                 timeout=(self.connect_timeout, self.read_timeout),
             ) as response:
                 if response.status_code == requests.codes.requested_range_not_satisfiable:
-                    partial.unlink()  # it was longer than the file now is
-                    return "the file has changed"
+                    partial.unlink()  # longer than the server's file is now
+                    return "the file on the server has changed"
                 if 400 <= response.status_code < 500:
                     raise MirrorError(f"HTTP status {response.status_code}")
                 response.raise_for_status()
@@ -83,7 +83,7 @@ class HTTPMirror:
 
 
 def _validator(partial: Path) -> Path:
-    """The file that says to which version of the server's file the part belongs."""
+    """Path of the note that holds the server's ETag or date for a partial download."""
     return partial.with_suffix(".validator")
 
 
@@ -92,18 +92,19 @@ def _resume_headers(partial: Path) -> dict[str, str]:
     if partial.exists() and partial.stat().st_size > 0:
         headers["Range"] = f"bytes={partial.stat().st_size}-"
         if _validator(partial).exists():
-            headers["If-Range"] = _validator(partial).read_text()  # changed: the whole file comes
+            # If the file has changed, the server sends the whole of it.
+            headers["If-Range"] = _validator(partial).read_text()
     return headers
 
 
 def _append(response: requests.Response, partial: Path, limit: int) -> None:
-    """Write the body behind what `partial` has, or over it where the server begins at the start."""
+    """Append the body to `partial`, or replace `partial` if the server sent the whole file."""
     start = 0
     if response.status_code == requests.codes.partial_content:
         start = partial.stat().st_size
         if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             partial.unlink()
-            raise requests.RequestException("another range was sent than was asked for")
+            raise requests.RequestException("the server sent another range than the one requested")
     else:
         partial.unlink(missing_ok=True)
         _remember_version(response.headers, _validator(partial))
@@ -127,7 +128,7 @@ def _append(response: requests.Response, partial: Path, limit: int) -> None:
 
 
 def _remember_version(headers: Mapping[str, str], path: Path) -> None:
-    """Keep what If-Range may hold: a strong ETag or else a date."""
+    """Save the value for If-Range: a strong ETag, or else the date."""
     etag = headers.get("ETag", "")
     version = etag if etag.startswith('"') else headers.get("Last-Modified")
     if version:
@@ -137,7 +138,7 @@ def _remember_version(headers: Mapping[str, str], path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What happened, without the layers in which requests and urllib3 wrap it."""
+    """Return the text of the innermost error, which requests and urllib3 wrap in others."""
     inner = getattr(error, "reason", None) or next(iter(error.args), None)
     if isinstance(inner, Exception):
         return _reason(inner)

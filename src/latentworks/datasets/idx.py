@@ -1,7 +1,8 @@
-"""The format of MNIST (LeCun et al. 1998): `train-images-idx3-ubyte` and its companions.
+"""IDX files, the format of MNIST (LeCun et al. 1998), such as `train-images-idx3-ubyte`.
 
-A file is a magic number (0, 0, the type, the number of axes), each axis as a big-endian uint32,
-and the bytes. It may be gzipped. Test images, `t10k-…`, and all labels are optional.
+A file holds a magic number (0, 0, the type, the number of axes), the size of each axis as a
+big-endian uint32, and the elements. It may be gzipped. Test images, `t10k-…`, and all labels are
+optional.
 """
 
 import gzip
@@ -19,12 +20,14 @@ UNSIGNED_BYTE = 0x08
 
 
 def load(path: Path) -> Source:
-    """Open a folder of IDX files. Raises DataError."""
+    """Open a folder of IDX files. Raises DataError if a file is missing or invalid."""
     if not path.is_dir():
         raise DataError(f"{path}: no such folder. Correct dataset.path, or put the files there.")
     train = _part(path, "train")
     if train is None:
-        raise DataError(f"{path}: expected a file train-images-idx3-ubyte or …-ubyte.gz in it.")
+        raise DataError(
+            f"{path}: no training images. Expected a file train-images-idx3-ubyte or …-ubyte.gz."
+        )
     test = _part(path, "t10k")
     return open_parts([train] if test is None else [train, test])
 
@@ -42,12 +45,12 @@ def _part(folder: Path, prefix: str) -> Part | None:
 
 
 def _find(folder: Path, pattern: str) -> Path | None:
-    """The file of that name, or its gzipped form."""
+    """Find the file that matches `pattern`, or its gzipped form."""
     return next((path for end in ("", ".gz") for path in sorted(folder.glob(pattern + end))), None)
 
 
 def _array_file(path: Path, axes: tuple[int, ...]) -> ArrayFile:
-    if not path.is_file():  # a folder, or a pipe that would wait for ever
+    if not path.is_file():  # a folder, or a pipe, which would block forever
         raise DataError(f"{path}: not a file. Expected an IDX file.")
     try:
         with _opened(path) as file:
@@ -58,7 +61,7 @@ def _array_file(path: Path, axes: tuple[int, ...]) -> ArrayFile:
     if magic not in [bytes([0, 0, UNSIGNED_BYTE, number]) for number in axes]:
         expected = " or ".join(f"0x{UNSIGNED_BYTE << 8 | number:08x}" for number in axes)
         raise DataError(
-            f"{path}: not the IDX file that its name says. Expected magic {expected}. "
+            f"{path}: wrong IDX header for a file of this name. Expected magic {expected}. "
             f"Received: 0x{magic.hex()}."
         )
     if len(sizes) < 4 * magic[3]:
@@ -74,7 +77,7 @@ def _array_file(path: Path, axes: tuple[int, ...]) -> ArrayFile:
         dtype=np.dtype(np.uint8),
         open=lambda: _opened(path, offset),
     )
-    if path.suffix != ".gz":  # a gzipped file shows its length only at its end
+    if path.suffix != ".gz":  # the length of a gzipped file is unknown before its end
         array.check_length(path.stat().st_size - offset)
     return array
 

@@ -1,7 +1,7 @@
-"""A folder of PNG, JPEG and WebP files. The first level of sub-folders names the classes.
+"""Folders of PNG, JPEG and WebP files. The first level of sub-folders names the classes.
 
-Files directly in the folder have no label. Hidden files and folders are passed over; every other
-file is counted, with the reason if it cannot be used.
+Files directly in the folder have no label. Hidden files and folders are ignored; every other file
+is counted, with the reason if it is rejected.
 """
 
 import os
@@ -19,11 +19,11 @@ from latentworks.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
-MAX_BYTES = 16 * MAX_PIXELS  # more than an image of MAX_PIXELS takes without any compression
+MAX_BYTES = 16 * MAX_PIXELS  # above the size of MAX_PIXELS pixels without compression
 
 
 def load(path: Path) -> Source:
-    """List a folder; its files are opened later. Raises DataError."""
+    """List a folder, without opening its files. Raises DataError if it has no files."""
     if not path.is_dir():
         raise DataError(f"{path}: no such folder. Correct dataset.path, or put the images there.")
     root = os.path.realpath(path)
@@ -47,7 +47,7 @@ def load(path: Path) -> Source:
 
 
 def _files(root: str, folder: str = "") -> Iterator[str]:
-    """Relative paths of all files. A link to a folder is not followed, but counts as a file."""
+    """Yield the relative paths of all files. A link to a folder counts as a file."""
     with os.scandir(os.path.join(root, folder)) as entries:
         for entry in entries:
             path = os.path.join(folder, entry.name)
@@ -60,12 +60,12 @@ def _files(root: str, folder: str = "") -> Iterator[str]:
 
 
 def _printable(path: str) -> str:
-    """File names are bytes; those which are not UTF-8 can still be written to a report."""
+    """Escape the bytes of a file name that are not UTF-8, so that reports can show it."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def read_image(root: str, file: str) -> np.ndarray:
-    """Decode one file, upright: uint8 or uint16 [h, w, c], c 1 to 4, even with alpha.
+    """Decode a file, upright, to uint8 or uint16 [h, w, c]: c is 1 to 4, and even with alpha.
 
     Raises Reject: link_outside, unsupported_format, unreadable, empty, too_large, truncated,
     animated.
@@ -75,23 +75,23 @@ def read_image(root: str, file: str) -> np.ndarray:
         raise Reject("link_outside")
     if not file.lower().endswith(EXTENSIONS):
         raise Reject("unsupported_format")
-    if not os.path.isfile(path):  # a folder, a broken link, a pipe that would wait for ever
+    if not os.path.isfile(path):  # a folder, a broken link, or a pipe, which would block forever
         raise Reject("unreadable")
     with open(path, "rb") as stream:
         return decode_image(stream, os.fstat(stream.fileno()).st_size)
 
 
 def decode_image(stream: IO[bytes], num_bytes: int) -> np.ndarray:
-    """Decode an image of a known size in bytes, upright: see `read_image`."""
+    """Decode an image of `num_bytes` bytes: see `read_image`."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow: what matters here is raised
+            warnings.simplefilter("ignore")  # Pillow raises the faults that matter
             return _decode(stream, num_bytes)
     except Image.DecompressionBombError:
         raise Reject("too_large") from None
     except (Reject, MemoryError):
         raise
-    except Exception as error:  # Pillow's decoders raise almost anything on a damaged file
+    except Exception as error:  # a damaged file can make Pillow raise almost any error
         truncated = "truncated" in str(error).lower()
         raise Reject("truncated" if truncated else "unreadable") from None
 
@@ -103,24 +103,24 @@ def _decode(stream: IO[bytes], num_bytes: int) -> np.ndarray:
         raise Reject("too_large")
     header = stream.read(8)
     if header[:4] == b"RIFF" and int.from_bytes(header[4:], "little") + 8 > num_bytes:
-        raise Reject("truncated")  # Pillow does not tell this from other damage
+        raise Reject("truncated")  # Pillow reports this like any other damage
     stream.seek(0)
     with Image.open(stream, formats=FORMATS) as picture:
-        if picture.width * picture.height > MAX_PIXELS:  # by the header: nothing is decoded yet
+        if picture.width * picture.height > MAX_PIXELS:  # by the header, before decoding
             raise Reject("too_large")
-        # An MPO is a photograph with its preview behind it, as many cameras write a JPEG.
+        # MPO: the JPEG of many cameras, with a preview image after the photograph.
         if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
             raise Reject("animated")
-        if picture.format == "PNG":  # whose checksums Pillow does not compare while it decodes
-            picture.verify()  # which uses the picture up
+        if picture.format == "PNG":  # Pillow checks PNG checksums in verify() only
+            picture.verify()  # the picture cannot be used afterwards
     stream.seek(0)
     with Image.open(stream, formats=FORMATS) as picture:
         return to_array(ImageOps.exif_transpose(picture))
 
 
 def to_array(picture: Image.Image) -> np.ndarray:
-    """The pixels of a picture in any of Pillow's modes: uint8 or uint16 [h, w, c]."""
-    if picture.mode.startswith("I"):  # convert("L") would clip 16 bits to two values
+    """Convert a picture in any of Pillow's modes to uint8 or uint16 [h, w, c]."""
+    if picture.mode.startswith("I"):  # convert("L") would clip most 16-bit values to 255
         pixels = np.asarray(picture).clip(0, 65535).astype(np.uint16)
     else:
         pixels = np.asarray(picture.convert(_plain_mode(picture)))

@@ -1,7 +1,7 @@
-"""A NumPy archive, as `np.savez` writes it: `x_train`, `y_train`, `x_test`, `y_test`.
+"""NumPy archives, as `np.savez` writes them: `x_train`, `y_train`, `x_test`, `y_test`.
 
-Only `x_train` is needed; an archive that separates nothing may call it `x`, and its labels `y`.
-Nothing is unpickled, and no array is ever in memory as a whole.
+Only `x_train` is required. An archive without a split may name its images `x` and its labels `y`.
+Nothing is unpickled, and no array is read into memory as a whole.
 """
 
 import zipfile
@@ -27,7 +27,7 @@ from latentworks.errors import DataError
 
 
 def load(path: Path) -> Source:
-    """Open an `.npz` file. Raises DataError."""
+    """Open an `.npz` file. Raises DataError if it is missing or invalid."""
     if not path.is_file():
         raise DataError(f"{path}: no such file. Correct dataset.path, or put the archive there.")
     try:
@@ -35,7 +35,7 @@ def load(path: Path) -> Source:
             members = [name for name in archive.namelist() if name.endswith(".npy")]
             names = {name.removesuffix(".npy") for name in members}
             if len(names) < len(members):
-                raise DataError(f"{path}: an array is there twice. Expected each name once.")
+                raise DataError(f"{path}: two arrays have the same name. Expected each name once.")
     except DAMAGE as error:
         raise DataError(f"{path}: not an .npz archive: {reason(error)}.") from None
     suffix = "_train" if "x_train" in names else ""
@@ -60,7 +60,7 @@ def _array_file(path: Path, name: str) -> ArrayFile:
             shape, fortran_order, dtype = _read_header(file)
             offset = file.tell()
             num_bytes = archive.getinfo(f"{name}.npy").file_size - offset
-    except Exception as error:  # NumPy reads a header as Python, so that any error can come of it
+    except Exception as error:  # NumPy parses the header as Python: any error can occur
         raise DataError(f"{where}: not a plain NumPy array: {reason(error)}.") from None
     if not shape or min(shape) < 0 or any(type(size) is not int for size in shape):
         raise DataError(f"{where}: expected an array [N, …]. Received shape: {shape}.")
@@ -82,12 +82,12 @@ def _opened(path: Path, name: str, offset: int) -> Iterator[Readable]:
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """The shape, whether the order is Fortran's, and the type. Raises ValueError."""
+    """Read the shape, the Fortran-order flag and the dtype. Raises ValueError."""
     version = npy_format.read_magic(file)
     if version == (1, 0):
         shape, fortran_order, dtype = npy_format.read_array_header_1_0(file)
     else:
         shape, fortran_order, dtype = npy_format.read_array_header_2_0(file)
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, which only pickle could read")
+        raise ValueError("the array holds Python objects, which only pickle could read")
     return shape, fortran_order, dtype

@@ -1,7 +1,7 @@
-"""Files that are pinned by their content, and the mirrors that have them.
+"""Files pinned by their content, and the interface of the mirrors that serve them.
 
-A mirror is never trusted: not its lengths, its dates or its compression, but only the size and
-the SHA-256 of what its gzipped files decompress to.
+Lengths, dates and compression that a mirror reports are not trusted. A file is accepted by the
+size and the SHA-256 of its decompressed content alone.
 """
 
 import gzip
@@ -18,7 +18,7 @@ MIN_GZIP_BYTES = 18  # header and trailer
 
 @dataclass(frozen=True)
 class PinnedFile:
-    """A file by its content, decompressed."""
+    """A file identified by its decompressed content."""
 
     name: str
     size: int  # bytes
@@ -26,23 +26,23 @@ class PinnedFile:
 
 
 class MirrorError(Exception):
-    """This mirror cannot serve the files; another one may."""
+    """A mirror cannot serve the files; another mirror may."""
 
 
 class Mirror(Protocol):
-    """A place that has the files, gzipped, under the names of the files and `.gz`."""
+    """A source of the gzipped files, each named as the file with `.gz` appended."""
 
     def fetch(self, files: Sequence[PinnedFile], downloads: Path, folder: Path) -> None:
-        """Put all files, decompressed and checked, into `folder`. Raises MirrorError."""
+        """Write all files, decompressed and verified, to `folder`. Raises MirrorError."""
         ...
 
 
 class IncompleteError(Exception):
-    """The download ends too early; what there is of it is good."""
+    """A download ends too early; its bytes so far are valid."""
 
 
 class MismatchError(Exception):
-    """The download is not the file that was expected."""
+    """A download is not the pinned file."""
 
 
 def decompress(gzipped: Path, target: Path, file: PinnedFile) -> None:
@@ -54,7 +54,7 @@ def decompress(gzipped: Path, target: Path, file: PinnedFile) -> None:
         with gzip.open(gzipped) as source, target.open("wb") as sink:
             while chunk := source.read(CHUNK_BYTES):
                 size += len(chunk)
-                if size > file.size:  # so that a gzip bomb unfolds no further
+                if size > file.size:  # stops a gzip bomb
                     raise MismatchError(f"{file.name} is larger than {file.size} bytes")
                 digest.update(chunk)
                 sink.write(chunk)

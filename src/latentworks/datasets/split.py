@@ -1,4 +1,4 @@
-"""The split that an image is in, by its content: it never changes sides when the data grows."""
+"""Assignment of images to splits by their content: stable when a dataset grows."""
 
 import hashlib
 
@@ -8,16 +8,16 @@ from latentworks.datasets.source import Split
 
 
 def content_id(image: np.ndarray) -> str:
-    """32 hexadecimal digits of the SHA-256 of a prepared image's shape and bytes."""
+    """Hash a prepared image: 32 hexadecimal digits of the SHA-256 of its shape and bytes."""
     digest = hashlib.sha256(str(image.shape).encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()[:32]
 
 
 def split_of(content_id: str, val_fraction: float, test_fraction: float) -> Split:
-    """The split of an image, by its id alone, so that it never changes when other images come.
+    """Choose the split of an image by its id alone, so that other images never change it.
 
-    Of all images `test_fraction` are test; of those that are left, `val_fraction` are val.
+    `test_fraction` of all images are test; `val_fraction` of the remaining images are val.
     """
     position = int(content_id[:13], 16) / 16**13  # uniform in [0, 1); 52 bits, exact as a float
     if position < test_fraction:
@@ -30,7 +30,7 @@ def split_of(content_id: str, val_fraction: float, test_fraction: float) -> Spli
 def choose_split(
     own: Split | None, content_id: str, val_fraction: float, test_fraction: float
 ) -> Split:
-    """Where the source itself separates train from test, only val is left to the id."""
+    """Choose the split of an image. If the source has its `own` split, only val is chosen by id."""
     if own is None:
         return split_of(content_id, val_fraction, test_fraction)
     return split_of(content_id, val_fraction, test_fraction=0) if own == "train" else own

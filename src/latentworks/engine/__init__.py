@@ -1,1 +1,1 @@
-"""Keras at work: batches, training with a checkpoint, inference batch by batch."""
+"""Training and inference with Keras: batches, checkpoints, and encoding batch by batch."""

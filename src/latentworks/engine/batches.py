@@ -1,9 +1,4 @@
-"""Training that can be killed at any moment and goes on to the same bytes.
-
-Keras's own `BackupAndRestore` forgets random states and may read a torn file. Here each finished
-epoch leaves one file, renamed into place, with every variable of the model and of the optimizer,
-the best weights so far and the curves; batches are shuffled by (seed, epoch) alone.
-"""
+"""Batches of images, shuffled by (seed, epoch) alone: resumed training sees the same batches."""
 
 import math
 from typing import Any
@@ -14,9 +9,9 @@ from latentworks.engine.backend import keras
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of images, uint8 [B, H, W, C], each read from the memory map when it is needed.
+    """Batches of images, uint8 [B, H, W, C], read from the memory map on demand.
 
-    With labels a batch is images and labels, int64 [B].
+    With labels, a batch is a pair of images and labels, int64 [B].
     """
 
     def __init__(
@@ -27,9 +22,9 @@ class Batches(keras.utils.PyDataset):
         seed: int | None = None,
         labels: np.ndarray | None = None,
     ) -> None:
-        """`rows` int64 [n] of `images`; with `seed` they are shuffled anew for every epoch.
+        """Select `rows`, int64 [n], of `images`, uint8 [N, H, W, C].
 
-        `labels` int64 [N] are those of all `images`.
+        With `seed`, `shuffle` gives the rows a new order. `labels`, int64 [N], cover all `images`.
         """
         super().__init__()
         self.images = images
@@ -39,6 +34,7 @@ class Batches(keras.utils.PyDataset):
         self.seed = seed
 
     def shuffle(self, epoch: int) -> None:
+        """Shuffle the rows for `epoch`, counted from 0. Without a seed, keep their order."""
         if self.seed is not None:
             rng = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
             self.order = rng.permutation(self.rows)
@@ -48,7 +44,7 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[Any]:
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        rows = np.sort(rows)  # ascending, as the disk likes it
+        rows = np.sort(rows)  # ascending rows are faster to read from disk
         if self.labels is None:
             return (self.images[rows],)
         return ((self.images[rows], self.labels[rows]),)

@@ -1,8 +1,8 @@
-"""Training that can be killed at any moment and goes on to the same bytes.
+"""Checkpoints: training that is killed at any moment resumes and ends in the same bytes.
 
-Keras's own `BackupAndRestore` forgets random states and may read a torn file. Here each finished
-epoch leaves one file, renamed into place, with every variable of the model and of the optimizer,
-the best weights so far and the curves; batches are shuffled by (seed, epoch) alone.
+Keras's `BackupAndRestore` does not save random states and may read a half-written file. A
+checkpoint here is one file, replaced atomically after each epoch. It holds every variable of the
+model and of the optimizer, the best weights so far, and the curves.
 """
 
 import json
@@ -20,7 +20,7 @@ Epoch = dict[str, float]  # epoch, loss, learning_rate and, with validation imag
 
 @dataclass
 class Progress:
-    """What a training needs, beside the weights, in order to go on."""
+    """The state of a training, besides the variables of model and optimizer."""
 
     epochs: list[Epoch] = field(default_factory=list)
     best_weights: list[np.ndarray] | None = None  # None without validation images
@@ -28,13 +28,13 @@ class Progress:
 
     @property
     def best_epoch(self) -> int:
-        """The index of the epoch with the lowest val_loss; without validation, the last one."""
+        """Index of the epoch with the lowest val_loss; without validation, of the last epoch."""
         losses = [epoch.get("val_loss", -number) for number, epoch in enumerate(self.epochs)]
         return int(np.argmin(losses))
 
 
 class Checkpoint:
-    """One file, for one training only: `fingerprint` tells whose it is."""
+    """A checkpoint file. `fingerprint` identifies the training that it belongs to."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
@@ -53,7 +53,10 @@ class Checkpoint:
             disk.write_arrays(temporary, arrays)
 
     def restore(self, model: keras.Model) -> Progress:
-        """Fill `model` and say how far it is; a file of another training counts for nothing."""
+        """Restore the variables of `model`, and return the progress of its training.
+
+        A missing or damaged file, or one of another training, restores nothing.
+        """
         note, arrays = self._read()
         if note.get("fingerprint") != self.fingerprint:
             return Progress()
@@ -63,15 +66,15 @@ class Checkpoint:
         return Progress(note["epochs"], best or None, note["finished"])
 
     def became(self, model: str) -> None:
-        """The finished training is written as a model with this MD5."""
+        """Record that the finished training was written as a model file with the MD5 `model`."""
         note = {"fingerprint": self.fingerprint, "model": model}
         disk.write_json(self._result, note)
 
     def forget_finished(self, recorded: str | None) -> None:
-        """Forget a finished training whose model has the MD5 `recorded`, which DVC wrote down.
+        """Delete the checkpoint of a finished training if its model has the MD5 in dvc.lock.
 
-        Until then DVC may have been killed before it took the model over, and the next run
-        needs nothing but the file. Afterwards a run is one that the user forced.
+        `recorded` is this MD5. Without it, DVC may have been killed before it recorded the model,
+        and the next run reuses the checkpoint. With it, the user forced a new training.
         """
         try:
             result = disk.read_json(self._result)
@@ -86,16 +89,16 @@ class Checkpoint:
         return self.path.with_suffix(".json")
 
     def _read(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """The note and all arrays; both empty where there is no file, or a damaged one."""
+        """Read the note and all arrays. Both are empty if the file is missing or damaged."""
         try:
             arrays = disk.read_arrays(self.path)
             return dict(json.loads(arrays["note"].tobytes())), arrays
-        except Exception:  # whatever the byte that is wrong makes of it, training starts anew
+        except Exception:  # a damaged file can raise any error: training starts again
             return {}, {}
 
 
 def _variables(model: keras.Model) -> list[Any]:
-    """All there is: weights, states of random generators, moments and the step count."""
+    """List all variables: weights, states of random generators, moments and the step count."""
     return [*model.variables, *model.optimizer.variables]
 
 

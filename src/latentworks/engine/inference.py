@@ -1,4 +1,4 @@
-"""A trained model at work, a batch at a time, so that memory does not grow with the data."""
+"""Inference with a trained model, batch by batch, so that memory does not grow with the data."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -16,9 +16,9 @@ MAX_BATCH_BYTES = 16_000_000  # of float32 pixels; a convolution needs many time
 def encode(
     model: Any, images: np.ndarray, rows: np.ndarray, labels: np.ndarray | None = None
 ) -> Iterator[np.ndarray]:
-    """Latents float32 [B, D] of `rows` int64 [N] of `images` uint8 [M, H, W, C], batch by batch.
+    """Encode `rows`, int64 [N], of `images`, uint8 [M, H, W, C]: yields latents float32 [B, D].
 
-    `labels` int64 [N] of these rows make a difference to conditional models alone.
+    `labels`, int64 [N], are the labels of these rows. Only conditional models use them.
     """
     size = batch_size(images.shape[1:])
     for start in range(0, len(rows), size):
@@ -29,9 +29,9 @@ def encode(
 def decode(
     model: Any, latents: np.ndarray, labels: np.ndarray | None = None
 ) -> Iterator[np.ndarray]:
-    """Images float32 [B, H, W, C] in [0, 1] of `latents` float32 [N, D], batch by batch.
+    """Decode `latents`, float32 [N, D]: yields images float32 [B, H, W, C] in [0, 1].
 
-    `labels` int64 [N] make a difference to conditional models alone.
+    `labels`: int64 [N]. Only conditional models use them.
     """
     size = batch_size(model.image_shape)
     for start in range(0, len(latents), size):
@@ -47,17 +47,17 @@ def _part(labels: np.ndarray | None, part: slice) -> np.ndarray | None:
 def reconstruct(
     model: Any, images: np.ndarray, rows: np.ndarray, labels: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Originals uint8 and reconstructions float32 [B, H, W, C] of `images[rows]`, by batches."""
+    """Yield originals uint8 and reconstructions float32, [B, H, W, C], of `images[rows]`."""
     start = 0
     for z in encode(model, images, rows, labels):
         part = slice(start, start + len(z))
-        again = np.concatenate([*decode(model, z, _part(labels, part))])
-        yield images[rows[part]], again
+        decoded = np.concatenate([*decode(model, z, _part(labels, part))])
+        yield images[rows[part]], decoded
         start += len(z)
 
 
 def counted(batches: Iterable[Any], total: int) -> Iterator[Any]:
-    """The same batches of images, or of pairs of them, with a bar of progress."""
+    """Yield the same batches, of images or of pairs of images, and show a progress bar."""
     with tqdm(total=total, unit=" images", desc="evaluate", disable=None) as bar:
         for batch in batches:
             yield batch
@@ -65,5 +65,5 @@ def counted(batches: Iterable[Any], total: int) -> Iterator[Any]:
 
 
 def batch_size(image_shape: tuple[int, ...]) -> int:
-    """How many images of [H, W, C] are worked on at once."""
+    """Return the number of images [H, W, C] per batch, bounded by MAX_BATCH_BYTES."""
     return max(1, min(MAX_BATCH_SIZE, MAX_BATCH_BYTES // (4 * math.prod(image_shape))))

@@ -1,9 +1,4 @@
-"""Training that can be killed at any moment and goes on to the same bytes.
-
-Keras's own `BackupAndRestore` forgets random states and may read a torn file. Here each finished
-epoch leaves one file, renamed into place, with every variable of the model and of the optimizer,
-the best weights so far and the curves; batches are shuffled by (seed, epoch) alone.
-"""
+"""Training of a model, with a checkpoint and a report after every epoch."""
 
 import hashlib
 import json
@@ -28,19 +23,19 @@ from latentworks.system import disk
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """SIGTERM has to wait for the end of the block: a finished epoch is not lost."""
-    told: list[int] = []
-    former = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    """Delay SIGTERM until the end of the block, so that a finished epoch is not lost."""
+    received: list[int] = []
+    former = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, former)
-        for number in told:
+        for number in received:
             os.kill(os.getpid(), number)
 
 
 class _EveryEpoch(keras.callbacks.Callback):
-    """Shuffles before an epoch; after it keeps the best weights, saves, reports, stops."""
+    """Shuffles before each epoch. After it: keeps the best weights, reports, saves, may stop."""
 
     def __init__(
         self,
@@ -67,13 +62,13 @@ class _EveryEpoch(keras.callbacks.Callback):
     def _require_finite(self, name: str, value: float, when: str) -> None:
         if not math.isfinite(value):
             raise TrainingError(
-                f"training diverged: {name} is {value} in epoch {len(self.progress.epochs) + 1}, "
+                f"Training diverged: {name} is {value} in epoch {len(self.progress.epochs) + 1}, "
                 f"{when}. Expected a finite number. Lower train.learning_rate, or raise "
                 "train.warmup_steps."
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        # The last step may have spoiled the weights without a loss to show it.
+        # The last step may have made weights infinite or NaN after its loss was computed.
         weights = sum(float(np.sum(np.abs(value))) for value in self.model.get_weights())
         for name, value in {**(logs or {}), "the sum of the weights": weights}.items():
             self._require_finite(name, value, "at its end")
@@ -83,13 +78,13 @@ class _EveryEpoch(keras.callbacks.Callback):
         best = self.progress.best_epoch
         if "val_loss" in numbers and best == epoch:
             self.progress.best_weights = self.model.get_weights()
-        # While β rises the loss is another one; patience begins when it has its full weight.
-        settled = self.model.kl_warmup_steps // len(self.batches)
-        patient = "val_loss" not in numbers or epoch - max(best, settled) < self.config.patience
+        # While β rises, the loss changes its meaning: patience counts from the end of the warm-up.
+        warmed_up = self.model.kl_warmup_steps // len(self.batches)
+        patient = "val_loss" not in numbers or epoch - max(best, warmed_up) < self.config.patience
         self.progress.finished = epoch + 1 == self.config.epochs or not patient
         self.model.stop_training = self.progress.finished
         with undisturbed():
-            # In this order: a kill in between costs the epoch, and not what was to be shown of it.
+            # Report first: a kill in between repeats the epoch, and its report is not lost.
             self.report(self.progress.epochs[-1])
             self.checkpoint.save(self.model, self.progress)
 
@@ -102,10 +97,10 @@ def fit(
     checkpoint: Checkpoint,
     report: Callable[[Epoch], None],
 ) -> Progress:
-    """Train `model`, from its checkpoint where there is one, and leave the best weights in it.
+    """Train `model`, from its checkpoint if there is one, and give it the best weights.
 
-    `report` is called after each epoch. Raises TrainingError when the loss is not finite, and
-    ParamsError when a warm-up takes all steps.
+    `report` is called after each epoch. Raises TrainingError if the loss or a weight is not finite,
+    and ParamsError if a warm-up takes all steps.
     """
     _require_more(config.epochs, len(batches), "model.kl_warmup_steps", model.kl_warmup_steps)
     model.compile(optimizer=keras.optimizers.Adam(learning_rate(config, len(batches))))
@@ -116,7 +111,7 @@ def fit(
     if not progress.finished:
         model.fit(
             batches,
-            shuffle=False,  # Keras would reorder the batches by a random state of its own
+            shuffle=False,  # Keras would shuffle by a random state that no checkpoint holds
             validation_data=validation,
             epochs=config.epochs,
             initial_epoch=len(progress.epochs),
@@ -129,7 +124,10 @@ def fit(
 
 
 def learning_rate(config: TrainConfig, steps_per_epoch: int) -> Any:
-    """A linear warm-up to `learning_rate`, then a cosine to 0 (Loshchilov and Hutter 2017)."""
+    """A linear warm-up to `learning_rate`, then constant or a cosine to 0.
+
+    Loshchilov and Hutter 2017. Raises ParamsError if the warm-up takes all steps.
+    """
     num_steps = config.epochs * steps_per_epoch
     _require_more(config.epochs, steps_per_epoch, "train.warmup_steps", config.warmup_steps)
     if config.schedule == "constant" and config.warmup_steps == 0:
@@ -148,12 +146,12 @@ def _require_more(epochs: int, steps_per_epoch: int, name: str, warmup_steps: in
     if warmup_steps >= num_steps:
         raise ParamsError(
             f"{name} leaves no step after the warm-up. Expected less than the {num_steps} steps of "
-            f"{epochs} epochs. Received: {warmup_steps}."
+            f"{epochs} epochs. Received: {warmup_steps}. Lower {name}, or raise train.epochs."
         )
 
 
 def fingerprint(*parts: Any) -> str:
-    """One hash of what decides a training: `parts`, the code that is loaded, its libraries."""
+    """Hash all inputs of a training: `parts`, the loaded latentworks code, library versions."""
     own = sorted(name for name in sys.modules if name.split(".")[0] == "latentworks")
     code = {name: disk.file_digest(Path(str(sys.modules[name].__file__))) for name in own}
     versions = {module.__name__: module.__version__ for module in (keras, np, tf)}

@@ -1,7 +1,7 @@
-"""Numbers about images and latents. Nothing here draws at random without a fixed seed.
+"""Metrics of images and latents. Every random choice has a fixed seed.
 
 Images are uint8 [N, H, W, C], often a memory map larger than memory, so they are read in chunks.
-Every function for one section of metrics.json returns that section, or a part of it.
+A function `*_metrics` returns a section of metrics.json, or a part of a section.
 """
 
 from latentworks.metrics.frechet import frechet_distance

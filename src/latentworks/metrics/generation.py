@@ -1,4 +1,4 @@
-"""Samples against real images, in the features of a classifier and in the classes it sees."""
+"""Comparison of samples with real images by the features and classes of a classifier."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,29 +9,33 @@ from latentworks.metrics.frechet import frechet_distance
 from latentworks.metrics.kernel import kernel_distance
 from latentworks.metrics.neighbours import neighbour_metrics
 
-MAX_SEEN = 10_000  # images of each kind
+MAX_SEEN = 10_000  # samples, test images, training images and reconstructions, each
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What a classifier sees in some images."""
+    """The features and classes that a classifier assigns to images."""
 
     features: np.ndarray  # float32 [N, F]
-    classes: np.ndarray | None = None  # int64 [N], the likeliest of each; None where there are none
-    labels: np.ndarray | None = None  # int64 [N], what it should have seen; -1 where nobody knows
+    classes: np.ndarray | None = None  # int64 [N], the likeliest class; None without classes
+    labels: np.ndarray | None = None  # int64 [N], the true or requested class; -1 if unknown
 
 
 def generation_metrics(
     samples: Seen, test: Seen, train: Seen, reconstructions: Seen
 ) -> Iterator[dict[str, float]]:
-    """The part of section `samples` that needs a classifier, in pieces that take seconds each.
+    """Compute the metrics of section `samples` that need a classifier, in parts of a few seconds.
 
-    `frechet` and `kid` from the samples to the test images; `frechet_floor`, the same for training
-    images, as many as there are samples: what a perfect sampler would still get, and a copying
-    one, too. `frechet_blur` is what the model loses, from the reconstructions of the test images to
-    these; `frechet_sampler` what the sampler does, from the samples to the reconstructions.
-    `precision`, `recall`, `density`, `coverage`; with `_real` those of the training images.
-    None of it where one kind has less than 2 images.
+    - `frechet`, `kid`: distance from the samples to the test images.
+    - `frechet_floor`: distance from the training images to the test images. A perfect sampler
+      reaches it, and so does one that copies training images.
+    - `frechet_blur`: distance from the reconstructions of the test images to these images, the
+      loss of the model.
+    - `frechet_sampler`: distance from the samples to the reconstructions, the loss of the sampler.
+    - `precision`, `recall`, `density`, `coverage`: of the samples; with `_real`, of the training
+      images.
+
+    Yields nothing if one of the sets has less than 2 images.
     """
     if min(len(each.features) for each in (samples, test, train, reconstructions)) < 2:
         return
@@ -52,24 +56,25 @@ def generation_metrics(
 
 
 def class_metrics(samples: Seen, test: Seen) -> dict[str, float]:
-    """class_balance, label_agreement and label_agreement_real, where there are classes and labels.
+    """Compute class_balance, label_agreement and label_agreement_real.
 
-    `label_agreement` is the share of samples that show the class asked for, of those with one;
-    `label_agreement_real` the same of the test images, for their true class.
+    `label_agreement` is the share of samples that show the class requested for them, among samples
+    with such a class. `label_agreement_real` is the share of test images that show their true
+    class, among labelled ones. Metrics without the classes or labels that they need are left out.
     """
     if samples.classes is None or test.classes is None:
         return {}
     scores = {"class_balance": class_balance(samples.classes, test.classes)}
-    asked, known = label_agreement(samples), label_agreement(test)
-    if asked is not None and known is not None:
-        scores |= {"label_agreement": asked, "label_agreement_real": known}
+    of_samples, of_test = label_agreement(samples), label_agreement(test)
+    if of_samples is not None and of_test is not None:
+        scores |= {"label_agreement": of_samples, "label_agreement_real": of_test}
     return scores
 
 
 def class_balance(first: np.ndarray, second: np.ndarray) -> float:
-    """1 minus the total variation distance of two distributions of classes, int64 [N] and [M].
+    """1 - the total variation distance between the classes of two sets, int64 [N] and [M].
 
-    The share of one that would not have to be exchanged to have as much of each class as the other.
+    1 if both sets have the same share of every class; 0 if they have no class in common.
     """
     size = int(max(first.max(), second.max())) + 1
     shares = [np.bincount(classes, minlength=size) / len(classes) for classes in (first, second)]
@@ -77,7 +82,7 @@ def class_balance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def label_agreement(seen: Seen) -> float | None:
-    """The share of those with a label that are seen as its class; None where none has one."""
+    """The share of labelled images that the classifier assigns to their label; None without any."""
     if seen.classes is None or seen.labels is None or not (seen.labels >= 0).any():
         return None
     return float((seen.classes == seen.labels)[seen.labels >= 0].mean())

@@ -1,15 +1,15 @@
-"""The kernel distance of two sets of features."""
+"""The kernel distance between two sets of features."""
 
 import numpy as np
 
-CHUNK_ROWS = 1000  # of the kernel matrix that are held at once
+CHUNK_ROWS = 1000  # rows of the kernel matrix in memory at once
 
 
 def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """KID: the unbiased estimate of the squared MMD, of features [N, F] and [M, F].
+    """KID: the unbiased estimate of the squared MMD of features [N, F] and [M, F], with N, M >= 2.
 
-    Bińkowski et al. 2018, with their kernel, and over all pairs instead of blocks. At least 2 of
-    each. It is about 0, and as often below as above, for two sets from one distribution.
+    The kernel is that of Bińkowski et al. 2018; the mean is over all pairs, not over blocks. For
+    two sets from one distribution KID is about 0, and may be negative.
     """
     x, y = first.astype(np.float64), second.astype(np.float64)
     within = sum(
@@ -20,7 +20,7 @@ def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def kernel_sum(x: np.ndarray, y: np.ndarray) -> float:
-    """The sum over all pairs of (x·y / F + 1)³."""
+    """The sum of (x·y / F + 1)³ over all pairs."""
     total = 0.0
     for start in range(0, len(x), CHUNK_ROWS):
         kernel = x[start : start + CHUNK_ROWS] @ y.T  # in place below: the largest array here
@@ -31,7 +31,7 @@ def kernel_sum(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def kernel_of_itself(x: np.ndarray) -> float:
-    """The diagonal of that matrix, summed."""
+    """The sum of (x·x / F + 1)³ over all x."""
     return _sum_of_cubes(np.einsum("nf,nf->n", x, x) / x.shape[1] + 1)
 
 

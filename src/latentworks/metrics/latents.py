@@ -1,4 +1,4 @@
-"""Numbers about latents: what varies in them, what they tell, whether they keep neighbours."""
+"""Metrics of latents: active units, class separability, preservation of neighbours."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from latentworks.metrics.pixels import thumbnails
 
 NUM_NEIGHBOURS = 10
 ACTIVE_VARIANCE = 0.01
-MAX_TRUSTED = 2_000  # images that are compared with one another
+MAX_TRUSTED = 2_000  # images compared in all pairs
 
 
 def latent_metrics(
@@ -15,43 +15,43 @@ def latent_metrics(
     test: np.ndarray,
     test_labels: np.ndarray | None,
 ) -> dict[str, float]:
-    """active_units, and where there are labels knn_accuracy and linear_accuracy.
+    """Compute active_units and, with labels, knn_accuracy and linear_accuracy.
 
-    Latents are float32 [N, D], labels int64 [N], -1 where an image has none. The classifiers learn
-    from the training latents and are scored on the test latents, over the labelled ones alone.
-    The accuracies are absent where there is nothing to learn (one class) or to score.
+    Latents are float32 [N, D]; labels are int64 [N], -1 for an image without one. The classifiers
+    are fitted to the labelled training latents and scored on the labelled test latents. The
+    accuracies are left out if there are less than two classes, or no labelled test images.
     """
     metrics: dict[str, float] = {"active_units": active_units(train)}
     if train_labels is None or test_labels is None:
         return metrics
-    known, asked = train_labels >= 0, test_labels >= 0
-    if len(np.unique(train_labels[known])) < 2 or not asked.any():
+    train_known, test_known = train_labels >= 0, test_labels >= 0
+    if len(np.unique(train_labels[train_known])) < 2 or not test_known.any():
         return metrics
-    # Here, since the gate imports metrics on every command and fits nothing.
+    # Imported here: the gate imports this module on every command, and fits no classifier.
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    knn = KNeighborsClassifier(min(NUM_NEIGHBOURS, int(known.sum())))
+    knn = KNeighborsClassifier(min(NUM_NEIGHBOURS, int(train_known.sum())))
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     for name, classifier in {"knn_accuracy": knn, "linear_accuracy": linear}.items():
-        classifier.fit(train[known], train_labels[known])
-        metrics[name] = float(classifier.score(test[asked], test_labels[asked]))
+        classifier.fit(train[train_known], train_labels[train_known])
+        metrics[name] = float(classifier.score(test[test_known], test_labels[test_known]))
     return metrics
 
 
 def active_units(latents: np.ndarray) -> int:
-    """How many latents vary: variance over the data above 0.01 (Burda et al. 2016)."""
+    """Count the latents whose variance over the data is above 0.01 (Burda et al. 2016)."""
     return int((latents.var(axis=0, dtype=np.float64) > ACTIVE_VARIANCE).sum())
 
 
 def trustworthiness(images: np.ndarray, rows: np.ndarray, latents: np.ndarray) -> dict[str, float]:
-    """How far neighbours in latent space are neighbours among the images (Venna and Kaski 2001).
+    """Measure how well latent neighbours match pixel neighbours (Venna and Kaski 2001).
 
-    1 where the NUM_NEIGHBOURS nearest of every image are the same in both; the error grows with
-    the rank of those that are not. Of `images[rows]`, at most MAX_TRUSTED, and their latents
-    float32 [N, D]. Absent for fewer than three images.
+    1 if every image has the same NUM_NEIGHBOURS nearest ones in both spaces; other neighbours
+    lower it by their rank in pixel space. `rows` are at most MAX_TRUSTED, and `latents`, float32
+    [N, D], belong to them. Returns an empty dict for fewer than three images.
     """
     nearest = min(NUM_NEIGHBOURS, (len(rows) - 1) // 2)
     if nearest < 1:

@@ -1,24 +1,26 @@
-"""Are samples where real images are, and the other way round? From nearest neighbours."""
+"""Precision, recall, density and coverage of samples, by nearest neighbours in feature space."""
 
 import numpy as np
 
 NUM_NEAREST = 5
-CHUNK_ROWS = 1000  # of a matrix of distances that are held at once
+CHUNK_ROWS = 1000  # rows of a distance matrix in memory at once
 
 
 def neighbour_metrics(real: np.ndarray, samples: np.ndarray) -> dict[str, float]:
-    """precision, recall, density and coverage, of features [N, F] and [M, F], at least 2 of each.
+    """Precision, recall, density and coverage of features [N, F] and [M, F], with N, M >= 2.
 
-    Around each feature there is a ball that reaches to the NUM_NEAREST-th nearest of its own set.
-    `precision`: the share of samples in a real ball; `recall`: the share of real images in a
-    sample's ball (Kynkäänniemi et al. 2019). `density`: in how many real balls a sample is, per
-    NUM_NEAREST, which is about 1 for real images; `coverage`: the share of real balls with a
-    sample in them (Naeem et al. 2020).
+    The ball of a feature reaches to its NUM_NEAREST-th nearest neighbour in the same set.
+
+    - `precision`: the share of samples in the ball of a real image (Kynkäänniemi et al. 2019).
+    - `recall`: the share of real images in the ball of a sample (same paper).
+    - `density`: the mean number of real balls around a sample, divided by NUM_NEAREST. It is about
+      1 for real images (Naeem et al. 2020).
+    - `coverage`: the share of real balls that contain a sample (same paper).
     """
     x, y = real.astype(np.float64), samples.astype(np.float64)
     nearest = min(NUM_NEAREST, len(x) - 1, len(y) - 1)
     of_real, of_samples = radii(x, nearest), radii(y, nearest)
-    num_around = np.zeros(len(y), np.int64)  # real balls that each sample is in
+    num_around = np.zeros(len(y), np.int64)  # real balls around each sample
     recalled, covered = [], []
     for start in range(0, len(x), CHUNK_ROWS):
         part = slice(start, start + CHUNK_ROWS)
@@ -36,17 +38,17 @@ def neighbour_metrics(real: np.ndarray, samples: np.ndarray) -> dict[str, float]
 
 
 def radii(features: np.ndarray, nearest: int) -> np.ndarray:
-    """The squared distance of each to its `nearest`-th neighbour in the same set: [N]."""
-    found = []
+    """The squared distance from each feature to its `nearest`-th neighbour in the set: [N]."""
+    squares = []
     for start in range(0, len(features), CHUNK_ROWS):
         distances = squared_distances(features[start : start + CHUNK_ROWS], features)
-        distances.partition(nearest, axis=1)  # itself, the nearest, comes before
-        found.append(distances[:, nearest].copy())
-    return np.concatenate(found)
+        distances.partition(nearest, axis=1)  # column 0 is the feature itself
+        squares.append(distances[:, nearest].copy())
+    return np.concatenate(squares)
 
 
 def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """|x|² - 2 x·y + |y|², of all pairs: [N, M]."""
+    """|x|² - 2 x·y + |y|² of all pairs: [N, M]."""
     distances = x @ y.T
     distances *= -2
     distances += np.einsum("nf,nf->n", x, x)[:, None]

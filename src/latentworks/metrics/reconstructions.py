@@ -1,4 +1,4 @@
-"""Numbers about reconstructions: one for each image, and their means."""
+"""Metrics of reconstructions: a score for each image, and means over images."""
 
 from collections.abc import Iterable
 
@@ -6,21 +6,21 @@ import numpy as np
 from scipy.special import xlog1py, xlogy
 from skimage.metrics import structural_similarity as ssim
 
-CLIP = 1e-7  # Keras's own, so that a probability of 0 or 1 has a finite cross-entropy
-MAX_PSNR = 100.0  # dB, for identical images, whose ratio is infinite
+CLIP = 1e-7  # as in Keras; keeps the cross-entropy of 0 and 1 finite
+MAX_PSNR = 100.0  # dB, instead of infinity for identical images
 SSIM_WINDOW = 7  # pixels a side, as in scikit-image
 
-# The binary entropy of each grey value in nats: the cross-entropy of a perfect reconstruction.
+# The binary entropy of each grey value, in nats: the cross-entropy of a perfect reconstruction.
 _GREY = np.arange(256) / 255
 GREY_ENTROPY = -(xlogy(_GREY, _GREY) + xlog1py(1 - _GREY, -_GREY))
 
 
 def reconstruction_metrics(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """bce, excess_bce, mse, psnr and ssim: means over the images of all batches.
+    """Compute the means of bce, excess_bce, mse, psnr and ssim over the images of all batches.
 
     A batch is originals, uint8 [B, H, W, C], and reconstructions, float32 [B, H, W, C] in [0, 1].
-    `excess_bce` is what is left of `bce` after subtracting the entropy of the grey values, the
-    floor that no model can go below; it can be compared between sets of images, `bce` cannot.
+    `excess_bce` is `bce` minus the entropy of the grey values, the lowest `bce` possible. Unlike
+    `bce`, `excess_bce` can be compared between sets of images.
     """
     num_images = 0
     sums = dict.fromkeys(("bce", "excess_bce", "mse", "psnr", "ssim"), 0.0)
@@ -41,28 +41,28 @@ def reconstruction_metrics(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> 
 
 
 def binary_crossentropy(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """-t log p - (1 - t) log(1 - p), the mean over pixels in nats: [N]. Both are in [0, 1]."""
+    """-t log p - (1 - t) log(1 - p), mean over pixels, in nats: [N]. Both inputs are in [0, 1]."""
     clipped = predictions.clip(CLIP, 1 - CLIP)
     losses = targets * np.log(clipped) + (1 - targets) * np.log1p(-clipped)
     return -np.asarray(losses.mean(axis=(1, 2, 3)))
 
 
 def mean_squared_error(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """The mean over pixels: [N]. Both are in [0, 1]."""
+    """(t - p)², mean over pixels: [N]. Both inputs are in [0, 1]."""
     return np.asarray(((targets - predictions) ** 2).mean(axis=(1, 2, 3)))
 
 
 def peak_signal_to_noise(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """10 log10(1 / mean squared error), in dB, at most MAX_PSNR: [N]. Both are in [0, 1]."""
+    """10 log10(1 / mean squared error), in dB, at most MAX_PSNR: [N]. Both inputs are in [0, 1]."""
     floor = 10 ** (-MAX_PSNR / 10)
     return np.asarray(-10 * np.log10(mean_squared_error(targets, predictions).clip(floor)))
 
 
 def structural_similarity(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """SSIM (Wang et al. 2004, eq. 13), mean over windows and channels: [N]. Both are in [0, 1].
+    """SSIM (Wang et al. 2004, eq. 13), mean over windows and channels: [N]. Inputs in [0, 1].
 
-    In uniform windows of SSIM_WINDOW pixels a side; in images smaller than that, the largest odd
-    size that fits. They are at least 3 pixels a side: one pixel has no variance.
+    Windows are uniform, with SSIM_WINDOW pixels a side, or the largest odd size that fits into
+    smaller images. Images need at least 3 pixels a side: one pixel has no variance.
     """
     side = min(SSIM_WINDOW, (min(targets.shape[1:3]) - 1) // 2 * 2 + 1)
     pairs = zip(targets, predictions, strict=True)

@@ -1,23 +1,23 @@
-"""Samples against real images, pixel by pixel: how far the two sets are, and copies."""
+"""Comparison of samples with real images in pixel space: distance of the sets, and copying."""
 
 import numpy as np
 
 from latentworks.metrics.pixels import subset, thumbnails
 
 NUM_PROJECTIONS = 256
-MAX_PROJECTED = 10_000  # images of each kind
-MAX_SEARCHED = 2_000  # images of each kind whose nearest training image is looked for
+MAX_PROJECTED = 10_000  # samples, and test images
+MAX_SEARCHED = 2_000  # samples, and test images, whose nearest training image is searched
 
 
 def sample_metrics(
     samples: np.ndarray, images: np.ndarray, train_rows: np.ndarray, test_rows: np.ndarray
 ) -> dict[str, float]:
-    """sliced_wasserstein from the samples to the test images, its floor, and memorisation.
+    """Compute sliced_wasserstein from the samples to the test images, its floor, and memorisation.
 
-    `samples` and `images` are uint8 [N, H, W, C]; the rows, int64, say which images are for
-    training and which for testing. The floor is the distance to the test images of as many
-    training images as there are samples: what a perfect sampler would still get. Where there are
-    fewer, it is that of all of them, and higher, as few images lie further from anything.
+    `samples` and `images` are uint8 [N, H, W, C]; `train_rows` and `test_rows`, int64, select from
+    `images`. The floor is the distance from training images, as many as there are samples, to the
+    test images: a perfect sampler reaches it. With fewer training images than samples, the floor
+    uses all of them and is higher, since small sets have larger distances.
     """
     sample_rows = np.arange(len(samples))
     drawn = subset(sample_rows, MAX_PROJECTED)
@@ -32,7 +32,7 @@ def sample_metrics(
 
 
 def project(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """`images[rows]` on NUM_PROJECTIONS random unit directions, always the same: float32 [n, P]."""
+    """Project `images[rows]` on NUM_PROJECTIONS fixed random unit directions: float32 [n, P]."""
     size = next(thumbnails(images, rows[:1])).shape[1]
     directions = np.random.default_rng(0).standard_normal((size, NUM_PROJECTIONS), np.float32)
     directions /= np.linalg.norm(directions, axis=0)
@@ -40,9 +40,9 @@ def project(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def sliced_wasserstein(first: np.ndarray, second: np.ndarray) -> float:
-    """The sliced 2-Wasserstein distance of two projected sets: [N, P] and [M, P].
+    """The sliced 2-Wasserstein distance between two projected sets: [N, P] and [M, P].
 
-    The root of the mean over projections of the squared W2 (Bonneel et al. 2015).
+    The root of the mean of W2² over projections (Bonneel et al. 2015).
     """
     x, y = np.sort(first.astype(np.float64), axis=0), np.sort(second.astype(np.float64), axis=0)
     i, j, share = quantile_pairs(len(x), len(y))
@@ -50,11 +50,13 @@ def sliced_wasserstein(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def quantile_pairs(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The best plan on a line: which of n and of m sorted points are joined, int64 [K] each, and
-    the share of the mass that goes between them, float64 [K].
+    """Find the optimal transport plan on a line between n and m sorted points.
+
+    Returns the indices of the joined points, int64 [K] each, and the mass moved between them,
+    float64 [K].
     """
-    # It joins equal quantiles, which change only at multiples of 1/n and 1/m. Counted in 1/(nm),
-    # these edges are whole numbers, and so exact.
+    # The plan joins equal quantiles, which change at multiples of 1/n and 1/m. In units of 1/(nm)
+    # these edges are integers, and therefore exact.
     edges = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)
     left = edges[:-1]
     return left // m, left // n, np.diff(edges) / (n * m)
@@ -63,11 +65,11 @@ def quantile_pairs(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def memorisation(
     samples: np.ndarray, images: np.ndarray, train_rows: np.ndarray, test_rows: np.ndarray
 ) -> float | None:
-    """How near the samples are to training images, compared with images never trained on.
+    """Measure how much nearer samples are to training images than test images are.
 
     The median L2 distance from samples to their nearest training image, divided by the same median
-    for test images: 1 is like fresh data, towards 0 is copying. None where
-    most test images look like a training image themselves, so that there is nothing to compare.
+    for test images. About 1 for new images, near 0 for copies. None if most test images equal a
+    training image, so that the median of the test images is 0.
     """
     drawn = subset(np.arange(len(samples)), MAX_SEARCHED)
     queries = [*thumbnails(samples, drawn), *thumbnails(images, subset(test_rows, MAX_SEARCHED))]
@@ -76,7 +78,7 @@ def memorisation(
 
 
 def distance_ratio(of_samples: np.ndarray, of_test: np.ndarray) -> float | None:
-    """The ratio of two medians, None where that of the test images is 0. Distances are [N], [M]."""
+    """Divide the medians of distances [N] and [M]. None if the test images' median is 0."""
     lower = np.median(of_test)
     return float(np.median(of_samples) / lower) if lower > 0 else None
 
@@ -90,7 +92,7 @@ def nearest_distances(queries: np.ndarray, images: np.ndarray, rows: np.ndarray)
     nearest = np.zeros(len(queries), dtype=np.int64)
     start = 0
     for chunk in thumbnails(images, rows):
-        # |c|² - 2 q·c ranks as |q - c|² does. In place, since [Q, n] is the largest array here.
+        # |c|² - 2 q·c orders as |q - c|² does. In place: [Q, n] is the largest array here.
         ranks = queries @ chunk.T
         ranks *= -2
         ranks += np.einsum("nd,nd->n", chunk, chunk)
@@ -100,6 +102,6 @@ def nearest_distances(queries: np.ndarray, images: np.ndarray, rows: np.ndarray)
         nearest[closer] = rows[start + best[closer]]
         least[closer] = rank[closer]
         start += len(chunk)
-    # From the differences, since |q|² + |c|² - 2 q·c would leave only rounding noise of a copy.
-    found = np.concatenate(list(thumbnails(images, nearest)))
-    return np.asarray(np.linalg.norm(queries - found, axis=1))
+    # By differences: for a copy, |q|² + |c|² - 2 q·c would be rounding noise instead of 0.
+    neighbours = np.concatenate(list(thumbnails(images, nearest)))
+    return np.asarray(np.linalg.norm(queries - neighbours, axis=1))

@@ -1,1 +1,1 @@
-"""What is trained. One file for each `model.kind`, in Keras alone."""
+"""Model families in Keras: one module for each `model.kind`."""

@@ -1,14 +1,14 @@
-"""What encoders and decoders are made of: for images of any size, grey or RGB.
+"""Convolutional encoders and decoders for images of any size, grey or RGB.
 
-`plain` is Foster's, *Generative Deep Learning*, chapter 3. `fast` does a quarter of its
-multiplications: nothing but the pixels is computed at full size. `residual` does five times as
-many, for longer training and for accelerators.
+`plain` is from Foster, *Generative Deep Learning*, chapter 3. `fast` needs a quarter of the
+multiplications of `plain`: only the pixels are computed at full size. `residual` needs five times
+as many as `plain`, and suits longer training and accelerators.
 """
 
 import keras
 from keras import layers
 
-STRIDE = 2  # of each of `filters`: the encoder halves the image, the decoder doubles it
+STRIDE = 2  # each layer of `filters` halves the image in the encoder, doubles it in the decoder
 KERNEL = 3
 
 
@@ -18,7 +18,10 @@ def build_encoder(
     filters: tuple[int, ...],
     outputs: dict[str, int],
 ) -> keras.Model:
-    """Arrays [B, H, W, C] to each of `outputs`, [B, its number of units]; one alone has no list."""
+    """Build an encoder from images [B, H, W, C] to `outputs`, which maps names to numbers of units.
+
+    The model returns an array [B, units] for a single output, and a list of arrays for several.
+    """
     x = images = layers.Input(input_shape, name="images")
     if architecture == "residual":
         x = _conv(filters[0], KERNEL, 1, "stem")(x)
@@ -28,8 +31,8 @@ def build_encoder(
         if architecture == "residual":
             x = _residual_block(x, f"block_{number}")
     x = layers.Flatten(name="flatten")(x)
-    found = [layers.Dense(units, name=name)(x) for name, units in outputs.items()]
-    return keras.Model(images, found[0] if len(found) == 1 else found, name="encoder")
+    heads = [layers.Dense(units, name=name)(x) for name, units in outputs.items()]
+    return keras.Model(images, heads[0] if len(heads) == 1 else heads, name="encoder")
 
 
 def build_decoder(
@@ -39,13 +42,13 @@ def build_decoder(
     latent_dim: int,
     num_classes: int = 0,
 ) -> keras.Model:
-    """Latents [B, latent_dim] to images [B, H, W, C] in [0, 1].
+    """Build a decoder from latents [B, latent_dim] to images [B, H, W, C] in [0, 1].
 
-    With classes the inputs are latents and labels, the second as float32 [B, num_classes].
+    With `num_classes`, the inputs are latents and one-hot labels, float32 [B, num_classes].
     """
     height, width, channels = image_shape
     reduction = STRIDE ** len(filters)
-    # A side that the strides do not divide is rounded up here and cropped at the end.
+    # A side that the strides do not divide is rounded up here, and cropped after the last layer.
     smallest = (-(-height // reduction), -(-width // reduction), filters[-1])
     x = inputs = layers.Input((latent_dim,), name="latents")
     if num_classes:
@@ -53,7 +56,7 @@ def build_decoder(
         x = layers.Concatenate(name="latents_and_labels")(inputs)
     x = layers.Dense(smallest[0] * smallest[1] * smallest[2], name="dense")(x)
     x = layers.Reshape(smallest, name="reshape")(x)
-    # The last step of `fast` makes the pixels.
+    # In `fast`, the last step is the layer of the pixels.
     steps = filters[:-1] if architecture == "fast" else filters
     for number, num_filters in enumerate(reversed(steps), start=1):
         if architecture == "residual":
@@ -88,9 +91,9 @@ def _conv(
 
 
 def _residual_block(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
-    """x + f(x), of two convolutions (He et al. 2016, *Identity Mappings*).
+    """x + f(x), where f is two convolutions (He et al. 2016, *Identity Mappings*).
 
-    Without normalisation: f begins as 0, which is as good at this depth (Zhang et al. 2019).
+    Without normalisation: f starts as 0, which trains as well at this depth (Zhang et al. 2019).
     """
     num_filters = x.shape[-1]
     y = layers.Activation("relu", name=f"{name}_relu_1")(x)

@@ -1,10 +1,14 @@
 """The autoencoder of Foster, *Generative Deep Learning*, 2nd edition, chapter 3.
 
-Encoder and decoder are trained as one. With `latent_l2` it is a regularised autoencoder, after
-Ghosh et al. 2020, *From Variational to Deterministic Autoencoders*: the latents stay together.
-They regularise the decoder, too; here `latent_noise` moves what it is given, so that neighbours
-decode to alike images and new ones are easier to draw. It needs `latent_l2` beside it, or the
-latents outgrow it.
+Encoder and decoder are trained together. The loss is
+
+    mean over pixels of `loss` + latent_l2 * |z|² / 2 / (H W C)
+
+With `latent_l2` this is a regularised autoencoder (Ghosh et al. 2020, *From Variational to
+Deterministic Autoencoders*), whose latents stay close together. Ghosh et al. regularise the
+decoder, too. Here, `latent_noise` adds Gaussian noise to the latents before decoding, so that
+nearby latents decode to similar images, and new latents are easier to sample. `latent_noise` needs
+`latent_l2`: without it the latents grow until the noise has no effect.
 """
 
 import math
@@ -19,10 +23,10 @@ from latentworks.models.architectures import build_decoder, build_encoder
 
 @keras.saving.register_keras_serializable(package="latentworks")
 class Autoencoder(keras.Model):
-    """Takes images as uint8 [B, H, W, C] and returns reconstructions as float32 in [0, 1]."""
+    """Reconstructs images: uint8 [B, H, W, C] to float32 [B, H, W, C] in [0, 1]."""
 
-    num_classes = 0  # whose labels it is given
-    kl_warmup_steps = 0  # in which its loss becomes another
+    num_classes = 0  # of the labels that the model takes
+    kl_warmup_steps = 0  # in which the KL weight rises
 
     def __init__(
         self,
@@ -47,7 +51,7 @@ class Autoencoder(keras.Model):
         self.encoder = self._build_encoder()
         self.decoder = self._build_decoder()
         self.noise = layers.GaussianNoise(latent_noise, name="noise")
-        self.built = True  # both halves are, and there is nothing else
+        self.built = True  # encoder and decoder are built, and no other layer has weights
 
     def _build_encoder(self) -> keras.Model:
         outputs = {"latents": self.latent_dim}
@@ -57,11 +61,11 @@ class Autoencoder(keras.Model):
         return build_decoder(self.architecture, self.image_shape, self.filters, self.latent_dim)
 
     def encode(self, images: Any, labels: Any = None) -> Any:
-        """Images uint8 [B, H, W, C] to latents [B, D]. Labels make no difference to this family."""
+        """Encode images uint8 [B, H, W, C] to latents [B, D]. `labels` are ignored."""
         return self.encoder(scale(images))
 
     def decode(self, latents: Any, labels: Any = None) -> Any:
-        """Latents [B, D] to images in [0, 1], [B, H, W, C]."""
+        """Decode latents [B, D] to images [B, H, W, C] in [0, 1]. `labels` are ignored."""
         return self.decoder(latents)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -72,7 +76,7 @@ class Autoencoder(keras.Model):
         return self.decoder(self.noise(latents, training=training), training=training)
 
     def graphs(self) -> dict[str, keras.Model]:
-        """What is exported: `encoder` is `encode`, `decoder` is `decode`."""
+        """Return the models to export: `encoder` for `encode`, and `decoder` for `decode`."""
         images = layers.Input(self.image_shape, dtype="uint8", name="images")
         latents = layers.Input((self.latent_dim,), name="latents")
         return {
@@ -88,18 +92,18 @@ class Autoencoder(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """The reconstruction loss, a mean over pixels and images, and what `call` added to it.
+        """Reconstruction loss, mean over pixels and images, plus the losses that `call` added.
 
-        The images are the targets. What is added is divided by the number of pixels, too.
+        The images are the targets. Added losses are divided by the number of pixels, too.
         """
         loss = keras.losses.get(self.loss_name)
         return sum(self.losses, ops.mean(loss(scale(x), y_pred)))
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """The model in a `.keras` file; one that would run code of its own is refused by Keras.
+        """Load a model from a `.keras` file. Keras refuses files that would run their own code.
 
-        Raises TypeError where it is of another family.
+        Raises TypeError if the model is of another family.
         """
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         if type(model) is not cls:
@@ -120,5 +124,5 @@ class Autoencoder(keras.Model):
 
 
 def scale(images: Any) -> Any:
-    """Images uint8, 0 to 255, to float32, 0 to 1."""
+    """Scale images from uint8, 0 to 255, to float32, 0 to 1."""
     return ops.cast(images, "float32") / 255.0

@@ -1,8 +1,8 @@
 """The conditional variational autoencoder (Sohn et al. 2015): p(x|y), images of a class.
 
-Encoder and decoder are given the label. The encoder sees it as one more channel of the image, the
-decoder beside the latents. A label of -1 says nothing; some are hidden in training, so that
-the model can also do without.
+Encoder and decoder take the label: the encoder as an extra channel of the image, the decoder
+concatenated to the latents. Label -1 means unknown. In training, the share `label_dropout` of the
+labels is replaced by -1, so that the model also works without labels.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from latentworks.models.vae import VAE
 
 @keras.saving.register_keras_serializable(package="latentworks")
 class Conditional(VAE):
-    """Takes images, uint8 [B, H, W, C], and labels, int64 [B], -1 where there is none."""
+    """Reconstructs images, uint8 [B, H, W, C], given labels, int64 [B], -1 if unknown."""
 
     def __init__(
         self,
@@ -61,11 +61,11 @@ class Conditional(VAE):
         return build_decoder(self.architecture, self.image_shape, self.filters, *sizes)
 
     def encode(self, images: Any, labels: Any = None) -> Any:
-        """Images uint8 [B, H, W, C] with labels [B] to the means of their latents [B, D]."""
+        """Encode images uint8 [B, H, W, C] with labels [B] to the means of their latents [B, D]."""
         return self.encoder(self._with_channel(images, self._one_hot(labels, images)))[0]
 
     def decode(self, latents: Any, labels: Any = None) -> Any:
-        """Latents [B, D] with labels [B] to images in [0, 1], [B, H, W, C]."""
+        """Decode latents [B, D] with labels [B] to images [B, H, W, C] in [0, 1]."""
         latents = ops.convert_to_tensor(latents)
         return self.decoder([latents, self._one_hot(labels, latents)])
 
@@ -80,19 +80,22 @@ class Conditional(VAE):
         return self.decoder([latents, one_hot], training=training)
 
     def _one_hot(self, labels: Any, rows: Any) -> Any:
-        """Float32 [B, K] of labels [B]: all 0 for -1, or where there are none for `rows` [B, …]."""
+        """One-hot labels: [B] -> float32 [B, K], all 0 for -1. Without labels, 0 for each row."""
         if labels is None:
             return ops.zeros((ops.shape(rows)[0], self.num_classes))
         return ops.one_hot(labels + 1, self.num_classes + 1)[:, 1:]
 
     def _with_channel(self, images: Any, one_hot: Any) -> Any:
-        """Scaled images with a channel that depends on the label: [B, H, W, C + 1]."""
+        """Scale images, and append a channel computed from the label: [B, H, W, C + 1]."""
         height, width, _ = self.image_shape
         channel = ops.reshape(self.label_channel(one_hot), (-1, height, width, 1))
         return ops.concatenate([scale(images), channel], axis=-1)
 
     def graphs(self) -> dict[str, keras.Model]:
-        """What is exported: `encoder` is `encode`, `decoder` is `decode`, both with labels."""
+        """Return the models to export: `encoder` for `encode`, `decoder` for `decode`.
+
+        Both take labels, too.
+        """
         images = layers.Input(self.image_shape, dtype="uint8", name="images")
         latents = layers.Input((self.latent_dim,), name="latents")
         labels = layers.Input((), dtype="int64", name="labels")
@@ -110,7 +113,7 @@ class Conditional(VAE):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """As a VAE's; the images, and not their labels, are the targets."""
+        """The loss of a VAE. The images are the targets; the labels are not."""
         images, _ = x
         return super().compute_loss(images, y, y_pred, sample_weight, training)
 

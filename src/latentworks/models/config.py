@@ -1,4 +1,4 @@
-"""The sections `model` and `train`: what is trained, and how."""
+"""The sections `model` and `train`: the model family, and the training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Network(Config):
-    """What all families have."""
+    """The params that all families share."""
 
     latent_dim: Annotated[int, Field(ge=1, le=1024)]
     architecture: Literal["plain", "fast", "residual"]
@@ -33,7 +33,7 @@ class _Network(Config):
 class AutoencoderConfig(_Network):
     """The convolutional autoencoder of Foster, *Generative Deep Learning* (2nd ed.), chapter 3.
 
-    `latent_l2` makes it a regularised one (Ghosh et al. 2020); `latent_noise` needs it.
+    With `latent_l2` it is regularised (Ghosh et al. 2020). `latent_noise` needs `latent_l2`.
     """
 
     kind: Literal["autoencoder"]
@@ -44,63 +44,65 @@ class AutoencoderConfig(_Network):
     @classmethod
     def _needs_l2(cls, noise: float, info: ValidationInfo) -> float:
         if noise and not info.data.get("latent_l2", noise):
-            raise ValueError("needs latent_l2 above 0, or the latents outgrow it")
+            raise ValueError("needs latent_l2 above 0, or the latents outgrow the noise")
         return noise
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int = 0) -> Autoencoder:
-        """A model with fresh weights for images of `image_shape`: (height, width, channels)."""
+        """Build a model with fresh weights. `image_shape`: (height, width, channels)."""
         from latentworks.models.autoencoder import Autoencoder
 
         return Autoencoder(image_shape, **self._settings())
 
     def load(self, path: Path) -> Autoencoder:
-        """The model kept in a `.keras` file. Nothing in the file is executed."""
+        """Load a model from a `.keras` file, without executing code in the file."""
         from latentworks.models.autoencoder import Autoencoder
 
         return Autoencoder.load(path)
 
 
 class VAEConfig(_Network):
-    """A variational autoencoder (Kingma and Welling 2014), the KL divergence weighted by `beta`."""
+    """A variational autoencoder (Kingma and Welling 2014). `beta` weights the KL divergence."""
 
     kind: Literal["vae"]
     beta: Annotated[float, Field(ge=0)]
     kl_warmup_steps: Annotated[int, Field(ge=0)]
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int = 0) -> VAE:
-        """A model with fresh weights for images of `image_shape`: (height, width, channels)."""
+        """Build a model with fresh weights. `image_shape`: (height, width, channels)."""
         from latentworks.models.vae import VAE
 
         return VAE(image_shape, **self._settings())
 
     def load(self, path: Path) -> VAE:
-        """The model kept in a `.keras` file. Nothing in the file is executed."""
+        """Load a model from a `.keras` file, without executing code in the file."""
         from latentworks.models.vae import VAE
 
         return VAE.load(path)
 
 
 class ConditionalConfig(_Network):
-    """A variational autoencoder whose both halves are given the label (Sohn et al. 2015)."""
+    """A variational autoencoder whose encoder and decoder take the label (Sohn et al. 2015)."""
 
     kind: Literal["conditional"]
     beta: Annotated[float, Field(ge=0)]
     kl_warmup_steps: Annotated[int, Field(ge=0)]
-    label_dropout: Annotated[float, Field(gt=0, lt=1)]  # 0 would never learn to do without
+    label_dropout: Annotated[float, Field(gt=0, lt=1)]  # at 0 every image would need a label
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int = 0) -> Conditional:
-        """As the others, for labels from 0 to `num_classes` - 1. Raises DataError without any."""
+        """Build a model with fresh weights. `image_shape`: (height, width, channels).
+
+        Labels are 0 to `num_classes` - 1. Raises DataError if `num_classes` is 0.
+        """
         from latentworks.models.conditional import Conditional
 
         if num_classes < 1:
             raise DataError(
-                "conditional needs images with labels. Received: none has one. "
-                "Set model.kind to vae."
+                "conditional needs images with labels. Received: no labels. Set model.kind to vae."
             )
         return Conditional(image_shape, num_classes=num_classes, **self._settings())
 
     def load(self, path: Path) -> Conditional:
-        """The model kept in a `.keras` file. Nothing in the file is executed."""
+        """Load a model from a `.keras` file, without executing code in the file."""
         from latentworks.models.conditional import Conditional
 
         return Conditional.load(path)
@@ -112,7 +114,7 @@ ModelConfig = Annotated[
 
 
 class TrainConfig(Config):
-    """Adam with a warm-up and a schedule, and when to stop."""
+    """The optimizer Adam, its warm-up and schedule, and early stopping."""
 
     epochs: Annotated[int, Field(ge=1, le=100_000)]
     batch_size: Annotated[int, Field(ge=1, le=65_536)]

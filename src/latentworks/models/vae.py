@@ -1,7 +1,10 @@
-"""The variational autoencoder (Kingma and Welling 2014) with a weight on its KL divergence.
+"""The variational autoencoder (Kingma and Welling 2014) with a weighted KL divergence.
 
-An image becomes a Gaussian in latent space, of which `encode` gives the mean. The KL divergence
-draws all of them towards N(0, I), from which new latents can be drawn without fitting anything.
+The encoder maps an image to a Gaussian in latent space; `encode` returns its mean. The KL
+divergence pulls these Gaussians towards N(0, I), from which new latents can be drawn without
+fitting a sampler. The loss is
+
+    mean over pixels of `loss` + beta * KL(N(z_mean, exp(z_log_var)) || N(0, I)) / (H W C)
 """
 
 import math
@@ -18,8 +21,9 @@ from latentworks.models.autoencoder import Autoencoder, scale
 class VAE(Autoencoder):
     """β-VAE (Higgins et al. 2017); β rises from 0 over `kl_warmup_steps` (Bowman et al. 2016).
 
-    With binary_crossentropy the loss is the negative evidence lower bound, with β, in nats for each
-    pixel. With mean_squared_error β is twice the variance of a pixel around its mean, so far less.
+    With binary_crossentropy and β = 1, the loss is the negative evidence lower bound, in nats per
+    pixel. With mean_squared_error, β is twice the variance of a pixel around its mean, so it is far
+    below 1.
     """
 
     def __init__(
@@ -38,14 +42,14 @@ class VAE(Autoencoder):
         self.beta = beta
         self.kl_warmup_steps = kl_warmup_steps
         self.seeds = keras.random.SeedGenerator(name="seeds")
-        self.kl_loss = keras.metrics.Mean(name="kl_loss")  # nats for each image
+        self.kl_loss = keras.metrics.Mean(name="kl_loss")  # nats per image
 
     def _build_encoder(self) -> keras.Model:
         outputs = {"z_mean": self.latent_dim, "z_log_var": self.latent_dim}
         return build_encoder(self.architecture, self.image_shape, self.filters, outputs)
 
     def encode(self, images: Any, labels: Any = None) -> Any:
-        """Images uint8 [B, H, W, C] to the means of their latents [B, D]."""
+        """Encode images uint8 [B, H, W, C] to the means of their latents [B, D]."""
         return self.encoder(scale(images))[0]
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -53,7 +57,7 @@ class VAE(Autoencoder):
         return self.decoder(self._sampled(z_mean, z_log_var, training), training=training)
 
     def _sampled(self, z_mean: Any, z_log_var: Any, training: bool | None) -> Any:
-        """Latents [B, D] drawn from the Gaussians; their KL divergence is added to the loss."""
+        """Draw latents [B, D] from the Gaussians, and add the KL divergence to the loss."""
         kl = kl_divergence(z_mean, z_log_var)  # [B]
         self.kl_loss.update_state(kl)
         self.add_loss(self._weight(training) * ops.mean(kl) / math.prod(self.image_shape))
@@ -61,7 +65,7 @@ class VAE(Autoencoder):
         return z_mean + ops.exp(z_log_var / 2) * noise
 
     def _weight(self, training: bool | None) -> Any:
-        """β; while it trains, the share of it that the warm-up has reached."""
+        """The KL weight: β, or in training the part of β that the warm-up has reached."""
         if not training or not self.kl_warmup_steps:
             return self.beta
         step = ops.cast(self.optimizer.iterations, "float32")
@@ -75,5 +79,5 @@ class VAE(Autoencoder):
 
 
 def kl_divergence(z_mean: Any, z_log_var: Any) -> Any:
-    """KL(N(z_mean, exp(z_log_var)) || N(0, I)), in nats: [B] of [B, D]."""
+    """KL(N(z_mean, exp(z_log_var)) || N(0, I)), in nats: [B, D] -> [B]."""
     return ops.sum(ops.square(z_mean) + ops.exp(z_log_var) - 1.0 - z_log_var, axis=-1) / 2

@@ -1,4 +1,4 @@
-"""params.yaml: read, checked, and rewritten by recipes."""
+"""Reading and checking of params.yaml, and recipes, which rewrite it."""
 
 from latentworks.params.reading import PARAMS, load, parse, read
 

@@ -1,8 +1,4 @@
-"""params.yaml, read once and checked before anything heavy is imported.
-
-A stage names the sections it uses as the fields of a `Config`; `load` reads these and no others,
-so that an edit in one section cannot trouble a stage that does not declare it.
-"""
+"""One-line descriptions of the faults that pydantic finds in params.yaml."""
 
 import difflib
 import re
@@ -12,11 +8,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-MAX_SHOWN = 200  # characters of what stands in the file
+MAX_SHOWN = 200  # characters quoted from the file
 
 
 def as_line(schema: type[BaseModel], fault: dict[str, Any], sections: dict[str, Any]) -> str:
-    """One line for one fault: the path of the key, what was expected, what was received."""
+    """Describe a fault: the path of the key, the expected value, and the received value."""
     loc: tuple[str | int, ...] = fault["loc"]
     names, path = _walk(schema, loc)
     where = dotted(path) or "the file"
@@ -44,9 +40,9 @@ def as_line(schema: type[BaseModel], fault: dict[str, Any], sections: dict[str, 
 
 
 def _walk(schema: Any, loc: tuple[str | int, ...]) -> tuple[list[str], list[str]]:
-    """The names allowed where `loc` ends, and `loc` as a user would write it.
+    """Return the key names allowed at the end of `loc`, and `loc` as a path in the file.
 
-    Pydantic puts the `kind` that it chose into `loc`; no such key stands in the file.
+    Pydantic inserts the chosen `kind` into `loc`; the file has no such key.
     """
     names: list[str] = []
     path: list[str] = []
@@ -88,16 +84,17 @@ def _value(sections: Any, path: list[str]) -> Any:
 
 
 def short(value: Any) -> str:
+    """Show a value in at most MAX_SHOWN characters."""
     text = repr(value) if isinstance(value, float) else reprlib.repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def dotted(path: Sequence[str]) -> str:
-    """The path of a key; one that no section has can be anything, also long or unprintable."""
+    """Join the path of a key. Unknown keys may be long or unprintable, and are shortened."""
     return ".".join(key if re.fullmatch(r"\w{1,60}", key) else short(key) for key in path)
 
 
 def printable(text: str) -> str:
-    """The first line, where what it cites from the file can be anything."""
+    """Return the first line, shortened and escaped: it may quote any bytes of the file."""
     first = (text.splitlines() or [""])[0][:MAX_SHOWN].removesuffix(".")
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in first)

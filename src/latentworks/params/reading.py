@@ -1,7 +1,7 @@
-"""params.yaml, read once and checked before anything heavy is imported.
+"""Reading of params.yaml, and its checks, which run before any slow import.
 
-A stage names the sections it uses as the fields of a `Config`; `load` reads these and no others,
-so that an edit in one section cannot trouble a stage that does not declare it.
+A stage declares the sections that it uses as the fields of a `Config`. `load` checks only these,
+so that an error in another section does not stop the stage.
 """
 
 import json
@@ -20,7 +20,7 @@ from latentworks.params.faults import as_line, dotted, printable, short
 PARAMS = Path("params.yaml")
 MAX_BYTES = 100_000
 MAX_DEPTH = 20
-MAX_EVENTS = 3000  # keys, values and ends of lists; a hundred thousand take half a minute
+MAX_EVENTS = 3000  # keys, values and ends of lists; 100 000 take half a minute to parse
 MAX_INTEGER = 2**63 - 1
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -28,8 +28,8 @@ Schema = TypeVar("Schema", bound=BaseModel)
 def load(schema: type[Schema], path: Path = PARAMS, *, whole: bool = False) -> Schema:
     """Read the sections that `schema` names from a YAML file.
 
-    With `whole`, a section that `schema` does not name is an error as well.
-    Raises ParamsError with one line for every fault found.
+    With `whole`, a section that `schema` does not name is an error.
+    Raises ParamsError with one line per fault.
     """
     sections = read(path)
     if not whole:
@@ -38,15 +38,15 @@ def load(schema: type[Schema], path: Path = PARAMS, *, whole: bool = False) -> S
 
 
 def parse(schema: type[Schema], sections: dict[str, Any], source: str) -> Schema:
-    """Check `sections`, as read from the file called `source`. Raises ParamsError."""
+    """Check `sections`, read from the file named `source`. Raises ParamsError."""
     faults = list(_foreign(sections))
     if not faults:
         try:
-            # Through JSON, where strict means "no '3' for 3" but a list may still fill a tuple.
+            # Strict validation of JSON refuses "3" for 3, and accepts a list for a tuple.
             accepted = schema.model_validate_json(json.dumps(sections))
         except ValidationError as error:
-            found = error.errors(include_url=False)
-            faults = [as_line(schema, dict(fault), sections) for fault in found]
+            errors = error.errors(include_url=False)
+            faults = [as_line(schema, dict(fault), sections) for fault in errors]
         except ValueError as error:  # an integer of thousands of digits
             faults = [f"{printable(str(error))}."]
         else:
@@ -57,7 +57,10 @@ def parse(schema: type[Schema], sections: dict[str, Any], source: str) -> Schema
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The sections of a YAML 1.2 file: a mapping without aliases or duplicate keys."""
+    """Read the sections of a YAML 1.2 file: a mapping without aliases or duplicate keys.
+
+    Raises ParamsError.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ParamsError(f"{path.name}: too large. Expected at most {MAX_BYTES} bytes.")
@@ -73,7 +76,7 @@ def read(path: Path) -> dict[str, Any]:
         raise ParamsError(f"{path.name}: {_yaml_fault(error)}") from None
     except ParamsError:
         raise
-    except Exception as error:  # ruamel passes on what its constructors raise: `!!bool maybe`
+    except Exception as error:  # ruamel's constructors raise other errors, too: `!!bool maybe`
         fault = f"{type(error).__name__} {printable(str(error))}"
         raise ParamsError(f"{path.name}: not valid YAML: {fault}.") from None
     if not isinstance(sections, dict):
@@ -84,7 +87,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _with_text_keys(value: Any) -> Any:
-    """YAML allows any key, `? [1, 2]` for one; as text it is like any other unknown key."""
+    """Convert keys to text: YAML allows keys of any type, such as `? [1, 2]`."""
     if isinstance(value, dict):
         return {_encodable(str(key)): _with_text_keys(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -93,7 +96,10 @@ def _with_text_keys(value: Any) -> Any:
 
 
 def _refuse_bombs(text: str, source: str) -> None:
-    """A few hundred bytes of nested aliases unfold into gigabytes, so look before they unfold."""
+    """Raise ParamsError for aliases, too many values or deep nesting, before values are built.
+
+    A few hundred bytes of nested aliases would expand into gigabytes.
+    """
     depth = 0
     for number, event in enumerate(YAML(typ="safe", pure=True).parse(text)):
         if number > MAX_EVENTS:
@@ -120,18 +126,18 @@ def _yaml_fault(error: YAMLError) -> str:
 
 
 def _foreign(sections: dict[str, Any]) -> Iterator[str]:
-    """What YAML has and JSON has not: it would have to be taken for something else."""
+    """Yield a fault for each value that YAML has and JSON has not, such as a date."""
     for path, value in _leaves(sections):
         if isinstance(value, str):
             if value != _encodable(value):
-                yield f"{dotted(path)} holds half a character. Received: {short(value)}."
+                yield f"{dotted(path)} holds an incomplete character. Received: {short(value)}."
         elif not isinstance(value, int | float | None):
             kind = type(value).__name__
             yield f"{dotted(path)} is a {kind}. Put a text in quotes. Received: {short(value)}."
 
 
 def _oversized(sections: dict[str, Any]) -> Iterator[str]:
-    """Integers that no library takes, where a section sets no limit of its own."""
+    """Yield a fault for each integer above MAX_INTEGER, for sections that set no limit."""
     for path, value in _leaves(sections):
         if isinstance(value, int) and value > MAX_INTEGER:
             yield f"{dotted(path)} should be at most {MAX_INTEGER}. Received: {short(value)}."
@@ -149,5 +155,5 @@ def _leaves(value: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def _encodable(text: str) -> str:
-    """Without lone surrogates, which YAML can write and UTF-8 cannot."""
+    """Escape lone surrogates, which YAML can express and UTF-8 cannot."""
     return text.encode("utf-8", "backslashreplace").decode()

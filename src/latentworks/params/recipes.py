@@ -1,7 +1,7 @@
-"""Sets of parameters in `recipes/`, each written into params.yaml by name.
+"""Recipes: sets of params in `recipes/`, written into params.yaml by name.
 
-A recipe holds whole sections, only those that differ from the committed params.yaml, and what it
-is worth: under `goal` the scores it is meant to reach, under `expected` those that were measured.
+A recipe holds the whole sections that differ from the committed params.yaml. It also holds scores:
+under `goal` the scores to reach, and under `expected` the measured scores.
 """
 
 import difflib
@@ -18,36 +18,37 @@ from ruamel.yaml.error import YAMLError
 from latentworks import params
 from latentworks.errors import ParamsError
 
-GOAL, EXPECTED = "goal", "expected"  # what it is meant to reach, and what was measured
+GOAL, EXPECTED = "goal", "expected"  # scores to reach, and measured scores
 
 
 def names(root: Path) -> list[str]:
+    """List the recipes of the checkout `root`."""
     return sorted(path.stem for path in (root / "recipes").glob("*.yaml"))
 
 
 def sections(root: Path, name: str) -> dict[str, Any]:
-    """The sections that a recipe replaces. Raises ParamsError for a name that is not there."""
+    """Read the sections that a recipe replaces. Raises ParamsError for an unknown name."""
     known = names(root)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise ParamsError(f"no recipe {name!r}. Expected one of: {', '.join(known)}.{hint}")
+        raise ParamsError(f"Unknown recipe {name!r}. Expected one of: {', '.join(known)}.{hint}")
     recipe = params.read(root / "recipes" / f"{name}.yaml")
     return {section: value for section, value in recipe.items() if section not in (GOAL, EXPECTED)}
 
 
 def write(root: Path, name: str, committed: str | None) -> None:
-    """Make params.yaml `committed`, its text in git, with the sections of the recipe in it.
+    """Write `committed`, the text of params.yaml in git, with the sections of the recipe.
 
-    Raises ParamsError where that would lose edits of the user: params.yaml is neither the
-    committed one nor what some recipe made of it.
+    Raises ParamsError if this would overwrite edits of the user: if params.yaml is neither as
+    committed, nor as a recipe wrote it.
     """
     path = root / params.PARAMS
-    params.read(path)  # is it YAML at all?
+    params.read(path)  # raises if it is not valid YAML
     current = path.read_text(encoding="utf-8")
     if committed is None:
         raise ParamsError(
-            f"{path.name} is not in git, so that your edits could not be told from what it was. "
+            f"{path.name} is not in git, so uncommitted edits of yours cannot be detected. "
             f"Commit it, then write recipe {name!r}."
         )
     wanted = merge(committed, sections(root, name))
@@ -62,17 +63,17 @@ def write(root: Path, name: str, committed: str | None) -> None:
 
 
 def _written(root: Path, committed: str) -> Iterator[str]:
-    """What each recipe makes of the committed params.yaml; one that cannot be read made nothing."""
+    """Yield params.yaml as each recipe would write it. Unreadable recipes are skipped."""
     for name in names(root):
         with suppress(ParamsError):
             yield merge(committed, sections(root, name))
 
 
 def merge(text: str, replacement: dict[str, Any]) -> str:
-    """The YAML `text` with whole sections replaced; its comments stay where their key stays.
+    """Replace whole sections of the YAML `text`. Comments of the remaining keys are kept.
 
-    Raises ParamsError where the outcome would not say what was wanted: around comments, ruamel
-    writes some nested values wrongly.
+    Raises ParamsError if the new text does not parse to the wanted values: ruamel writes some
+    nested values near comments wrongly.
     """
     yaml = YAML()
     yaml.preserve_quotes = True
@@ -90,19 +91,20 @@ def merge(text: str, replacement: dict[str, Any]) -> str:
 
 
 def overridden(text: str, overrides: dict[str, Any]) -> str:
-    """The YAML `text` with single parameters replaced, such as {"train.epochs": 12}.
+    """Replace single params of the YAML `text`, such as {"train.epochs": 12}.
 
-    Raises ParamsError where the way to one leads through a value. Names are not checked here.
+    Raises ParamsError if a name leads through a value instead of a section. Other checks of the
+    names are left to `parse`.
     """
     document = YAML(typ="safe", pure=True).load(text)
     for name, value in overrides.items():
-        *way, key = name.split(".")
+        *parents, key = name.split(".")
         section = document
-        for part in way:
+        for part in parents:
             section = section.get(part) if isinstance(section, dict) else None
         if not isinstance(section, dict):
             raise ParamsError(
-                f"{name} cannot be set: {'.'.join(way)} is not a section of {params.PARAMS}. "
+                f"{name} cannot be set: {'.'.join(parents)} is not a section of {params.PARAMS}. "
                 "Expected a name such as train.epochs."
             )
         section[key] = value
@@ -120,7 +122,7 @@ def _replace(section: Any, wanted: dict[str, Any]) -> None:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal and of one type: to Python, `true` equals 1, which params.yaml tells apart."""
+    """True if two values are equal and of one type. In Python, True equals 1."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):

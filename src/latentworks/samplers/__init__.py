@@ -1,1 +1,1 @@
-"""How new latents are drawn. One file for each `sample.sampler.kind`."""
+"""Samplers of new latents: one module for each `sample.sampler.kind`."""

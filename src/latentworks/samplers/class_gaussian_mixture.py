@@ -1,4 +1,4 @@
-"""A mixture of Gaussians for each class: p(x|y), from any model whose images have labels."""
+"""A mixture of Gaussians per class: p(x|y) from any model whose images have labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from latentworks.samplers.latents import checked
 
 @dataclass(frozen=True)
 class ClassGaussianMixture:
-    """Gaussians, each of one class; the weights of a class sum to its share of the latents."""
+    """Gaussians, each of one class. The weights of a class sum to its share of the latents."""
 
     weights: np.ndarray  # float64 [K]
     means: np.ndarray  # float64 [K, D]
@@ -29,16 +29,16 @@ class ClassGaussianMixture:
         num_components: int | Sequence[int],
         seed: int,
     ) -> ClassGaussianMixture:
-        """A `GaussianMixture` for each class of latents: float32 [N, D], with labels int64 [N].
+        """Fit a `GaussianMixture` to each class of latents, float32 [N, D], labels int64 [N].
 
-        What has no label (-1) is left out. Raises DataError where nothing has one, or a class
-        has fewer distinct latents than components.
+        Latents without a label (-1) are ignored. Raises DataError if no latent has a label, or if
+        a class has fewer distinct latents than components.
         """
         latents = checked(latents)
         known = np.unique([] if labels is None else labels[labels >= 0])
         if labels is None or not len(known):
             raise DataError(
-                "class_gaussian_mixture needs images with labels. Received: none has one. "
+                "class_gaussian_mixture needs images with labels. Received: no labels. "
                 "Set sample.sampler.kind to gaussian_mixture."
             )
         mixtures = [_of_class(latents, labels, each, num_components, seed) for each in known]
@@ -52,16 +52,16 @@ class ClassGaussianMixture:
         )
 
     def of_class(self, label: int) -> GaussianMixture:
-        """The mixture of one class. Raises DataError where there was none of it."""
+        """The mixture of one class. Raises DataError if no latent of the class was fitted."""
         rows = self.classes == label
         if not rows.any():
             known = ", ".join(map(str, np.unique(self.classes)))
-            raise DataError(f"there is no such class. Expected one of: {known}. Received: {label}.")
+            raise DataError(f"Unknown class. Expected one of: {known}. Received: {label}.")
         weights = self.weights[rows]
         return GaussianMixture(weights / weights.sum(), self.means[rows], self.choleskys[rows])
 
     def sample_of(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Draw a latent of each class in labels int64 [N]: float32 [N, D]. Raises as `of_class`."""
+        """Draw a latent for each of labels int64 [N]: float32 [N, D]. Raises as `of_class` does."""
         latents = np.empty((len(labels), self.means.shape[1]), dtype=np.float32)
         for label in np.unique(labels):
             rows = np.flatnonzero(labels == label)
@@ -69,11 +69,11 @@ class ClassGaussianMixture:
         return latents
 
     def sample(self, num: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw `num` latents, of each class its share: float32 [num, D]."""
+        """Draw `num` latents, with the classes in their shares: float32 [num, D]."""
         return self._mixture.sample(num, rng)
 
     def log_density(self, latents: np.ndarray) -> np.ndarray:
-        """The logarithm of the density at latents [N, D], of any class: float64 [N], in nats."""
+        """The log density of all classes together at latents [N, D]: float64 [N], in nats."""
         return self._mixture.log_density(latents)
 
     @property
@@ -81,7 +81,7 @@ class ClassGaussianMixture:
         return GaussianMixture(self.weights, self.means, self.choleskys)
 
     def state(self) -> dict[str, np.ndarray]:
-        """The arrays that make it, by name."""
+        """The arrays that define the sampler, by name."""
         return asdict(self)
 
 
@@ -95,7 +95,7 @@ def _of_class(
     try:
         return GaussianMixture.fit(latents[labels == label], num_components, seed)
     except DataError as error:
-        several = " Or give several, such as [1, 10]: each class takes those that it can have."
+        hint = " Or give a list, such as [1, 10]: numbers above the latents of a class are skipped."
         if isinstance(num_components, Sequence):
-            several = ""
-        raise DataError(f"class {label}: {error}{several}") from None
+            hint = ""
+        raise DataError(f"Class {label}: {error}{hint}") from None

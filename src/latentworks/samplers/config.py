@@ -1,4 +1,4 @@
-"""The section `sample`: how new latents are drawn, and how many."""
+"""The section `sample`: the sampler of new latents, and the number of samples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ MAX_COMPONENTS = 1000
 
 
 def _one_or_best(value: Any) -> int | list[int]:
-    """A fault is told of the key itself; a union would tell one of each of its members."""
+    """Validate a number or a list of numbers, with one fault per key.
+
+    A union type would report a fault for each of its members.
+    """
     if isinstance(value, list):
         if len(value) < 2 or not all(type(x) is int and 1 <= x <= MAX_COMPONENTS for x in value):
             raise ValueError(
@@ -37,7 +40,7 @@ def _one_or_best(value: Any) -> int | list[int]:
     return value
 
 
-# One number, or some of which that with the highest likelihood of held-out latents is taken.
+# A number, or candidates, of which the one with the highest likelihood of held-out latents is used.
 OneOrBest = Annotated[int | list[int], PlainValidator(_one_or_best)]
 
 
@@ -47,13 +50,13 @@ class UniformBoxConfig(Config):
     kind: Literal["uniform_box"]
 
     def fit(self, latents: np.ndarray, labels: np.ndarray | None, seed: int) -> UniformBox:
-        """Fit to latents: float32 [N, D]. Raises DataError where they cannot be used."""
+        """Fit to latents, float32 [N, D]. Raises DataError if they cannot be used."""
         from latentworks.samplers.uniform_box import UniformBox
 
         return UniformBox.fit(latents)
 
     def load(self, arrays: dict[str, np.ndarray]) -> UniformBox:
-        """The sampler whose `state()` is `arrays`."""
+        """Restore a sampler from the arrays of its `state()`."""
         from latentworks.samplers.uniform_box import UniformBox
 
         return UniformBox(**arrays)
@@ -65,53 +68,53 @@ class GaussianConfig(Config):
     kind: Literal["gaussian"]
 
     def fit(self, latents: np.ndarray, labels: np.ndarray | None, seed: int) -> Gaussian:
-        """Fit to latents: float32 [N, D]. Raises DataError where they cannot be used."""
+        """Fit to latents, float32 [N, D]. Raises DataError if they cannot be used."""
         from latentworks.samplers.gaussian import Gaussian
 
         return Gaussian.fit(latents)
 
     def load(self, arrays: dict[str, np.ndarray]) -> Gaussian:
-        """The sampler whose `state()` is `arrays`."""
+        """Restore a sampler from the arrays of its `state()`."""
         from latentworks.samplers.gaussian import Gaussian
 
         return Gaussian(**arrays)
 
 
 class StandardNormalConfig(Config):
-    """N(0, I), the prior of variational autoencoders; nothing is fitted."""
+    """N(0, I), the prior of variational autoencoders, without fitting."""
 
     kind: Literal["standard_normal"]
 
     def fit(self, latents: np.ndarray, labels: np.ndarray | None, seed: int) -> StandardNormal:
-        """For latents: float32 [N, D]. Raises DataError where they cannot be used."""
+        """Take D from latents, float32 [N, D]. Raises DataError if they cannot be used."""
         from latentworks.samplers.standard_normal import StandardNormal
 
         return StandardNormal.fit(latents)
 
     def load(self, arrays: dict[str, np.ndarray]) -> StandardNormal:
-        """The sampler whose `state()` is `arrays`."""
+        """Restore a sampler from the arrays of its `state()`."""
         from latentworks.samplers.standard_normal import StandardNormal
 
         return StandardNormal(**arrays)
 
 
 class GaussianMixtureConfig(Config):
-    """A mixture of Gaussians, each with a full covariance: ex-post density estimation.
+    """A mixture of Gaussians, each with a full covariance.
 
-    Ghosh et al. 2020, *From Variational to Deterministic Autoencoders*.
+    Ex-post density estimation: Ghosh et al. 2020, *From Variational to Deterministic Autoencoders*.
     """
 
     kind: Literal["gaussian_mixture"]
     num_components: OneOrBest
 
     def fit(self, latents: np.ndarray, labels: np.ndarray | None, seed: int) -> GaussianMixture:
-        """Fit to latents: float32 [N, D]. Raises DataError where they cannot be used."""
+        """Fit to latents, float32 [N, D]. Raises DataError if they cannot be used."""
         from latentworks.samplers.gaussian_mixture import GaussianMixture
 
         return GaussianMixture.fit(latents, self.num_components, seed)
 
     def load(self, arrays: dict[str, np.ndarray]) -> GaussianMixture:
-        """The sampler whose `state()` is `arrays`."""
+        """Restore a sampler from the arrays of its `state()`."""
         from latentworks.samplers.gaussian_mixture import GaussianMixture
 
         return GaussianMixture(**arrays)
@@ -121,18 +124,18 @@ class ClassGaussianMixtureConfig(Config):
     """A mixture of Gaussians for each class of labelled images."""
 
     kind: Literal["class_gaussian_mixture"]
-    num_components: OneOrBest  # for each class
+    num_components: OneOrBest  # per class
 
     def fit(
         self, latents: np.ndarray, labels: np.ndarray | None, seed: int
     ) -> ClassGaussianMixture:
-        """Fit to latents: float32 [N, D]. Raises DataError where they cannot be used."""
+        """Fit to latents, float32 [N, D]. Raises DataError if they cannot be used."""
         from latentworks.samplers.class_gaussian_mixture import ClassGaussianMixture
 
         return ClassGaussianMixture.fit(latents, labels, self.num_components, seed)
 
     def load(self, arrays: dict[str, np.ndarray]) -> ClassGaussianMixture:
-        """The sampler whose `state()` is `arrays`."""
+        """Restore a sampler from the arrays of its `state()`."""
         from latentworks.samplers.class_gaussian_mixture import ClassGaussianMixture
 
         return ClassGaussianMixture(**arrays)
@@ -149,7 +152,7 @@ SamplerConfig = Annotated[
 
 
 class SampleConfig(Config):
-    """How many images are sampled, and from what."""
+    """The number of images to sample, and the sampler of their latents."""
 
     num_images: Annotated[int, Field(ge=1, le=1_000_000)]
     sampler: SamplerConfig

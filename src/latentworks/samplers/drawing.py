@@ -1,4 +1,4 @@
-"""Latents, and the classes that they are drawn for."""
+"""Drawing of latents and of their classes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def draw(
     shares: np.ndarray | None = None,
     label: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Latents float32 [num, D] and their classes int64 [num], None without `shares`.
+    """Draw latents, float32 [num, D], and their classes, int64 [num], None without `shares`.
 
-    `shares`: float64 [K], how often each class is drawn; they sum to 1. `label`: the one class that
-    is wanted instead. A sampler of classes draws latents of these; another one knows no difference.
+    `shares`: float64 [K], the probability of each class. `label`: draw this class only. Samplers
+    without classes ignore the class of a latent.
     """
     if shares is None:
         latents: np.ndarray = sampler.sample(num, rng)
@@ -30,17 +30,18 @@ def draw(
 
 
 def has_classes(sampler: Any) -> bool:
-    """Whether it draws latents of a class that is asked for."""
+    """True if the sampler can draw latents of a given class."""
     return hasattr(sampler, "sample_of")
 
 
 def class_shares(
     sampler: Any, conditional: bool, labels: np.ndarray | None, num_classes: int
 ) -> np.ndarray | None:
-    """How often each of `num_classes` is drawn: as often as among labels int64 [N].
+    """Compute the probability of drawing each class: its share of labels int64 [N].
 
-    Those below 0 do not count, nor do classes that a sampler of classes has not seen. None where
-    neither the sampler nor a `conditional` model is told one. Raises DataError where there is none.
+    Ignores labels below 0, and classes that a sampler with classes was not fitted to. Returns None
+    without labels, and if neither the sampler nor the model (`conditional`) takes classes. Raises
+    DataError if no label is left.
     """
     if labels is None or not (conditional or has_classes(sampler)):
         return None
@@ -48,5 +49,7 @@ def class_shares(
     if has_classes(sampler):
         counts[np.setdiff1d(np.arange(len(counts)), sampler.classes)] = 0
     if not counts.any():
-        raise DataError("images of a class need images with labels. Received: none has one.")
+        raise DataError(
+            "Images of a class cannot be drawn: no training image has a label. Label some of them."
+        )
     return np.asarray(counts / counts.sum())

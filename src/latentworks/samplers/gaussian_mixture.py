@@ -1,4 +1,4 @@
-"""A mixture of Gaussians: fitted by scikit-learn, sampled from its arrays alone."""
+"""A mixture of Gaussians, fitted by scikit-learn. Sampling needs its arrays alone."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from latentworks.errors import DataError
 from latentworks.samplers.gaussian import REGULARISATION, Gaussian
 from latentworks.samplers.latents import checked, standardised
 
-MAX_ITERATIONS = 300  # 50 components on 60 000 latents settle in 11 (2-D) to 52 (16-D)
-HELD_OUT = 0.1  # of the latents, to choose the number of components by
+MAX_ITERATIONS = 300  # 50 components on 60 000 latents converge in 11 (2-D) to 52 (16-D)
+HELD_OUT = 0.1  # share of the latents for choosing the number of components
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class GaussianMixture:
     def fit(
         cls, latents: np.ndarray, num_components: int | Sequence[int], seed: int
     ) -> GaussianMixture:
-        """Expectation maximisation from a k-means start, on latents: float32 [N, D].
+        """Fit to latents, float32 [N, D], by expectation maximisation from a k-means start.
 
-        Of several numbers of components the one is taken that makes latents likeliest which it
-        was not fitted to. Raises DataError where there are fewer distinct latents than components.
+        If `num_components` is a list, the number with the highest likelihood of held-out latents
+        is used. Raises DataError if there are fewer distinct latents than components.
         """
         latents = checked(latents)
         if not isinstance(num_components, int):
             num_components = cls._likeliest(latents, num_components, seed)
-        # Needed to fit alone: where a model is served, scikit-learn is not installed.
+        # Imported here: a server does not fit, and has no scikit-learn.
         from sklearn import mixture
         from sklearn.exceptions import ConvergenceWarning
 
@@ -50,14 +50,14 @@ class GaussianMixture:
                 f"{num_components}. Received: {num_distinct} distinct latents. "
                 f"Lower sample.sampler.num_components."
             )
-        if len(z) == 1:  # scikit-learn asks for two
+        if len(z) == 1:  # scikit-learn needs at least two
             only = Gaussian.fit(latents)
             return cls(np.ones(1), only.mean[None], only.cholesky[None])
         expectation_maximisation = mixture.GaussianMixture(
             num_components, reg_covar=REGULARISATION, max_iter=MAX_ITERATIONS, random_state=seed
         )
         with warnings.catch_warnings():
-            # A mixture that could still climb a little after so many iterations is good enough.
+            # A mixture that has not converged after MAX_ITERATIONS is good enough.
             warnings.simplefilter("ignore", ConvergenceWarning)
             fitted = expectation_maximisation.fit(z)
         choleskys = scale[:, None] * np.linalg.cholesky(fitted.covariances_)
@@ -65,9 +65,10 @@ class GaussianMixture:
 
     @classmethod
     def _likeliest(cls, latents: np.ndarray, candidates: Sequence[int], seed: int) -> int:
-        """The number of components with the highest mean log density on a held-out share.
+        """Choose the number of components with the highest mean log density of held-out latents.
 
-        Of those for which there are enough latents; the smallest where there are for none.
+        Candidates above the number of distinct latents are skipped. The smallest candidate is
+        returned if less than two are left.
         """
         shuffled = np.random.default_rng(seed).permutation(latents)
         num_held_out = math.ceil(len(latents) * HELD_OUT)
@@ -88,7 +89,7 @@ class GaussianMixture:
         return latents.astype(np.float32)
 
     def log_density(self, latents: np.ndarray) -> np.ndarray:
-        """The logarithm of the density at latents [N, D]: float64 [N], in nats."""
+        """The log density at latents [N, D]: float64 [N], in nats."""
         log_densities = [component.log_density(latents) for component in self._components()]
         return np.asarray(logsumexp(log_densities, axis=0, b=self.weights[:, None]))
 
@@ -96,5 +97,5 @@ class GaussianMixture:
         return [Gaussian(*arrays) for arrays in zip(self.means, self.choleskys, strict=True)]
 
     def state(self) -> dict[str, np.ndarray]:
-        """The arrays that make it, by name."""
+        """The arrays that define the sampler, by name."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""What every sampler asks of the latents that it is fitted to."""
+"""Checks and standardisation of the latents that samplers are fitted to."""
 
 import numpy as np
 
@@ -6,23 +6,23 @@ from latentworks.errors import DataError
 
 
 def checked(latents: np.ndarray) -> np.ndarray:
-    """The latents as float64 [N, D]. Raises DataError if there are none, or some are not finite."""
+    """Convert latents to float64 [N, D]. Raises DataError if N is 0, or a latent is not finite."""
     if len(latents) == 0:
-        raise DataError("a sampler needs latents to fit. Expected at least 1. Received: 0.")
+        raise DataError("A sampler needs latents to fit. Expected at least 1. Received: 0.")
     bad = ~np.isfinite(latents).all(axis=1)
     if bad.any():
         raise DataError(
-            f"a sampler needs finite latents. Received: {bad.sum()} of {len(latents)} latents with "
+            f"A sampler needs finite latents. Received: {bad.sum()} of {len(latents)} latents with "
             f"NaN or infinity. Train again with a lower train.learning_rate."
         )
     return latents.astype(np.float64)
 
 
 def standardised(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The latents with mean 0 and variance 1 in each dimension, then that mean and scale: [D].
+    """Scale latents [N, D] to mean 0 and variance 1; return them, and the mean and scale, [D] each.
 
-    A covariance is regularised by a fixed amount, which fits only latents of a known scale.
-    A constant dimension has no scale; it keeps 1, so that it can be divided by.
+    Covariances are regularised by a fixed amount, which suits only latents of a known scale. The
+    scale of a constant dimension is 1, to avoid division by 0.
     """
     mean = latents.mean(axis=0)
     scale = np.where(np.ptp(latents, axis=0) > 0, latents.std(axis=0), 1.0)

@@ -1,4 +1,4 @@
-"""Uniform over the observed range of each latent: the book's way, and a baseline to beat."""
+"""A uniform distribution over the range of each latent (Foster): a baseline."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from latentworks.samplers.latents import checked
 
 @dataclass(frozen=True)
 class UniformBox:
-    """The smallest box around the latents."""
+    """The uniform distribution on the smallest box around the latents."""
 
     low: np.ndarray  # float64 [D]
     high: np.ndarray  # float64 [D]
 
     @classmethod
     def fit(cls, latents: np.ndarray) -> UniformBox:
-        """The range of latents: float32 [N, D]. Raises DataError where they cannot be used."""
+        """Fit to latents, float32 [N, D]. Raises DataError: see `checked`."""
         latents = checked(latents)
         return cls(latents.min(axis=0), latents.max(axis=0))
 
@@ -27,14 +27,14 @@ class UniformBox:
         return rng.uniform(self.low, self.high, (num, len(self.low))).astype(np.float32)
 
     def log_density(self, latents: np.ndarray) -> np.ndarray:
-        """float64 [N], in nats: minus the logarithm of the volume inside, -inf outside.
+        """The log density at latents [N, D]: float64 [N], in nats; -log(volume) inside, else -inf.
 
-        A constant dimension counts as 1 wide where the value is met, since it has no density.
+        A constant dimension has no density. Its width counts as 1, and only its value is inside.
         """
         width = np.where(self.high > self.low, self.high - self.low, 1.0)
         inside = ((latents >= self.low) & (latents <= self.high)).all(axis=1)
         return np.where(inside, -np.log(width).sum(), -np.inf)
 
     def state(self) -> dict[str, np.ndarray]:
-        """The arrays that make it, by name."""
+        """The arrays that define the sampler, by name."""
         return asdict(self)

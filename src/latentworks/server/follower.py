@@ -47,7 +47,7 @@ class Follower:
 
     def _follow(self) -> None:
         following = self.service.following
-        call = [sys.executable, "-P", "-m", "latentworks.server.fetching"]
+        call = [sys.executable, "-P", "-m", "latentworks.server.watcher"]
         call += [str(self.home), following.model, following.alias, str(self.every)]
         env = {**os.environ, URI: self.uri}  # an argument would show its password to everybody
         while True:

@@ -1,1 +1,1 @@
-"""The machine below: files that appear whole, processes, locks, text for a terminal."""
+"""Operating system: atomic writes of files, child processes, locks, terminal text."""

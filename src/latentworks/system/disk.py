@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, also when the process is killed or the disk is full."""
+"""Atomic writes: a file is complete or absent, even after a kill or on a full disk."""
 
 import hashlib
 import io
@@ -16,7 +16,10 @@ import numpy as np
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` for a file or folder; it becomes `path` when all went well."""
+    """Yield a temporary path beside `path`; rename it to `path` if the block raises nothing.
+
+    The block writes a file or a folder there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     former = path.with_name(f".{path.name}.former")
@@ -42,7 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Return when the content of a file, or the names in a folder, would survive a power cut."""
+    """Flush a file's content, or a folder's list of names, so that it survives a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -51,7 +54,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """A file or a folder, if it is there."""
+    """Delete a file or folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -59,7 +62,7 @@ def remove(path: Path) -> None:
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Hash a file with SHA-256, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -75,7 +78,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """An `.npz` file without the dates that NumPy itself would put in."""
+    """Write an `.npz` file without dates, so that equal arrays give equal bytes."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
             content = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Mutual exclusion on one host, by locks of the kernel: they end with their holder, however."""
+"""Mutual exclusion on one host, by kernel locks: a lock ends when its holder ends or is killed."""
 
 import fcntl
 import os
@@ -12,44 +12,44 @@ from pathlib import Path
 
 from latentworks.errors import Busy, LatentworksError
 
-# Not TMPDIR, so that all processes of a user meet at the same file.
+# Not in TMPDIR, which may differ between the processes of a user.
 FOLDER = Path(f"/tmp/latentworks-{os.getuid()}")
 
 IN_CHECKOUT = Path(".latentworks/locks")
-LEFT = "LATENTWORKS_LOCK"  # in the environment of a process: the lock that is left to it
+LEFT = "LATENTWORKS_LOCK"  # environment variable: the lock that a parent process holds for a child
 
-_held: set[int] = set()  # handles of the locks of this process
+_held: set[int] = set()  # file descriptors of the locks that this process holds
 
 
 def of(folder: Path, what: str = "checkout") -> str:
-    """The name of the lock of a checkout, or of something in it.
+    """Return the name of the lock of a checkout, or of a part of it such as a stage.
 
-    Its file is in the checkout, so that containers and users who share that meet there, too.
+    The lock file is in the checkout, so that it works for containers and users who share it.
     """
     return str(folder.resolve() / IN_CHECKOUT / what)
 
 
 def handles() -> tuple[int, ...]:
-    """The locks that are held here. A process that inherits them holds them, too."""
+    """Return the locks of this process. A child that inherits these descriptors holds them, too."""
     return tuple(_held)
 
 
 @contextmanager
 def exclusive(name: str, purpose: str, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock `name`; while another process has it, say who that is and wait.
+    """Hold the lock `name`. While another process holds it, print a line and wait.
 
-    With `wait=False`, raise Busy instead. A lock that whoever started this process holds for it,
-    and has left to it, is held.
+    With `wait=False`, raise Busy instead of waiting. If the parent process holds the lock for this
+    process (`LEFT`), do nothing.
     """
     if os.environ.get(LEFT) == name:
         yield
         return
-    path = FOLDER / f"{name}.lock"  # of a checkout: that path alone
+    path = FOLDER / f"{name}.lock"  # the name of a checkout's lock is absolute: FOLDER drops out
     if path.is_relative_to(FOLDER):
         _make_folder()
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
-    # The file stays: whoever removed it could lock a new one beside the holder of the old.
+    # The file is never deleted: a new file of this name could be locked beside the old one.
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with open(handle, "r+", encoding="utf-8") as file:
         try:
@@ -58,7 +58,8 @@ def exclusive(name: str, purpose: str, *, wait: bool = True) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             if not wait:
-                raise Busy(f"cannot {purpose} now; at it is {holder}.") from None
+                fault = f"Cannot {purpose}: {_clause(holder)}."
+                raise Busy(f"{fault} Wait for it, or end it.") from None
             print(f"{purpose}: waiting for {holder}", file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
         now = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -75,22 +76,32 @@ def exclusive(name: str, purpose: str, *, wait: bool = True) -> Iterator[None]:
             file.truncate()
 
 
+def _clause(holder: str) -> str:
+    """Turn the text of a lock file into `process 4711 on trainer holds the lock since …`."""
+    process, _, rest = holder.partition(", since ")
+    since, _, _ = rest.partition(", to ")
+    return f"{process} holds the lock" + (f" since {since}" if since else "")
+
+
 def holder(name: str) -> str | None:
-    """Who holds the lock `name` at the moment, and since when; None where nobody does."""
+    """Return the holder of the lock `name`, since when and what for; None if the lock is free."""
     try:
         with (FOLDER / f"{name}.lock").open(encoding="utf-8") as file:
-            found = file.read().strip()
-            if found:  # else it is free, and not even touched here
+            text = file.read().strip()
+            if text:  # an empty file is a free lock: do not touch it
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return found
+        return text
     except FileNotFoundError:
         pass
-    return None  # what is written there is of one that was killed
+    return None  # a killed process can leave its text in the file
 
 
 def _make_folder() -> None:
-    """/tmp is everybody's: a folder that another user put there could lead anywhere."""
+    """Create FOLDER, or raise LatentworksError if other users can write to it.
+
+    In /tmp, another user could have created the folder first.
+    """
     try:
         FOLDER.mkdir(mode=0o700)
     except FileExistsError:
@@ -101,5 +112,5 @@ def _make_folder() -> None:
             or status.st_mode & 0o022
         ):
             raise LatentworksError(
-                f"{FOLDER} is not a folder that only you can write to. Remove it."
+                f"{FOLDER} is not a folder that only you can write to. Remove it, and try again."
             ) from None

@@ -1,7 +1,8 @@
-"""Programs that we start: they end when we do, however that is.
+"""Child processes that end when this process ends, even if it is killed.
 
-`python processes.py PARENT deaf|hearing COMMAND …` becomes the command, which Linux then ends with
-its parent. Elsewhere it lives on, with the locks that we held: nobody works beside it.
+`python processes.py PARENT deaf|hearing COMMAND …` replaces itself with the command. Linux kills
+the command when its parent ends. On other systems the command runs on and keeps the locks that it
+inherited, so that no other process works in the checkout meanwhile.
 """
 
 import ctypes
@@ -16,25 +17,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PATIENCE = 12.0  # seconds from SIGTERM to SIGKILL; a stage takes at most 10
-LAST = 60.0  # and for a flow, which has more to end
-AGAIN = 0.5  # seconds from one SIGTERM to the next
-DVC = "LATENTWORKS_DVC"  # in the environment of a stage: the process whose child it has to be
+PATIENCE = 12.0  # seconds from SIGTERM to SIGKILL; a stage ends within 10
+LAST = 60.0  # seconds from SIGTERM to SIGKILL for a flow, which has more to end
+AGAIN = 0.5  # seconds between two SIGTERMs
+DVC = "LATENTWORKS_DVC"  # environment variable of a stage: the process id of its parent, DVC
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
-# In each process of ours, before it imports what is large: that stays, and to look through all of
-# it for garbage after every 700 new objects takes a fifth of the time of TensorFlow's import.
+# Set before large imports: collecting garbage after every 700 new objects takes a fifth of
+# TensorFlow's import time, and imported objects are never garbage.
 gc.set_threshold(100_000)
 
 
 def end_with_parent() -> None:
-    """From here on, the end of the parent is that of this process: Linux sends SIGKILL."""
+    """Make Linux kill this process (SIGKILL) when its parent ends. Does nothing elsewhere."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def tied(call: list[str], *, deaf: bool = False) -> list[str]:
-    """A command that becomes `call`, and ends with the thread that starts it."""
+    """Wrap the command `call` so that it ends with the thread that starts it.
+
+    With `deaf`, the command ignores SIGTERM.
+    """
     hearing = "deaf" if deaf else "hearing"
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), hearing, *call]
 
@@ -50,10 +54,10 @@ def started(
     out: int | None = None,
     err: int | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process in a session of its own. It does not outlive the block, nor what it started.
+    """Start a process in a session of its own. Neither it nor its children outlive the block.
 
-    `handles` are locks that it has, too. With `deaf` it does not listen to SIGTERM; what it starts
-    may. `out` and `err` are as for subprocess: by default, those of this process.
+    `handles`: locks that the process inherits. With `deaf`, the process ignores SIGTERM; its
+    children need not. `out` and `err` are as in subprocess: inherited by default.
     """
     with subprocess.Popen(
         tied(call, deaf=deaf),
@@ -69,37 +73,37 @@ def started(
     ) as process:
         try:
             yield process
-        except BaseException:  # Ctrl-C, SIGTERM, or a run that is cancelled
+        except BaseException:  # Ctrl-C, SIGTERM, or a cancelled run
             _end(process, again=deaf)
             raise
 
 
 def hand_over(call: list[str], handles: tuple[int, ...], env: dict[str, str]) -> int:
-    """Run a command in the place of this process, with its output; returns the exit code.
+    """Run a command on behalf of this process; return its exit code.
 
-    It has a session of its own, so that SIGTERM and Ctrl-C reach it alone, and what it has started
-    is still there while it ends.
+    The command has a session of its own. SIGTERM, Ctrl-C and SIGHUP are passed to it as SIGTERM,
+    and not to its children, which still run while the command ends.
     """
     with subprocess.Popen(
         tied(call), env=env, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=handles
     ) as process:
 
-        def tell(*_: object) -> None:
+        def terminate(*_: object) -> None:
             process.terminate()
             deadline = threading.Timer(LAST, os.killpg, [process.pid, signal.SIGKILL])
             deadline.daemon = True
             deadline.start()
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, tell)
+            signal.signal(number, terminate)
         code = process.wait()
-    return code if code >= 0 else 128 - code  # as a shell says it
+    return code if code >= 0 else 128 - code  # 128 + signal, as in a shell
 
 
 def run(
     call: list[str], folder: Path, env: dict[str, str], handles: tuple[int, ...] = ()
 ) -> tuple[int, str, str]:
-    """The exit code of a command, and what it printed to either side."""
+    """Run a command; return its exit code, its output and its error output."""
     pipe = subprocess.PIPE
     with started(call, folder, env, handles, out=pipe, err=pipe) as process:
         out, err = process.communicate()
@@ -116,9 +120,9 @@ def stream(
     deaf: bool = False,
     err: int | None = subprocess.STDOUT,
 ) -> int:
-    """Run a command, telling every line that it prints; return its exit code.
+    """Run a command, call `report` with each line of its output, and return its exit code.
 
-    With `err=None` what goes to standard error is left to that of this process.
+    With `err=None`, the standard error of this process is inherited.
     """
     with started(call, folder, env, handles, deaf=deaf, out=subprocess.PIPE, err=err) as process:
         assert process.stdout is not None
@@ -129,9 +133,9 @@ def stream(
 
 
 def _end(process: subprocess.Popen[str], again: bool) -> None:
-    """Let all that it has started finish what cannot be cut off, but not for long.
+    """Send SIGTERM to a process and its children, and SIGKILL after PATIENCE seconds.
 
-    A process that is deaf may start another one after it was told to end: that is told `again`.
+    With `again`, SIGTERM is repeated, for children that a deaf process starts after the first one.
     """
     deadline = time.monotonic() + PATIENCE
     try:
@@ -147,8 +151,9 @@ def _end(process: subprocess.Popen[str], again: bool) -> None:
 
 
 def _become(parent: str, hearing: str, call: list[str]) -> None:
+    """Replace this process with the command `call`: see the module's docstring."""
     end_with_parent()
-    if os.getppid() != int(parent):  # it has gone in the meantime
+    if os.getppid() != int(parent):  # the parent has ended already
         sys.exit(1)
     if hearing == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

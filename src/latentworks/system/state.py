@@ -1,5 +1,5 @@
-"""The folder with the state of one checkout."""
+"""The folder of a checkout's state."""
 
 from pathlib import Path
 
-STATE = Path(".latentworks")  # of this checkout alone; ignored by git and DVC
+STATE = Path(".latentworks")  # in the checkout; ignored by git and DVC

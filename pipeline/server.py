@@ -1,0 +1,113 @@
+"""The project's own Prefect server, and the password that it shares with its clients.
+
+A Prefect server has commands run for those whom it obeys. Without a password that is every user of
+the machine, and every web page that a browser there shows.
+"""
+
+import os
+import re
+import secrets
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from latentworks.errors import LatentworksError
+from latentworks.system import disk
+
+HOST = "127.0.0.1"
+URL = "PREFECT_API_URL"
+PORT = "PREFECT_SERVER_API_PORT"
+AUTH = "PREFECT_API_AUTH_STRING"  # USER:PASSWORD that a client sends
+SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"  # and that a server expects
+# Who runs what outlives the server: kept in memory, its restart would end every run.
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"
+
+
+def auth_file() -> Path:
+    return Path(os.environ["PREFECT_HOME"]) / "auth"
+
+
+def new_auth() -> str:
+    return f"latentworks:{secrets.token_urlsafe(32)}"
+
+
+def start() -> NoReturn:
+    """Become the server, with the password of its file. Settings of the environment come first.
+
+    Raises LatentworksError where the password cannot be kept, or others can read it.
+    """
+    auth = os.environ.get(SERVER_AUTH) or _kept_auth()
+    page = ",".join(f"http://{host}:{_port()}" for host in (HOST, "localhost"))
+    defaults = {
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": page,
+        "PREFECT_UI_API_URL": _address(),  # or the page would ask the server at PREFECT_API_URL
+    }
+    given = {name: value for name, value in os.environ.items() if value}
+    call = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", _port()]
+    os.execve(call[0], call, {**defaults, **given, SERVER_AUTH: auth})
+
+
+def be_default() -> None:
+    """Let this process, and those that it starts, ask this server where no other one is named."""
+    os.environ[URL] = os.environ.get(URL) or _address()
+    authenticate()
+
+
+def authenticate() -> None:
+    """Give the clients of this process the password of this server; no other server gets it.
+
+    `localhost` may be another server: that of another user, at ::1.
+    """
+    if os.environ.get(AUTH) or os.environ.get(URL, "").rstrip("/") != _address():
+        return
+    with suppress(OSError):  # without a file the server has another password, and says so
+        os.environ[AUTH] = auth_file().read_text(encoding="utf-8").strip()
+
+
+def _port() -> str:
+    return os.environ.get(PORT) or "4200"
+
+
+def _address() -> str:
+    return f"http://{HOST}:{_port()}/api"
+
+
+def _kept_auth() -> str:
+    """The line of the file, which is made where it is missing."""
+    file = auth_file()
+    try:
+        if not file.exists():
+            _make(file)
+        status = file.stat()
+        line = file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise LatentworksError(
+            f"cannot keep the password of Prefect's server in {file}: {error.strerror}."
+        ) from None
+    if status.st_mode & 0o077 or status.st_uid != os.getuid():
+        raise LatentworksError(
+            f"others can read or change the password in {file}. Remove the file: the next start "
+            "of the server makes a new password."
+        )
+    if not re.fullmatch(r"[^\s:]+:\S+", line):  # with an empty one, Prefect asks for none
+        raise LatentworksError(f"{file} should have one line USER:PASSWORD. Remove it, or mend it.")
+    return line
+
+
+def _make(file: Path) -> None:
+    """Write a new password. It is there whole or not at all, and never over one that is there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(".partial", ".auth.", file.parent)  # with mode 0600
+    try:
+        with open(handle, "w", encoding="utf-8") as partial:
+            partial.write(f"{new_auth()}\n")
+            partial.flush()
+            os.fsync(handle)
+        with suppress(FileExistsError):  # of two that start at once, both take the first one's
+            os.link(name, file)
+        disk.flush_to_disk(file.parent)
+    finally:
+        os.unlink(name)
