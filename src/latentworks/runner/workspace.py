@@ -221,7 +221,7 @@ class Workspace:
                 f"git {call[0]} did not end within {PATIENCE} s and was stopped. Try again."
             ) from None
         if done.returncode != 0 and check:
-            lines = done.stderr.strip().splitlines() or ["no reason was printed"]
+            lines = done.stderr.strip().splitlines() or ["no reason given"]
             fault = next((line for line in lines if FAULT.match(line)), lines[-1])
             raise LatentworksError(f"git {call[0]} failed: {fault.strip()}")
         return done.stdout.strip() if done.returncode == 0 else ""
@@ -272,7 +272,7 @@ class Workspace:
         if answers:
             return dict(json.loads(answers[-1]))
         if exit_code != 0:
-            fault = next((line for line in reversed(lines) if line), "no reason was printed")
+            fault = next((line for line in reversed(lines) if line), "no reason given")
             raise errors.by_exit_code(exit_code)(fault)
         return {}
 
