@@ -1,4 +1,4 @@
-"""The command line. Each command imports its heavy packages when it runs."""
+"""The command line. Each command imports heavy packages only when it runs."""
 
 import json
 import signal

@@ -1,1 +1,1 @@
-"""The stages of dvc.yaml: one file each, named like the stage."""
+"""Stages of dvc.yaml: one module each, with the name of the stage."""

@@ -1,1 +1,1 @@
-"""MLflow shows the files of a checkout: one run for each result."""
+"""Runs in MLflow: one for each result, with its params, curves, metrics and files."""
