@@ -292,7 +292,7 @@ def test_images_of_the_users_own_stay_where_they_are(capsys: pytest.CaptureFixtu
     source = json.loads(Path("data/raw/source.json").read_text())
     assert source == {"kind": "image_folder", "files": {}}
     assert capsys.readouterr().out == (
-        "fetch: 0 files of image_folder fetched; mine is a source of your own\n"
+        "fetch: 0 files of image_folder fetched; your own images stay at mine\n"
     )
 
 
@@ -314,7 +314,9 @@ def test_a_missing_path_is_one_line_and_exit_code_3() -> None:
 def test_images_of_the_users_own_may_not_lie_where_fetch_writes() -> None:
     Path("data/raw/mine").mkdir(parents=True)
     write_params("image_folder", "data/raw/mine")
-    with pytest.raises(DataError, match="data/raw is emptied by this stage"):
+    with pytest.raises(
+        DataError, match="data/raw/mine lies in data/raw, which stage fetch replaces"
+    ):
         main(Path("data/raw"))
     assert Path("data/raw/mine").is_dir()
 
@@ -328,7 +330,7 @@ def test_what_somebody_keeps_in_raw_is_not_replaced(server: Server, fetched_befo
     Path("data/raw/mine").mkdir(parents=True)
     Path("data/raw/mine/photo.png").write_bytes(b"precious")
     write_params("fashion_mnist", "data/raw/fashion-mnist")
-    with pytest.raises(DataError, match="Move what is yours somewhere else"):
+    with pytest.raises(DataError, match=r"which replaces data/raw\. Move your own files"):
         main(Path("data/raw"), [server.mirror()])
     assert Path("data/raw/mine/photo.png").read_bytes() == b"precious"
 

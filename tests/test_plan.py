@@ -90,7 +90,7 @@ def test_a_first_time_and_mistakes(untouched: Checkout, tmp_path: Path) -> None:
         "export",
     ]
     assert {lines[0].split(" | ")[-1] for lines in stages.values()} == {"never ran"}
-    assert "it never ran here" in checkout.run("latentworks", "plan").stdout
+    assert "these stages never ran here" in checkout.run("latentworks", "plan").stdout
     checkout.edit("params.yaml", "epochs: 4", "epohcs: 4")
     done = checkout.run("latentworks", "plan", expected=2)
     assert "train.epohcs is not a known key. Did you mean epochs?" in done.stderr

@@ -23,6 +23,6 @@ def test_outcomes_and_failures(finished: Checkout, tmp_path: Path) -> None:
     shutil.rmtree(checkout.path / "data/samples")
     assert dvc.reproduce(checkout.path, "sample", lines.append) == "restored"
     checkout.edit("params.yaml", "num_components: 5", "num_components: 0")
-    with pytest.raises(dvc.StageError, match="stage sample failed: dvc exited with 255"):
+    with pytest.raises(dvc.StageError, match="Stage sample failed: dvc exited with 255"):
         dvc.reproduce(checkout.path, "sample", lines.append)
     assert any("sample.sampler.num_components should be greater than" in line for line in lines)

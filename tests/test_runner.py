@@ -1,4 +1,4 @@
-"""`latentworks repro`: one at a time; old outputs stay; what a kill has left is mended."""
+"""`latentworks repro`: one at a time; previous outputs stay; what a kill left is repaired."""
 
 import json
 import os
@@ -118,7 +118,10 @@ def test_sigterm_ends_a_stage_within_ten_seconds_and_the_next_run_goes_on(
     said = rest(run)
     assert time.monotonic() - began < 10
     assert run.wait() == 1
-    assert "error: train was told to end; the next run goes on from here" in said.splitlines()
+    assert (
+        "error: train was stopped by SIGTERM. Run the same command again to continue."
+        in said.splitlines()
+    )
     assert "exited with 143" in said
     checkpoint = disk.read_arrays(checkout.path / ".latentworks/checkpoint.npz")
     finished_epochs = len(json.loads(checkpoint["note"].tobytes())["epochs"])
@@ -135,7 +138,7 @@ def test_sigterm_ends_a_stage_within_ten_seconds_and_the_next_run_goes_on(
     said = rest(run)
     assert run.wait() == 143
     assert time.monotonic() - began < 10
-    assert "train was told to end" in said
+    assert "train was stopped by SIGTERM" in said
     assert states(checkout) == ["FINISHED", "KILLED"]
 
 
@@ -199,7 +202,7 @@ def test_a_stage_that_fails_leaves_the_outputs_of_before(
     checkout.edit("params.yaml", "min_images: 100", "min_images: 100000")
     said = repro(checkout, expected=1)
     assert "error: " in said
-    assert "stage prepare failed" in said.splitlines()[-1]
+    assert "Stage prepare failed" in said.splitlines()[-1]
     assert {out: dag.md5_of(checkout.path / out) for out in outs(checkout)} == before
     checkout.run("git", "checkout", "--quiet", "params.yaml")
     assert "everything is up to date" in repro(checkout)
@@ -219,7 +222,7 @@ def test_too_little_memory_is_told_before_anything_starts(
     disk.write_json(note, {**record, "peak_memory_mb": 10**9})  # as if it had taken so much
     checkout.edit("params.yaml", "seed: 0", "seed: 1")
     said = repro(checkout, expected=1)
-    assert "there is too little memory. Expected 1,000,000,000 MB" in said.splitlines()[-1]
+    assert "Too little memory. Expected 1,000,000,000 MB" in said.splitlines()[-1]
     assert (checkout.path / "models/autoencoder/model.keras").is_file()
 
 
@@ -255,8 +258,9 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_anything_starts(
         read_only = f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}"
         done = in_mounts(checkout, own_mounts, f"{read_only} && exec latentworks repro")
         assert done.returncode == 1
-        last = done.stderr.splitlines()[-1]
-        assert last == f"{checkout.path / folder} cannot be written to. Nothing was started."
+        assert done.stderr.splitlines()[-1] == (
+            f"{checkout.path / folder} cannot be written to. Nothing was started. Make it writable."
+        )
         assert (checkout.path / "models/autoencoder/model.keras").is_file()
 
 
@@ -302,7 +306,7 @@ def test_a_disk_that_is_full(finished: Checkout, tmp_path: Path, own_mounts: lis
     small = "mount -t tmpfs -o size=20m none .dvc/cache"
     done = in_mounts(checkout, own_mounts, f"{small} && exec latentworks repro")
     assert done.returncode == 1
-    assert "has too little room. Expected 10" in done.stderr.splitlines()[-1]
+    assert re.search(r"Too little disk space in \S+\. Expected 10", done.stderr.splitlines()[-1])
 
     # One disk for everything, filled while it trains.
     checkout.edit("params.yaml", "epochs: 4", "epochs: 40")
@@ -317,7 +321,7 @@ def test_a_disk_that_is_full(finished: Checkout, tmp_path: Path, own_mounts: lis
     assert "No space left on device" in said
     first, second = (json.loads(line) for line in done.stdout.splitlines() if line[0] == "{")
     assert first["code"] == 1
-    assert "its outputs are those of before. When the cause is gone" in first["last"]
+    assert "The previous outputs are back in place. Remove the cause" in first["last"]
     assert first["outs"] == before
     assert second["code"] == 0
     assert second["goes on"]
@@ -335,7 +339,7 @@ def test_every_cut_of_a_lock_is_seen_or_does_no_harm(finished: Checkout, tmp_pat
     moved = 0
     for cut in cuts:
         (tmp_path / "dvc.lock").write_bytes(cut)
-        if repair.mend(tmp_path):
+        if repair.repair_checkout(tmp_path):
             moved += 1
             assert not (tmp_path / "dvc.lock").exists()
             continue
@@ -345,7 +349,7 @@ def test_every_cut_of_a_lock_is_seen_or_does_no_harm(finished: Checkout, tmp_pat
             pytest.fail(f"DVC would refuse what ends with {cut[-200:]!r}")
     assert moved > len(cuts) // 2
     (tmp_path / "dvc.lock").write_bytes(content)
-    assert repair.mend(tmp_path) == []
+    assert repair.repair_checkout(tmp_path) == []
     assert (tmp_path / "dvc.lock").read_bytes() == content
 
 
@@ -371,7 +375,7 @@ def test_a_spoiled_rwlock_is_moved_away(tmp_path: Path, content: str) -> None:
     path = tmp_path / ".dvc/tmp/rwlock"
     path.parent.mkdir(parents=True)
     path.write_text(content)
-    assert len(repair.mend(tmp_path)) == 1
+    assert len(repair.repair_checkout(tmp_path)) == 1
     assert not path.exists()
     assert (tmp_path / ".latentworks/torn/rwlock").read_text() == content
 
@@ -396,7 +400,7 @@ def test_what_changed_on_the_disk_is_seen_though_dvc_does_not(
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert "mended" in repro(checkout)
+    assert "repaired" in repro(checkout)
     assert path.read_bytes() == whole
 
 
@@ -408,7 +412,7 @@ def test_half_a_lock_is_one_line(finished: Checkout, tmp_path: Path, length: int
     assert "dvc.lock" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     done = checkout.run("latentworks", "verify", "--result", expected=0)
-    assert "dvc.lock was cut off in the middle" in done.stdout
+    assert "dvc.lock was left damaged by a killed process" in done.stdout
 
 
 def test_verify_does_not_touch_what_a_dvc_of_somebody_is_at(
@@ -426,8 +430,10 @@ def test_verify_does_not_touch_what_a_dvc_of_somebody_is_at(
     )
     in_training(dvc)
     said = checkout.run("latentworks", "verify", "--result", expected=75).stderr
-    assert f"at it is process {dvc.pid}, `" in said
-    assert said.rstrip().endswith("dvc repro`.")
+    assert f"Cannot verify: process {dvc.pid}, `" in said
+    assert said.rstrip().endswith(
+        "dvc repro`, is writing in this checkout. Wait for it, or end it."
+    )
     os.killpg(dvc.pid, signal.SIGKILL)
     rest(dvc)
     dvc.wait()
@@ -440,7 +446,7 @@ def test_another_program_has_the_number_that_a_dead_dvc_had(tmp_path: Path) -> N
     with subprocess.Popen(sleeping) as other:
         note = {"pid": other.pid, "cmd": "/usr/bin/dvc repro"}
         path.write_text(json.dumps({"write": {"/x": note}, "read": {}}))
-        assert len(repair.mend(tmp_path)) == 1
+        assert len(repair.repair_checkout(tmp_path)) == 1
         other.kill()
 
 
@@ -463,6 +469,6 @@ def test_what_dvc_restores_is_looked_at_before_others_read_it(
     path.write_bytes(content)
     path.chmod(0o444)  # DVC looks at what is not as it leaves it
     said = repro(checkout)
-    assert "mended" in said
+    assert "repaired" in said
     assert dag.is_as_recorded(root, "sample")
     assert (root / "dvc.lock").read_bytes() == expected

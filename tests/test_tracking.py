@@ -126,7 +126,7 @@ def test_deleted_store_is_written_again_from_the_files(finished: Checkout, tmp_p
 
 def test_sync_without_a_result(untouched: Checkout) -> None:
     done = untouched.run("latentworks", "sync")
-    assert "no trained model on record" in done.stdout
+    assert "Nothing to write: dvc.lock records no trained model" in done.stdout
     assert not (untouched.path / "mlflow.db").exists()
 
 

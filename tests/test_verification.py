@@ -1,4 +1,4 @@
-"""What is damaged is found by its bytes, set aside and mended: by real DVC, MLflow and stages."""
+"""Damage is found by hash, quarantined and repaired, with real DVC, MLflow and stages."""
 
 import json
 import os
@@ -39,7 +39,7 @@ class Kept(Checkout):
         assert (self.path / "dvc.lock").read_bytes() == lock
         return verified
 
-    def mended(self) -> Verified:
+    def repaired(self) -> Verified:
         """Verify, and expect all to be whole afterwards, as a second look and DVC tell."""
         verified = self.verify()
         told = list(self.told)
@@ -161,14 +161,14 @@ def test_a_persons_own_images_are_told_of_and_left_alone(own: Kept) -> None:
     verified = own.verify()
     assert not verified.faults
     assert [note.partition(":")[0] for note in verified.notes] == [
-        "digits.npz is not what dvc.lock records"
+        "digits.npz differs from dvc.lock"
     ]
     assert (own.path / "digits.npz").read_bytes() == damaged
 
 
 def test_nothing_on_record(untouched: Checkout, tmp_path: Path) -> None:
     done = untouched.copy(tmp_path / "checkout").run("latentworks", "verify")
-    assert "nothing is on record in dvc.lock" in done.stdout
+    assert "dvc.lock records no outs: nothing to verify" in done.stdout
 
 
 def test_another_result_is_no_damage(own: Kept) -> None:
@@ -180,7 +180,7 @@ def test_another_result_is_no_damage(own: Kept) -> None:
     before = all_files(own)
     verified = own.verify()
     assert not verified.faults
-    assert "models/sampler is another result than the one in dvc.lock" in "\n".join(verified.notes)
+    assert "models/sampler is of another result than dvc.lock" in "\n".join(verified.notes)
     assert all_files(own) == before
 
 
@@ -193,8 +193,8 @@ def test_an_object_comes_from_the_checkout(checkout: Kept, damage: Callable[[Pat
     whole = stored.read_bytes()
     damage(stored)
     damaged = stored.read_bytes() if stored.is_file() else None
-    (fault,) = checkout.mended().faults
-    assert fault.mended == "from the checkout"
+    (fault,) = checkout.repaired().faults
+    assert fault.repaired == "from the checkout"
     assert stored.read_bytes() == whole
     assert stored.stat().st_mode & 0o777 == 0o444
     assert not checkout.told  # no stage ran
@@ -210,8 +210,8 @@ def test_a_file_comes_from_the_cache(checkout: Kept, damage: Callable[[Path], No
     place = checkout.path / IMAGES
     whole = place.read_bytes()
     damage(place.parent if damage is shutil.rmtree else place)
-    verified = checkout.mended()
-    assert {fault.mended for fault in verified.faults} == {"from DVC's cache"}
+    verified = checkout.repaired()
+    assert {fault.repaired for fault in verified.faults} == {"from DVC's cache"}
     assert len(verified.lines()) == 1 or damage is shutil.rmtree
     assert place.read_bytes() == whole
     assert not checkout.told
@@ -225,8 +225,8 @@ def test_a_list_of_files_is_made_again(checkout: Kept, content: bytes | None) ->
     if content is not None:
         stored.chmod(0o644)
         stored.write_bytes(content)
-    (fault,) = checkout.mended().faults
-    assert fault.mended == "from the checkout"
+    (fault,) = checkout.repaired().faults
+    assert fault.repaired == "from the checkout"
     assert stored.read_bytes() == whole
     assert [*checkout.quarantined()] == ["cache/models", "cache/models/servable.dir"]
 
@@ -237,10 +237,10 @@ def test_what_was_not_there_is_set_aside_but_not_a_persons_images(checkout: Kept
     image.write_text("mine")
     (fault,) = checkout.verify().faults
     image.unlink()
-    assert "not there when it was recorded" in str(fault)
+    assert "not recorded in dvc.lock" in str(fault)
     kept = checkout.quarantined()["checkout/models/autoencoder/stranger"]
     assert kept.read_text() == "stranger"
-    assert not checkout.mended().faults
+    assert not checkout.repaired().faults
 
 
 def test_a_list_that_leaves_its_folder_is_not_followed(own: Kept) -> None:
@@ -259,7 +259,7 @@ def test_a_list_that_leaves_its_folder_is_not_followed(own: Kept) -> None:
     lock = (own.path / "dvc.lock").read_text()
     (own.path / "dvc.lock").write_text(lock.replace(before, f"{name}.dir"))
     verified = own.verify()
-    assert "prepare ran again and did not make the same: data/prepared" in "".join(
+    assert "prepare ran again, and its outs differ from dvc.lock: data/prepared" in "".join(
         map(str, verified.lost)
     )
     assert victim.read_text() == "precious"
@@ -273,8 +273,11 @@ def test_an_object_comes_from_another_out(checkout: Kept) -> None:
     """The servable has the sampler, too."""
     for path in (checkout.stored(SAMPLER), checkout.path / SAMPLER):
         flip(path)
-    verified = checkout.mended()
-    assert [fault.mended for fault in verified.faults] == ["from the checkout", "from DVC's cache"]
+    verified = checkout.repaired()
+    assert [fault.repaired for fault in verified.faults] == [
+        "from the checkout",
+        "from DVC's cache",
+    ]
     assert not checkout.told
 
 
@@ -282,8 +285,10 @@ def test_both_are_made_again_by_their_stage(checkout: Kept) -> None:
     whole = (checkout.path / IMAGES).read_bytes()
     flip(checkout.stored(IMAGES))
     truncate(checkout.path / IMAGES)
-    verified = checkout.mended()
-    assert [fault.mended for fault in verified.faults] == ["by stage prepare, which ran again"] * 2
+    verified = checkout.repaired()
+    assert [fault.repaired for fault in verified.faults] == [
+        "by stage prepare, which ran again"
+    ] * 2
     assert [line for line in checkout.told if "Running stage" in line] == [
         "Running stage 'prepare':"
     ]
@@ -297,7 +302,7 @@ def test_stages_run_again_in_their_order(checkout: Kept) -> None:
         flip(checkout.stored(name))
         flip(checkout.path / name)
     flip(checkout.stored("data/samples"))
-    checkout.mended()
+    checkout.repaired()
     assert [line for line in checkout.told if "Running stage" in line] == [
         "Running stage 'train':",
         "Running stage 'sample':",
@@ -310,12 +315,12 @@ def test_a_file_without_an_object(own: Kept) -> None:
     own.run("git", "add", "reports/metrics.json", "dvc.lock")
     own.run("git", *AUTHOR, "commit", "--quiet", "--message", "a result")
     flip(metrics)
-    (fault,) = own.mended().faults
-    assert fault.mended == "from git"
+    (fault,) = own.repaired().faults
+    assert fault.repaired == "from git"
     curves = own.path / "reports/curves.csv"
     empty(curves)
-    (fault,) = own.mended().faults
-    assert fault.mended == "by stage evaluate, which ran again"
+    (fault,) = own.repaired().faults
+    assert fault.repaired == "by stage evaluate, which ran again"
     assert metrics.read_bytes() == whole
 
 
@@ -326,8 +331,8 @@ def test_a_remote_comes_before_the_stage(own: Kept, tmp_path: Path) -> None:
         flip(own.stored(name))
         flip(own.path / name)
     flip(own.stored("data/samples"))
-    verified = own.mended()
-    assert {fault.mended for fault in verified.faults} == {
+    verified = own.repaired()
+    assert {fault.repaired for fault in verified.faults} == {
         "from DVC's remote store",
         "from DVC's cache",
     }
@@ -337,8 +342,8 @@ def test_a_remote_comes_before_the_stage(own: Kept, tmp_path: Path) -> None:
     there = remote / stored.relative_to(own.path / ".dvc/cache")
     for path in (stored, own.path / IMAGES, there):
         flip(path)
-    verified = own.mended()
-    assert "and so is what came instead" in verified.lines()[0]
+    verified = own.repaired()
+    assert "; its replacement is damaged, too" in verified.lines()[0]
     assert any("Running stage 'prepare'" in line for line in own.told)
 
 
@@ -353,17 +358,17 @@ def test_links(own: Kept, kind: str) -> None:
     flip(stored)
     if kind == "hardlink":
         flip(own.stored("data/prepared"))  # DVC would link what it makes to the damaged object
-    verified = own.mended()
-    assert "by stage prepare, which ran again" in {fault.mended for fault in verified.faults}
+    verified = own.repaired()
+    assert "by stage prepare, which ran again" in {fault.repaired for fault in verified.faults}
     assert place.read_bytes() == whole
     assert place.samefile(stored)
     place.unlink()
-    own.mended()
+    own.repaired()
     assert place.samefile(stored)
     assert place.is_symlink() == (kind == "symlink")
 
 
-# --- what cannot be mended -----------------------------------------------------------------------
+# --- what cannot be repaired ---------------------------------------------------------------------
 
 
 def test_a_stage_that_would_make_something_else_does_not_run(own: Kept) -> None:
@@ -371,9 +376,10 @@ def test_a_stage_that_would_make_something_else_does_not_run(own: Kept) -> None:
     flip(own.path / "data/samples/latents.npy")
     own.edit("params.yaml", "num_components: 5", "num_components: 4")
     done = own.run("latentworks", "verify", "--result", expected=11)
-    assert "Stage sample would make something else, since params.yaml is not as rec" in done.stdout
+    assert "Stage sample was not run, since it would make a different result." in done.stdout
+    assert "Changed since dvc.lock was written: params.yaml. Run" in done.stdout
     assert "Running stage" not in done.stdout
-    assert done.stderr.startswith("not mended: data/samples/latents.npy")
+    assert done.stderr.startswith("Not repaired: data/samples/latents.npy")
     assert "Traceback" not in done.stderr
 
 
@@ -382,7 +388,7 @@ def test_a_stage_that_comes_out_otherwise_is_told(own: Kept) -> None:
     lock.write_text(lock.read_text().replace(own.md5("data/prepared"), "0" * 32 + ".dir"))
     for _ in range(2):  # what it has made is on record nowhere
         verified = own.verify()
-        assert "did not make the same: data/prepared" in "\n".join(verified.lines())
+        assert "its outs differ from dvc.lock: data/prepared" in "\n".join(verified.lines())
 
 
 def test_a_lock_without_hashes(own: Kept) -> None:
@@ -392,7 +398,7 @@ def test_a_lock_without_hashes(own: Kept) -> None:
     assert told.startswith("dvc.lock has no MD5 of data/samples. Received: '../../etc'.")
 
 
-def test_a_kill_leaves_what_the_next_one_mends(own: Kept) -> None:
+def test_a_kill_leaves_what_the_next_one_repairs(own: Kept) -> None:
     rng = random.Random(0)
     files = sorted(path for path in (own.path / "models/servable").rglob("*") if path.is_file())
     names = [path.relative_to(own.path).as_posix() for path in files]
@@ -411,7 +417,7 @@ def test_a_kill_leaves_what_the_next_one_mends(own: Kept) -> None:
         time.sleep(rng.uniform(0, 0.02))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        own.mended()
+        own.repaired()
         assert not own.told
         assert [path.read_bytes() for path in files] == contents
         assert not [*(own.path / "models").rglob(".*.partial")]
@@ -456,7 +462,7 @@ def test_a_local_copy_comes_from_mlflow(versions: Kept) -> None:
     local, _ = copies(versions)
     flip(local / "artifacts/servable/decoder.onnx")
     (fault,) = version_files.verify(versions.path).faults
-    assert fault.mended == "from MLflow"
+    assert fault.repaired == "from MLflow"
     assert "artifacts/servable/decoder.onnx does not match its sha256" in str(fault)
     assert (versions.path / fault.kept / "pyfunc.py").is_file()
     checksums.verify(local, local.name, "it")
@@ -468,12 +474,12 @@ def test_mlflow_gets_whole_files_again(versions: Kept) -> None:
     (stored / "code/stranger.py").write_text("import nothing")
     shutil.rmtree(stored / "provenance")
     (fault,) = version_files.verify(versions.path).faults
-    assert fault.mended == "from the copy in .latentworks/versions"
+    assert fault.repaired == "from the copy in .latentworks/versions"
     assert (versions.path / fault.kept / "code/stranger.py").is_file()
     checksums.verify(stored, local.name, "it")
     shutil.rmtree(stored)
     (fault,) = version_files.verify(versions.path).faults
-    assert fault.mended
+    assert fault.repaired
     checksums.verify(stored, local.name, "it")
 
 
@@ -486,10 +492,10 @@ def test_a_version_that_is_lost_is_named(versions: Kept) -> None:
     done = versions.run("latentworks", "verify", expected=11)
     assert "autoencoder version 1 in MLflow: scores.json does not match its sha256" in done.stdout
     assert "It is champion: `latentworks rollback`" in done.stdout
-    assert "not mended: autoencoder version 1 in MLflow, the copy of" in done.stderr
+    assert "Not repaired: autoencoder version 1 in MLflow, the copy of" in done.stderr
     whole.rename(local)  # somebody had a copy
     done = versions.run("latentworks", "verify")
-    assert "1 damaged or missing, 1 mended" in done.stdout
+    assert "1 damaged or missing, 1 repaired" in done.stdout
     checksums.verify(stored, local.name, "it")
 
 
@@ -525,7 +531,7 @@ def test_objects_that_only_a_version_names(versions: Kept, tmp_path: Path) -> No
     lock.write_text(less)
     flip(stored)
     (fault,) = version_files.verify(versions.path).faults
-    assert fault.mended == "from DVC's remote store"
+    assert fault.repaired == "from DVC's remote store"
     lock.write_text(text)
     versions.run("dvc", "remote", "remove", "store")
 
@@ -534,6 +540,6 @@ def test_a_registry_that_is_away(checkout: Kept) -> None:
     flip(checkout.stored(IMAGES))
     away = f"http://127.0.0.1:{closed_port()}"
     done = checkout.run("latentworks", "verify", expected=69, MLFLOW_TRACKING_URI=away)
-    assert f"{IMAGES} in DVC's cache: not what its MD5 says; quarantined as " in done.stdout
+    assert f"{IMAGES} in DVC's cache: content differs from its MD5; quarantined as " in done.stdout
     assert done.stderr.startswith(f"MLflow at {away} did not do it")
     assert len(done.stderr.splitlines()) == 1

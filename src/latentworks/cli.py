@@ -1,4 +1,4 @@
-"""The command line. What is heavy is imported inside the command that needs it."""
+"""The command line. Each command imports heavy packages only when it runs."""
 
 import json
 import signal
@@ -26,7 +26,7 @@ from latentworks.tracking.uri import absolute, tracking_uri, without_password
 
 
 class Params(Config):
-    """The whole of params.yaml."""
+    """All sections of params.yaml."""
 
     seed: Seed
     dataset: DatasetConfig
@@ -46,15 +46,17 @@ app = typer.Typer(
 )
 
 
-VERSION = typer.Argument(min=1, max=2**31 - 1, help="the number of a version")
+VERSION = typer.Argument(min=1, max=2**31 - 1, help="number of a registered version")
 DRIFTED = 8  # exit code
-JSON = typer.Option("--json", help="for programs: one line of JSON instead of text")
-RESULT = typer.Option("--result", help="only the result in this checkout, without the registry")
+JSON = typer.Option("--json", help="print one line of JSON instead of text")
+RESULT = typer.Option(
+    "--result", help="verify only the result in this checkout, not the registered versions"
+)
 
 
 @app.command()
 def validate() -> None:
-    """Check every line of params.yaml, in a second; exit 2 with one line for each fault."""
+    """Check params.yaml; exit 2 with one line for each fault."""
     with _one_line_errors():
         root = dag.root()
         _refuse_images_among_outputs(root, _checked(root).dataset)
@@ -62,8 +64,10 @@ def validate() -> None:
 
 
 @app.command()
-def recipe(name: Annotated[str, typer.Argument(help="a file in recipes/, without .yaml")]) -> None:
-    """Write a recipe into params.yaml, which must not have edits of your own."""
+def recipe(
+    name: Annotated[str, typer.Argument(help="name of a file in recipes/, without .yaml")],
+) -> None:
+    """Write a recipe into params.yaml, unless params.yaml has uncommitted edits."""
     with _one_line_errors():
         _write_recipe(dag.root(), name)
         typer.echo(f"params.yaml now follows recipes/{name}.yaml")
@@ -71,11 +75,13 @@ def recipe(name: Annotated[str, typer.Argument(help="a file in recipes/, without
 
 @app.command()
 def repro(
-    recipe: Annotated[str | None, typer.Option(help="one of recipes/, for params.yaml")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="recipe to write into params.yaml first")
+    ] = None,
 ) -> None:
-    """Run the stages that are out of date, whatever an earlier run has left; exit 75 if one is on.
+    """Run the stages that are out of date; exit 75 if another process is running them.
 
-    What MLflow lacks of the result is written, too.
+    A killed run is continued. At the end, the result is written to MLflow as far as it is missing.
     """
     from latentworks.system import locks
 
@@ -87,7 +93,7 @@ def repro(
             from latentworks.runner.reproduce import reproduce
             from latentworks.tracking import outbox
 
-            for line in repair.mend(root):
+            for line in repair.repair_checkout(root):
                 typer.echo(line)
             if recipe:
                 _write_recipe(root, recipe)
@@ -102,7 +108,7 @@ def repro(
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """What was started is told to end, too, and has the time to."""
+    """On SIGTERM, exit with 143 once the started processes have ended."""
 
     def end(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -118,7 +124,7 @@ def _checked(root: Path) -> Params:
 
 @app.command()
 def sync() -> None:
-    """Write to MLflow what it lacks of the result in this checkout."""
+    """Write the result of this checkout to MLflow, as far as it is missing there."""
     from latentworks.repository.result import recorded_outputs
     from latentworks.tracking import outbox
 
@@ -126,7 +132,7 @@ def sync() -> None:
         root = dag.root()
         outputs = recorded_outputs(root)
         if outputs is None:
-            typer.echo("nothing to write: no trained model on record. Run `make repro`.")
+            typer.echo("Nothing to write: dvc.lock records no trained model. Run `make repro`.")
             return
         if outbox.sync(outputs, root) is not None:
             raise typer.Exit(1)
@@ -135,7 +141,7 @@ def sync() -> None:
 
 @app.command()
 def plan() -> None:
-    """Which stages would run and why, what they took last time, and what they need on disk."""
+    """Show which stages would run and why, how long they took, and the disk space they need."""
     from latentworks.repository import plan as planning
 
     with _one_line_errors():
@@ -146,7 +152,7 @@ def plan() -> None:
 
 @app.command()
 def timings() -> None:
-    """Time and memory of each stage when it last ran in this checkout."""
+    """Show the time and memory of each stage in its last run in this checkout."""
     from latentworks.repository.timings import read
 
     with _one_line_errors():
@@ -160,7 +166,7 @@ def timings() -> None:
 
 @app.command()
 def register(as_json: Annotated[bool, JSON] = False) -> None:
-    """Make the result of this checkout a version of the registered model, its challenger."""
+    """Register the result of this checkout as a version, with the alias challenger."""
     from latentworks.registry.registry import Registry
 
     with _one_line_errors():
@@ -178,7 +184,7 @@ def register(as_json: Annotated[bool, JSON] = False) -> None:
 def promote(
     number: Annotated[int | None, VERSION] = None, as_json: Annotated[bool, JSON] = False
 ) -> None:
-    """Compare a version, by default the challenger, with the champion; exit 7 if it is refused."""
+    """Compare a version (default: the challenger) with the champion; exit 7 if it is refused."""
     from latentworks.registry.registry import REFUSED, Registry
 
     with _one_line_errors():
@@ -193,12 +199,12 @@ def promote(
 @app.command()
 def rollback(
     number: Annotated[int | None, VERSION] = None,
-    reason: Annotated[str, typer.Option(help="why; kept with the decision")] = "",
+    reason: Annotated[str, typer.Option(help="reason to record with the decision")] = "",
 ) -> None:
-    """Make the previous champion, or a version that was champion once, champion again."""
+    """Make the previous champion, or another former champion, champion again."""
     from latentworks.serving import preflight
 
-    # The minute is a bad one: what the trial has to import it imports while we import ours.
+    # A rollback is urgent: the trial process imports its packages while this one imports its own.
     with _one_line_errors(), preflight.Trial() as trial:
         from latentworks.registry.registry import Registry
 
@@ -211,9 +217,9 @@ def rollback(
 def rebuild(
     version: Annotated[str, typer.Argument(help="models:/NAME/NUMBER, models:/NAME@ALIAS")],
 ) -> None:
-    """Make a version again from its commit, parameters and data; exit 9 if it comes out otherwise.
+    """Rebuild a version from its commit, parameters and data; exit 9 if the result differs.
 
-    It happens in a checkout of its own, and takes as long as the first time.
+    The stages run in a separate worktree, and take as long as the first time.
     """
     from latentworks.registry.rebuilding import rebuild as make_again
 
@@ -224,15 +230,15 @@ def rebuild(
             typer.echo(f"{rebuilt.version} came out the same")
             return
         if not rebuilt.same_environment:
-            typer.echo("its commit pins other packages than those installed here")
-        raise Differs(f"{rebuilt.version} did not come out the same.")
+            typer.echo("Its commit pins other packages than those installed here.")
+        raise Differs(f"{rebuilt.version} did not come out the same: the table lists what differs.")
 
 
 @app.command()
 def drift(
-    picture: Annotated[Path, typer.Option(help="where to draw it")] = Path("drift.png"),
+    picture: Annotated[Path, typer.Option(help="file for the picture")] = Path("drift.png"),
 ) -> None:
-    """Compare images that came since with the champion's own test images; exit 8 on drift."""
+    """Compare new images with the champion's test images; exit 8 on drift."""
     from latentworks.artifacts.figures import write_figure
     from latentworks.monitoring.check import check
 
@@ -242,32 +248,36 @@ def drift(
         if report.figure is not None:
             with disk.replacing(picture) as temporary:
                 write_figure(temporary, report.figure)
-            typer.echo(f"\nboth in a picture: {picture}")
+            typer.echo(f"\npicture of test and new images: {picture}")
         if report.drifted:
             raise typer.Exit(DRIFTED)
 
 
 @app.command()
 def serve(
-    model: Annotated[str, typer.Option(help="a registered model")] = "autoencoder",
-    alias: Annotated[str, typer.Option(help="which of its versions to follow")] = "champion",
-    host: Annotated[str, typer.Option(help="an address of this machine")] = "127.0.0.1",
+    model: Annotated[str, typer.Option(help="name of a registered model")] = "autoencoder",
+    alias: Annotated[str, typer.Option(help="alias of the version to serve")] = "champion",
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
-    home: Annotated[Path, typer.Option(help="where copies of versions are")] = Path(
+    home: Annotated[Path, typer.Option(help="folder for copies of versions")] = Path(
         ".latentworks/serving"
     ),
     every: Annotated[
-        float, typer.Option(min=0.1, max=60, help="seconds from one look to the next")
+        float, typer.Option(min=0.1, max=60, help="seconds between two checks of the alias")
     ] = 5,
-    max_waiting: Annotated[int, typer.Option(min=1, help="calls that may wait")] = 256,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, help="maximum number of waiting requests")
+    ] = 256,
 ) -> None:
-    """Answer over HTTP with the version that an alias names, and follow it when it moves."""
+    """Serve over HTTP the version that an alias names, and follow the alias when it moves."""
     from latentworks.server import run
 
     with _one_line_errors():
         for name in (model, alias):
             if not (name and name.isascii() and name.isprintable()):
-                raise LatentworksError(f"a name has ASCII characters alone. Received: {name!a}.")
+                raise LatentworksError(
+                    f"--model and --alias take printable ASCII characters. Received: {name!a}."
+                )
         uri = absolute(tracking_uri(Path.cwd()))
         run.serve(run.Settings(uri, home.absolute(), model, alias, host, port, every, max_waiting))
 
@@ -276,9 +286,9 @@ def serve(
 def verify(
     result: Annotated[bool, RESULT] = False,
 ) -> None:
-    """Hash again what dvc.lock and the registry reach, and mend it; exit 11 for what is lost.
+    """Hash all files of dvc.lock and the registry, and repair damage; exit 11 if a file is lost.
 
-    What is damaged is kept in .latentworks/quarantine.
+    Damaged files are moved to .latentworks/quarantine.
     """
     from latentworks.system import locks
 
@@ -290,7 +300,7 @@ def verify(
         from latentworks.runner import repair
 
         repair.refuse_beside_dvc(root)
-        for line in repair.mend(root):
+        for line in repair.repair_checkout(root):
             typer.echo(line)
         verified = verification.verify(root, typer.echo)
         for line in verified.lines():
@@ -300,7 +310,7 @@ def verify(
                 versions = version_files.verify(root, verified.objects)
             except Unavailable as error:
                 typer.echo(verified.summary())
-                if verified.lost:  # the worse news decides
+                if verified.lost:  # lost files decide the exit code
                     typer.echo(str(error), err=True)
                     verified.demand_whole()
                 raise
@@ -313,7 +323,7 @@ def verify(
 
 @app.command()
 def history() -> None:
-    """Who was champion, when, and why: every decision about the registered model."""
+    """List the decisions about the registered model: when, which version, and why."""
     from latentworks.registry.registry import Registry
 
     with _one_line_errors():
@@ -322,13 +332,13 @@ def history() -> None:
 
 @app.command()
 def compare(
-    first: Annotated[int, typer.Argument(help="a version")],
-    second: Annotated[int, typer.Argument(help="another one")],
-    picture: Annotated[Path, typer.Option(help="where to draw the same images through both")] = (
-        Path("comparison.png")
-    ),
+    first: Annotated[int, typer.Argument(help="number of a version")],
+    second: Annotated[int, typer.Argument(help="number of another version")],
+    picture: Annotated[
+        Path, typer.Option(help="file for the picture of the same images through both")
+    ] = (Path("comparison.png")),
 ) -> None:
-    """Two versions side by side: the numbers, and the same test images through both."""
+    """Compare two versions: their numbers, and the same test images through both."""
     from latentworks.registry import comparison
     from latentworks.registry.registry import Registry
 
@@ -343,7 +353,10 @@ def _write_recipe(root: Path, name: str) -> None:
 
 
 def _refuse_images_among_outputs(root: Path, dataset: Any) -> None:
-    """A stage replaces its outputs, and DVC refuses a source that holds them."""
+    """Raise ParamsError if dataset.path lies in an out, or contains one.
+
+    A stage replaces its outs, and DVC refuses a dep that contains an out.
+    """
     path = (root / dataset.path).resolve()
     fetched = dataset.kind == "fashion_mnist"
     for name, stage in dag.stages(root).items():
@@ -353,14 +366,14 @@ def _refuse_images_among_outputs(root: Path, dataset: Any) -> None:
             if inside or (path != out and out.is_relative_to(path)):
                 raise ParamsError(
                     f"{params.PARAMS}: dataset.path {'lies in' if inside else 'holds'} {entry}, "
-                    f"which stage {name} writes. Expected a place of your own. "
+                    f"which stage {name} writes. Expected a path that no stage writes. "
                     f"Received: {dataset.path!r}."
                 )
 
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
-    """A user's mistake is shown as its message alone."""
+    """Print an error of the user as its message, without a traceback, and exit with its code."""
     try:
         yield
     except LatentworksError as error:

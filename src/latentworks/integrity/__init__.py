@@ -1,1 +1,1 @@
-"""Damage found by hash, quarantined and repaired."""
+"""Damage to stored files: found by hash, quarantined, repaired and reported."""

@@ -1,7 +1,7 @@
-"""DVC's cache as files: where an object is, how it is put there, and where else it may be.
+"""DVC's cache as files: read, add and fetch cache objects.
 
-DVC takes an object at its word once it is there and read-only: sizes, times and DVC's own notes
-say nothing of its bytes, so nothing here asks them.
+DVC trusts a cache object that exists and is read-only. Here only the bytes count: sizes, times and
+DVC's own records are never trusted.
 """
 
 import fcntl
@@ -22,16 +22,16 @@ from latentworks.errors import LatentworksError
 from latentworks.repository import dag, dvc
 from latentworks.system import disk
 
-FOLDER = ".dir"  # how the MD5 of a folder ends; its object is a list of files
+FOLDER = ".dir"  # suffix of the MD5 of a folder; its cache object is a list of files
 MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
-READ_ONLY = 0o444  # the mode of every object
-FICLONE = 0x40049409  # of Linux: share the blocks of another file
+READ_ONLY = 0o444  # mode of every cache object
+FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file
 
 Files = dict[str, str]  # MD5s by path inside a folder; a single file has the path ""
 
 
 def digest(path: Path) -> str | None:
-    """The MD5 of a file's bytes; None where it is no file, or not all of it can be read."""
+    """Return the MD5 of a file; None if it does not exist, is no file or cannot be read."""
     try:
         return dag.md5_of(path) if path.is_file() else None
     except OSError:
@@ -39,7 +39,7 @@ def digest(path: Path) -> str | None:
 
 
 def listing(files: Files) -> bytes:
-    """The object that stands for a folder, as DVC writes it."""
+    """Return the cache object of a folder, a JSON list of its files, as DVC writes it."""
     names = sorted(files, key=lambda name: name.split("/"))
     entries = [{"md5": files[name], "relpath": name} for name in names]
     return json.dumps(entries, sort_keys=True).encode()
@@ -54,7 +54,7 @@ def md5_of(content: bytes) -> str:
 
 
 def read_listing(content: bytes) -> Files | None:
-    """The files that an object lists; None where it is no list, or one that leaves its folder."""
+    """Parse the list of files of a folder; None if it is invalid, or leaves the folder."""
     try:
         files = {entry["relpath"]: entry["md5"] for entry in json.loads(content)}
         safe = all(_is_inside(name) and MD5.fullmatch(md5) for name, md5 in files.items())
@@ -69,11 +69,11 @@ def _is_inside(name: str) -> bool:
 
 
 class Cache:
-    """DVC's cache of a checkout."""
+    """The DVC cache of a checkout."""
 
     def __init__(self, root: Path, env: dvc.Environment = None) -> None:
         self.env = env
-        # DVC tells paths as absolute ones, whatever the file says.
+        # `dvc config` prints absolute paths.
         lines = dvc.run(root, "config", "--list", env=env).splitlines()
         settings = dict(line.split("=", 1) for line in lines if "=" in line)
         self.settings = {"cache.dir": str(root / ".dvc/cache"), **settings}
@@ -82,14 +82,14 @@ class Cache:
 
     @property
     def remote(self) -> str:
-        """The name of DVC's default remote; empty where there is none."""
+        """Name of DVC's default remote; empty if there is none."""
         return self.settings.get("core.remote", "")
 
     def path(self, md5: str) -> Path:
         return self.folder / md5[:2] / md5[2:]
 
     def files(self, md5: str) -> Files | None:
-        """What the object of a folder lists; None where it is missing, damaged or no list."""
+        """Return the files of a folder by its cache object; None if that is missing or damaged."""
         try:
             content = self.path(md5).read_bytes()
         except OSError:
@@ -97,7 +97,7 @@ class Cache:
         return read_listing(content) if md5_of_listing(content) == md5 else None
 
     def add(self, md5: str, source: Path | bytes) -> None:
-        """Put in what has this MD5. Raises OSError where it does not arrive whole."""
+        """Write a cache object. Raises OSError if its bytes do not have this MD5."""
         with disk.replacing(self.path(md5)) as temporary:
             if isinstance(source, bytes):
                 temporary.write_bytes(source)
@@ -107,10 +107,10 @@ class Cache:
             temporary.chmod(READ_ONLY)
 
     def bring(self, md5: str, target: Path) -> None:
-        """Put an object into the checkout, linked as DVC is told to. Raises OSError."""
+        """Copy or link a cache object into the checkout, as `cache.type` says. Raises OSError."""
         with disk.replacing(target) as temporary:
             for kind in self.links:
-                with suppress(OSError):  # not on this disk, or not across two
+                with suppress(OSError):  # the disk has no such link, or there are two disks
                     _link(kind.strip(), self.path(md5), temporary)
                     break
                 temporary.unlink(missing_ok=True)
@@ -119,10 +119,10 @@ class Cache:
             _demand(temporary, md5)
 
     def fetch(self, md5s: Iterable[str]) -> str:
-        """Bring objects, and those that they list, from the remote; returns what is wrong.
+        """Fetch cache objects, and those that they list, from the remote; return DVC's error.
 
-        In a repository that is made for it, which has nothing but their MD5s: neither dvc.yaml nor
-        DVC's notes of what it saw before have a say.
+        `dvc fetch` runs in a temporary repository that holds nothing but their MD5s, so that
+        neither dvc.yaml nor DVC's records of earlier commands have an influence.
         """
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
@@ -131,10 +131,10 @@ class Cache:
             for num, md5 in enumerate(md5s):
                 out = {"md5": md5, "hash": "md5", "path": f"object{num}"}
                 (folder / f"object{num}.dvc").write_text(json.dumps({"outs": [out]}))
-            env = {**(self.env or {}), "DVC_SITE_CACHE_DIR": str(folder / "notes")}
+            env = {**(self.env or {}), "DVC_SITE_CACHE_DIR": str(folder / "state")}
             try:
                 dvc.run(folder, "fetch", "--quiet", env=env)
-            except LatentworksError as error:  # some may have come; they are hashed again
+            except LatentworksError as error:  # some may have arrived; the caller hashes them
                 return str(error)
         return ""
 
@@ -160,7 +160,7 @@ def _link(kind: str, source: Path, target: Path) -> None:
 
 
 def _demand(path: Path, md5: str) -> None:
-    """Raises OSError where a file that was just written is another one."""
+    """Raise OSError if a file that was just written does not have this MD5."""
     found = md5_of_listing(path.read_bytes()) if md5.endswith(FOLDER) else digest(path)
     if found != md5:
-        raise OSError(EIO, "it did not arrive whole", str(path))
+        raise OSError(EIO, "the copy is damaged", str(path))

@@ -1,4 +1,4 @@
-"""What is not as it was recorded, where it was put, and what became of it."""
+"""Report of damaged files: what is wrong, where each was quarantined, how it was repaired."""
 
 import errno
 import os
@@ -12,43 +12,43 @@ from pathlib import Path
 from latentworks.errors import Damaged
 from latentworks.system.state import STATE
 
-MAX_LINES = 3  # for files of one folder that are missing in the same way; more become one line
+MAX_LINES = 3  # for files of one out with the same fault; more of them become one line
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that was not as recorded."""
+    """A damaged or missing file, folder or cache object."""
 
-    what: str  # a file or object, as a reader finds it
-    whose: str  # the out or version that it is part of, and where that is
-    wrong: str  # "missing", for instance
-    kept: str = ""  # where the damaged thing is now, from the root of the checkout
-    mended: str = ""  # from what; empty where it is not
-    cure: str = ""  # why it is not mended, and what a person can do
+    what: str  # the name of the file or cache object, for a reader
+    whose: str  # the out or version that it belongs to, and its place
+    wrong: str  # the damage: "missing", for instance
+    kept: str = ""  # path in the quarantine, relative to the checkout; empty if nothing was moved
+    repaired: str = ""  # the source: "from the checkout"; empty if not repaired
+    cure: str = ""  # why it is not repaired, and what the user can do
 
     def __str__(self) -> str:
         kept = f"; quarantined as {self.kept}" if self.kept else ""
         cure = f". {self.cure}" if self.cure else ""
-        became = f"mended {self.mended}" if self.mended else f"NOT mended{cure}"
-        return f"{self.what}: {self.wrong}{kept}; {became}"
+        outcome = f"repaired {self.repaired}" if self.repaired else f"NOT repaired{cure}"
+        return f"{self.what}: {self.wrong}{kept}; {outcome}"
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What was looked at, and what was found."""
+    """The outcome of a verification: what was read, and which faults were found."""
 
-    objects: frozenset[str] = frozenset()  # those of DVC's cache that are whole, by MD5
-    num_files: int = 0  # of the checkout
-    num_bytes: int = 0  # of both, and of versions
+    objects: frozenset[str] = frozenset()  # MD5s of the intact cache objects
+    num_files: int = 0  # read in the checkout
+    num_bytes: int = 0  # read in the cache, the checkout and versions
     num_versions: int = 0
-    num_absent: int = 0  # objects that only earlier versions were made from, not in the cache
+    num_absent: int = 0  # cache objects that only earlier versions name, and that are missing
     faults: tuple[Fault, ...] = ()
-    notes: tuple[str, ...] = ()  # what is no damage, and worth a line
+    notes: tuple[str, ...] = ()  # lines for the user about differences that are no damage
 
     @property
     def lost(self) -> tuple[Fault, ...]:
-        """What could not be mended."""
-        return tuple(fault for fault in self.faults if not fault.mended)
+        """Faults that were not repaired."""
+        return tuple(fault for fault in self.faults if not fault.repaired)
 
     def __add__(self, other: "Verified") -> "Verified":
         return Verified(
@@ -62,28 +62,30 @@ class Verified:
         )
 
     def lines(self) -> list[str]:
-        """A line for each thing that was damaged, and each note."""
+        """Return a line for each fault (or group of equal faults) and each note."""
         return [*map(str, _gathered(self.faults)), *self.notes]
 
     def summary(self) -> str:
-        parts = [_count(len(self.objects), "object") + " of DVC's cache"]
+        parts = [_count(len(self.objects), "cache object")]
         parts.append(_count(self.num_files, "file"))
         if self.num_versions:
             parts.append(_count(self.num_versions, "version"))
-        found = "all whole"
+        found = "all intact"
         if self.faults:
-            num_mended = len(self.faults) - len(self.lost)
-            found = f"{len(self.faults):,} damaged or missing, {num_mended:,} mended"
+            num_repaired = len(self.faults) - len(self.lost)
+            found = f"{len(self.faults):,} damaged or missing, {num_repaired:,} repaired"
         if self.num_absent:
-            found += f"; {_count(self.num_absent, 'object')} of earlier versions not in the cache"
+            found += f"; {_count(self.num_absent, 'cache object')} of earlier versions missing"
         return f"{', '.join(parts)}: {self.num_bytes / 1e6:,.1f} MB read, {found}"
 
     def demand_whole(self) -> None:
-        """Raises Damaged where something could not be mended."""
+        """Raise Damaged if a fault was not repaired."""
         if self.lost:
             names = [fault.what for fault in _gathered(self.lost)]
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise Damaged(f"not mended: {', '.join(names[:3])}{more}.")
+            raise Damaged(
+                f"Not repaired: {', '.join(names[:3])}{more}. The lines above say what helps."
+            )
 
 
 def _count(num: int, noun: str) -> str:
@@ -91,30 +93,30 @@ def _count(num: int, noun: str) -> str:
 
 
 def _gathered(faults: Iterable[Fault]) -> list[Fault]:
-    """Many files that are missing in the same way become one line."""
+    """Merge faults of one out that are equal but for the file, if there are more than MAX_LINES."""
     groups: dict[Fault, list[Fault]] = defaultdict(list)
     for fault in faults:
         groups[fault if fault.kept else replace(fault, what=fault.whose)].append(fault)
-    told: list[Fault] = []
+    merged: list[Fault] = []
     for group, members in groups.items():
         if len(members) > MAX_LINES:
             members = [replace(group, what=f"{len(members):,} files of {group.whose}")]
-        told += members
-    return told
+        merged += members
+    return merged
 
 
 class Quarantine:
-    """Where damaged things of a checkout are kept; nothing is ever deleted from it."""
+    """The folder of a checkout that keeps damaged files; nothing is ever deleted from it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.time = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
 
     def take(self, path: Path, name: str) -> str:
-        """Move a file, folder or link in; returns where it is now. Raises OSError.
+        """Move a file, folder or link into the quarantine; return its new path. Raises OSError.
 
-        A rename reads nothing, so that it works for what cannot be read. Where the cache is on
-        another disk and a copy fails, the thing stays there under another name.
+        A rename reads nothing, so that it works for an unreadable file. If the file is on another
+        disk and cannot be copied, it is renamed in its own folder.
         """
         target = self.root / STATE / "quarantine" / self.time / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""What dvc.lock reaches, hashed again; what is damaged is set aside and made whole.
+"""Verification of the files that dvc.lock names: hash them again, repair damage.
 
-A damaged copy is moved into the quarantine and made again: from the other copy, from DVC's remote,
-or by its stage. Each step is done whole or not at all and can be done again, so that the next
-verify goes on where one was killed.
+A damaged copy is moved into the quarantine and replaced: from the other copy, from DVC's remote, or
+by its stage. Each step is atomic and can be repeated, so that a verification that was killed
+continues with the next call.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ from latentworks.integrity.report import Verified
 from latentworks.repository import dag, dvc
 from latentworks.system import disk
 
-TRIES = 2  # of a stage: in the first, DVC can link what it makes to a damaged object it has
+TRIES = 2  # runs of a stage: in the first, DVC may link the new out to a damaged cache object
 
 
 def verify(
@@ -25,28 +25,27 @@ def verify(
     env: dvc.Environment = None,
     stage: str | None = None,
 ) -> Verified:
-    """Hash all that dvc.lock reaches in a checkout, and mend what is damaged or missing.
+    """Hash the files that dvc.lock names in a checkout, and repair damaged and missing ones.
 
-    With `stage`, what that one has made.
-
-    No stage of the checkout may run meanwhile. Where a stage has to run again its lines are
-    reported; dvc.lock stays as it is. What is not mended is in the result. Raises LatentworksError
-    where dvc.lock or DVC's settings cannot be read.
+    With `stage`, only the outs of that stage. The caller makes sure that no stage of the checkout
+    runs at the same time. `report` gets the lines of a stage that has to run again. dvc.lock does
+    not change. Faults that were not repaired are in the result. Raises LatentworksError if dvc.lock
+    or DVC's settings cannot be read.
     """
     outs = [out for out in recorded(root) if stage in (None, out.stage)]
     if not outs:
-        return Verified(notes=(f"nothing is on record in {dag.LOCK}",))
+        return Verified(notes=(f"{dag.LOCK} records no outs: nothing to verify",))
     total = sum(out.size * (1 + out.cached) for out in outs)
     with tqdm(total=total, unit="B", unit_scale=True, desc="verify", disable=None) as bar:
         inspection = Inspection(root, env, bar)
-        lost = [out for out in outs if not inspection.settle(out)]
-        read = inputs(root, outs) if stage is None else {}
-        there = {md5: name for md5, name in read.items() if inspection.has(md5)}
-        inspection.look_at(there, "If the checkout has it whole, `dvc commit` adds it again.")
+        lost = [out for out in outs if not inspection.repair(out)]
+        sources = inputs(root, outs) if stage is None else {}
+        cached = {md5: name for md5, name in sources.items() if inspection.has(md5)}
+        inspection.look_at(cached, "If the file in the checkout is intact, run `dvc commit`.")
         if stage is None:
             inspection.compare_sources(outs)
-    inspection.source = "from another out"  # which had the same file, and came later
-    lost = inspection.fetch([out for out in lost if not inspection.settle(out)])
+    inspection.source = "from another out"  # a later one, which holds the same file
+    lost = inspection.fetch([out for out in lost if not inspection.repair(out)])
     if lost:
         _run_again(inspection, outs, lost, report)
     return inspection.result()
@@ -55,14 +54,14 @@ def verify(
 def _run_again(
     inspection: Inspection, outs: list[Out], lost: Iterable[Out], report: Callable[[str], None]
 ) -> None:
-    """Make what is lost by the stages that made it, in DVC's order."""
+    """Run the stages of lost outs again, in DVC's order."""
     waiting = list(lost)
     for stage in dvc.needs(inspection.root, inspection.env):
-        its = [out for out in outs if out.stage == stage]
-        missed = [out for out in its if out in waiting]
+        stage_outs = [out for out in outs if out.stage == stage]
+        missed = [out for out in stage_outs if out in waiting]
         for _ in range(TRIES if missed else 0):
-            why = _run(inspection, stage, its, missed, report)
-            missed = [out for out in its if not inspection.settle(out)]
+            why = _run(inspection, stage, stage_outs, missed, report)
+            missed = [out for out in stage_outs if not inspection.repair(out)]
             for out in missed:
                 inspection.explain(out, why)
             if why or not missed:
@@ -76,45 +75,45 @@ def _run(
     missed: list[Out],
     report: Callable[[str], None],
 ) -> str:
-    """Run a stage whatever DVC has of it, and leave dvc.lock as it is; returns what went wrong."""
+    """Run a stage, even if DVC finds it up to date, and keep dvc.lock; return the error, or ""."""
     root, env = inspection.root, inspection.env
     changed = _changed(root, stage, env)
     if changed:
         return (
-            f"Stage {stage} would make something else, since {changed} is not as recorded. "
-            "`make repro` makes a new result."
+            f"Stage {stage} was not run, since it would make a different result. Changed since "
+            f"{dag.LOCK} was written: {changed}. Run `make repro` for a new result."
         )
     for out in missed:
-        if not out.persists:  # DVC is going to delete it
+        if not out.persists:  # DVC deletes it before the run
             inspection.clear(out)
     lock = root / dag.LOCK
     before = lock.read_bytes()
-    report(f"stage {stage} runs again, for {', '.join(out.name for out in missed)}")
+    report(f"stage {stage} runs again to repair {', '.join(out.name for out in missed)}")
     inspection.source = f"by stage {stage}, which ran again"
     inspection.forget()
     try:
         dvc.reproduce(root, stage, report, env, force=True)
         made = {out["path"]: out["md5"] for out in dag.locked(root)[stage]["outs"]}
     except LatentworksError as error:
-        return str(error).capitalize()
+        return str(error)
     finally:
         if lock.read_bytes() != before:
             with disk.replacing(lock) as temporary:
                 temporary.write_bytes(before)
-    other = [out.name for out in outs if made.get(out.name) != out.md5]
-    if not other:
+    different = [out.name for out in outs if made.get(out.name) != out.md5]
+    if not different:
         return ""
     return (
-        f"Stage {stage} ran again and did not make the same: {', '.join(other)}. "
-        "`make repro` makes a new result."
+        f"Stage {stage} ran again, and its outs differ from {dag.LOCK}: {', '.join(different)}. "
+        "Run `make repro` for a new result."
     )
 
 
 def _changed(root: Path, stage: str, env: dvc.Environment) -> str:
-    """What a stage would read that is not as dvc.lock has it; empty where all of it is."""
-    found = dvc.status(root, env).get(stage, [])
-    names = ["its command"] if "changed command" in found else []
-    for change in found:
+    """Return the command and deps of a stage that differ from dvc.lock; empty if none does."""
+    changes = dvc.status(root, env).get(stage, [])
+    names = ["the command"] if "changed command" in changes else []
+    for change in changes:
         if isinstance(change, dict):
             names += change.get("changed deps", {})
     return ", ".join(names)

@@ -187,7 +187,7 @@ class _Copies:
         if wrong:
             return replace(fault, cure=f"MLflow did not take the whole copy: {wrong}.")
         place = whole[0].parent.relative_to(self.registry.root)
-        return replace(fault, mended=f"from the copy in {place}")
+        return replace(fault, repaired=f"from the copy in {place}")
 
     def _copy(self, whole: list[Path], folder: Path, fault: Fault, source: str) -> Fault:
         if not whole:
@@ -195,7 +195,7 @@ class _Copies:
         with disk.replacing(folder) as temporary:
             shutil.copytree(whole[-1], temporary)
         wrong = self._wrong(folder)
-        return replace(fault, cure=f"{wrong}.") if wrong else replace(fault, mended=source)
+        return replace(fault, cure=f"{wrong}.") if wrong else replace(fault, repaired=source)
 
     def _cure(self) -> str:
         if self.alias == CHAMPION:

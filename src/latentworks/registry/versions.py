@@ -19,7 +19,7 @@ from latentworks.errors import RegistryError, Unavailable
 from latentworks.serving import checksums
 from latentworks.system import disk, locks
 from latentworks.tracking import local_store
-from latentworks.tracking.uri import settle_client, without_password
+from latentworks.tracking.uri import configure_client, without_password
 
 # What MLflow calls a fault that another try may not meet; no answer at all is the first.
 PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
@@ -59,7 +59,7 @@ class Versions:
 
     def __init__(self, uri: str, cache: Path) -> None:
         """`cache`: where copies are. Raises LatentworksError where a store of files cannot be."""
-        settle_client()
+        configure_client()
         local_store.make_ready(uri)
         self.uri = uri
         self.cache = cache

@@ -1,1 +1,1 @@
-"""Facts about a checkout: the stages of dvc.yaml, DVC, git, what would run, the last result."""
+"""Facts about a checkout: its stages, DVC's and git's view of it, the plan, the last result."""

@@ -1,4 +1,4 @@
-"""The checkout: where it is, what git says of it, what DVC is to run."""
+"""The stages of dvc.yaml, and what dvc.lock records of them."""
 
 import hashlib
 import json
@@ -14,34 +14,35 @@ from latentworks.errors import LatentworksError
 
 DAG = "dvc.yaml"
 LOCK = "dvc.lock"
-MAX_HASHED_BYTES = 500_000_000  # a second; larger outs are taken at their word
+MAX_HASHED_BYTES = 500_000_000  # a second of hashing; a larger out is assumed to match dvc.lock
 
 
 def root(start: Path | None = None) -> Path:
-    """The nearest folder with a dvc.yaml, from `start` (the working directory) upwards.
+    """Return the nearest folder with a dvc.yaml, from `start` (the working directory) upwards.
 
-    Elsewhere it is the checkout that this module stands in, so that commands work anywhere.
+    Where none has one, return the checkout that contains this module, so that commands work in any
+    folder.
     """
     start = (start or Path.cwd()).resolve()
     own = Path(__file__).resolve().parents[3]
     for folder in (start, *start.parents, own):
         if (folder / DAG).is_file():
             return folder
-    raise LatentworksError(f"no {DAG} in {start} or above it. Change to a checkout of the project.")
+    raise LatentworksError(f"No {DAG} in {start} or above it. Change to a checkout of the project.")
 
 
 def stages(folder: Path) -> dict[str, dict[str, Any]]:
-    """The stages of dvc.yaml by name, as written there."""
+    """Return the stages of dvc.yaml by name, in the order of the file."""
     return {name: dict(stage) for name, stage in _read_stages(folder / DAG).items()}
 
 
 def stages_in(text: str) -> dict[str, Any]:
-    """The stages of a dvc.yaml or dvc.lock. Raises what damage can make a YAML reader raise."""
+    """Parse the stages of a dvc.yaml or dvc.lock. Raises any error of the YAML reader."""
     return dict(YAML(typ="safe", pure=True).load(text).get("stages", {}))
 
 
 def is_complete(stage: Any) -> bool:
-    """Whether an entry of dvc.lock has a command, and every file that it names a hash."""
+    """True if an entry of dvc.lock has a command, and a path, MD5 and size for every file."""
     if not isinstance(stage, dict) or not isinstance(stage.get("cmd"), str):
         return False
     deps, outs = stage.get("deps") or (), stage.get("outs") or ()
@@ -55,49 +56,52 @@ def is_complete(stage: Any) -> bool:
 def _read_stages(path: Path) -> dict[str, Any]:
     try:
         return stages_in(path.read_text(encoding="utf-8"))
-    except Exception as error:  # what a damaged file, or one with conflict marks, can raise
+    except Exception as error:  # damage and conflict marks raise errors of many kinds
         fault = type(error).__name__
         raise LatentworksError(
             f"{path.name} cannot be read ({fault}). Expected stages, as DVC writes them. "
-            f"Look at it, or take the committed one: `git checkout {path.name}`."
+            f"Correct the file, or restore the committed one: `git checkout {path.name}`."
         ) from None
 
 
 def is_made(folder: Path, path: Path) -> bool:
-    """Whether a path of the project is, or lies in, what a stage writes."""
+    """True if a path of the project is an out of a stage, or lies in one."""
     outs = (out for stage in stages(folder).values() for out in paths(stage["outs"]))
     return any(Path(os.path.normpath(path)).is_relative_to(out) for out in outs)
 
 
 def locked_md5(folder: Path, out: Path) -> str | None:
-    """The MD5 that dvc.lock has for an out; None where it has none."""
+    """Return the MD5 that dvc.lock records for an out; None if it records none."""
     outs = [out for stage in locked(folder).values() for out in stage.get("outs", ())]
     return next((entry["md5"] for entry in outs if Path(entry["path"]) == out), None)
 
 
 @dataclass(frozen=True)
 class Record:
-    """What dvc.lock knows of a stage."""
+    """A stage as dvc.lock records it."""
 
     outs: list[Path]  # in the order of dvc.yaml, metrics last
-    params: dict[str, Any]  # the sections of params.yaml that it was run with
+    params: dict[str, Any]  # the sections of params.yaml with which the stage ran
 
 
 def locked(folder: Path) -> dict[str, Any]:
-    """The stages of dvc.lock by name, as written there; none where there is no such file."""
+    """Return the stages of dvc.lock by name; an empty dict if the file does not exist.
+
+    Raises LatentworksError if an entry is incomplete.
+    """
     if not (folder / LOCK).exists():
         return {}
     stages = _read_stages(folder / LOCK)
     if not all(map(is_complete, stages.values())):
-        raise LatentworksError(f"{LOCK} is not whole. `make repro` mends what a kill has left.")
+        raise LatentworksError(f"{LOCK} is incomplete. Run `make repro` to repair it.")
     return stages
 
 
 def recorded(folder: Path) -> dict[str, Record]:
-    """The stages whose outs are there, as locked, and made from what other stages have now.
+    """Return the stages whose outs match dvc.lock and were made from the recorded outs of others.
 
-    After a repro that was interrupted, later stages still have the outs of an earlier result;
-    after `git checkout` without `dvc checkout`, all of them have.
+    The others are left out: after an interrupted repro, later stages still have the outs of an
+    earlier result; after `git checkout` without `dvc checkout`, all stages have.
     """
     locks = locked(folder)
     made = {out["path"]: out for stage in locks.values() for out in stage.get("outs", ())}
@@ -115,14 +119,14 @@ def recorded(folder: Path) -> dict[str, Record]:
 
 
 def is_as_recorded(folder: Path, stage: str) -> bool:
-    """Whether all outs of a stage are there, as dvc.lock has them."""
+    """True if all outs of a stage exist and match dvc.lock."""
     made = {out["path"]: out for out in locked(folder).get(stage, {}).get("outs", ())}
     names = outs_of(stages(folder)[stage])
     return all(_is_as_locked(folder / name, made.get(name, {})) for name in names)
 
 
 def _is_as_locked(path: Path, entry: dict[str, Any]) -> bool:
-    """Whether a file or folder is the one in dvc.lock. Folders are hashed as DVC does."""
+    """True if a file or folder exists and has the MD5 of its entry in dvc.lock."""
     if not path.exists():
         return False
     if entry.get("size", 0) > MAX_HASHED_BYTES:
@@ -131,14 +135,14 @@ def _is_as_locked(path: Path, entry: dict[str, Any]) -> bool:
 
 
 def md5_of(path: Path) -> str:
-    """The MD5 of a file or folder, as DVC writes it."""
+    """Return the MD5 of a file or folder, computed and written as DVC does."""
     if not path.is_dir():
         return _md5(path)
-    found = (file for file in path.rglob("*") if "__pycache__" not in file.parts)  # .dvcignore
-    files = sorted(file for file in found if file.is_file())
-    entries = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
-    entries.sort(key=lambda entry: entry["relpath"].split("/"))
-    text = json.dumps(entries, sort_keys=True)
+    entries = (entry for entry in path.rglob("*") if "__pycache__" not in entry.parts)  # .dvcignore
+    files = sorted(entry for entry in entries if entry.is_file())
+    listing = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
+    listing.sort(key=lambda file: file["relpath"].split("/"))
+    text = json.dumps(listing, sort_keys=True)
     return f"{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}.dir"
 
 
@@ -148,22 +152,22 @@ def _md5(path: Path) -> str:
 
 
 def outs_of(stage: dict[str, Any]) -> list[str]:
-    """All that a stage of dvc.yaml writes, metrics last."""
+    """Return the paths of all outs of a stage of dvc.yaml, metrics last."""
     return paths([*stage["outs"], *stage.get("metrics", ())])
 
 
 def paths(entries: Iterable[Any]) -> list[str]:
-    """`path` or `{path: options}`, as dvc.yaml allows both."""
+    """Return the paths of entries that are `path` or `{path: options}`; dvc.yaml allows both."""
     return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
 
 
 def options(stage: dict[str, Any]) -> dict[str, dict[str, bool]]:
-    """What dvc.yaml says of each out of a stage: `cache`, `persist`."""
+    """Return the options `cache` and `persist` of each out of a stage, by path."""
     entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, ())]
     written: dict[str, Any] = {}
     for entry in entries:
         written |= {entry: {}} if isinstance(entry, str) else entry
     return {
-        name: {"cache": bool(of.get("cache", True)), "persist": bool(of.get("persist", False))}
-        for name, of in written.items()
+        out: {"cache": bool(flags.get("cache", True)), "persist": bool(flags.get("persist", False))}
+        for out, flags in written.items()
     }

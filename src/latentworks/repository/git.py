@@ -1,4 +1,4 @@
-"""The checkout: where it is, what git says of it, what DVC is to run."""
+"""The state of a checkout in git: its commit, and the files that differ from it."""
 
 import subprocess
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from pathlib import Path
 from latentworks.repository import dag
 from latentworks.system.console import first_line
 
-# Kept with every run, so an edit in them does not make the code another one.
+# Files that every run keeps a copy of: an edit in them does not make the code dirty.
 NOT_CODE = ("params.yaml", dag.LOCK, "reports")
 
 
 @dataclass(frozen=True)
 class Code:
-    """Which code was run."""
+    """The code with which a stage ran."""
 
     commit: str  # empty outside git
-    dirty: bool  # whether a tracked file differed, other than those in NOT_CODE
+    dirty: bool  # True if a tracked file differed from the commit, other than those in NOT_CODE
 
 
 def code(folder: Path) -> Code:
@@ -27,22 +27,25 @@ def code(folder: Path) -> Code:
 
 
 def differences(folder: Path) -> list[str]:
-    """Tracked files that are not as committed, but for those in NOT_CODE, and new ones in src."""
+    """Return the files of code that differ from the commit: tracked files, and new ones in src.
+
+    If git is missing or fails, return the reason in their place.
+    """
     others = [f":(exclude){name}" for name in NOT_CODE]
-    # Without the lock that git would take to refresh the index of whoever works here.
+    # Without git's lock on the index, which would disturb a git command of the user.
     call = ["git", "--no-optional-locks", "status", "--porcelain", "-uno", "--", ".", *others]
     try:
         done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        return ["git, which is not installed"]
+        return ["unknown (git is not installed)"]
     if done.returncode != 0:
-        return [f"git, which fails: {first_line(done.stderr)}"]
+        return [f"unknown (git failed: {first_line(done.stderr)})"]
     new = _git(folder, "ls-files", "--others", "--exclude-standard", "--", "src")
     return [line[2:].strip() for line in done.stdout.splitlines()] + new.splitlines()
 
 
 def committed(folder: Path, name: str) -> str | None:
-    """The text of a file in the last commit; None where it is not in git."""
+    """Return the text of a file in the last commit; None if it is not committed."""
     call = ["git", "show", f"HEAD:./{name}"]
     try:
         done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""What `dvc repro` would do in a checkout, and why: nothing is run, and nothing is changed."""
+"""The plan of a checkout: which stages `dvc repro` would run, and why. Nothing is run."""
 
 import os
 import shutil
@@ -11,24 +11,24 @@ from latentworks import params
 from latentworks.repository import dag, dvc, timings
 from latentworks.system.console import columns
 
-MAX_REASONS = 4  # of a stage; the others are counted
-MAX_HASHED = 20_000_000  # bytes: what has changed is hashed again to say into what
+MAX_REASONS = 4  # shown for a stage; of the others the number is shown
+MAX_HASHED = 20_000_000  # bytes; of a larger change the size is shown, not the hash
 
 
 @dataclass(frozen=True)
 class Step:
-    """A stage that is out of date, or that may be once an earlier one has run."""
+    """A stage that is out of date, or may be out of date once an earlier stage has run."""
 
     stage: str
     state: Literal["runs", "may run"]
-    reasons: list[str]  # the file or parameter, from what to what
-    seconds: float | None  # that it took when it last ran here
-    megabytes: float | None  # of its outs, as dvc.lock has them
+    reasons: list[str]  # each a file or parameter with its value before and now
+    seconds: float | None  # of its last run in this checkout
+    megabytes: float | None  # of its outs, as dvc.lock records them
     needs: set[str]  # the stages whose outs it reads
 
 
 def plan(root: Path) -> list[Step]:
-    """The stages that would run, in their order; none where all is up to date."""
+    """Return the stages that would run, in their order; an empty list if all are up to date."""
     changed = dvc.status(root)
     if not changed:
         return []
@@ -39,7 +39,7 @@ def plan(root: Path) -> list[Step]:
         before = [step.stage for step in steps if step.stage in needed]
         if stage in changed:
             reasons = [*_reasons(root, stage, changed[stage], locked.get(stage), current)]
-            # An out that is missing because its stage is to run says nothing more.
+            # Without a reason of its own, the stage lacks only outs of the stages before it.
             steps.append(_step(root, stage, needed, "runs", reasons or _after(before), locked))
         elif before:
             steps.append(_step(root, stage, needed, "may run", _after(before), locked))
@@ -71,13 +71,13 @@ def _step(
 def _reasons(
     root: Path, stage: str, found: list[Any], lock: dict[str, Any] | None, current: dict[str, Any]
 ) -> Iterator[str]:
-    """What DVC found, with the values before and now."""
+    """Yield the changes that DVC found in a stage, with the values before and now."""
     if lock is None:
         yield "never ran"
         return
     if "changed command" in found:
         yield "its command"
-    # DVC names what lies outside the project by its absolute path, and dvc.lock as it was given.
+    # For a file outside the project DVC has the absolute path, and dvc.lock the path as written.
     entries = [*lock.get("deps", ()), *lock.get("outs", ())]
     known = {os.path.normpath(root / entry["path"]): entry for entry in entries}
     before = lock.get("params", {}).get(str(params.PARAMS), {})
@@ -97,7 +97,7 @@ def _outs_of_others(root: Path, stage: str) -> set[str]:
 
 
 def _parameters(before: dict[str, Any], now: dict[str, Any], names: list[str]) -> Iterator[str]:
-    """`train.epochs 9 → 12`, for each value of the sections that differs."""
+    """Yield `train.epochs 9 → 12` for each value of the sections that differs."""
     for name in names:
         was, is_now = _flat(name, before.get(name)), _flat(name, now.get(name))
         for key in {**was, **is_now}:
@@ -112,9 +112,10 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
 
 
 def _file(path: Path, how: str, entry: dict[str, Any] | None, name: str) -> str:
-    """`src/latentworks/cli.py 3f2a91c → 88bc0d2`, or DVC's word where there is no such pair.
+    """Describe the change of a file or folder: `src/latentworks/cli.py 3f2a91c → 88bc0d2`.
 
-    Of what takes long to hash, the number of files and the size.
+    Above MAX_HASHED bytes, the number of files and their size stand for the hash. A file that was
+    not modified, but is new or missing, gets the word for that.
     """
     if how != "modified" or not entry:
         return f"{name} {_WORDS.get(how, how)}"
@@ -123,7 +124,7 @@ def _file(path: Path, how: str, entry: dict[str, Any] | None, name: str) -> str:
     if size <= MAX_HASHED:
         return f"{entry['path']} {str(entry.get('md5'))[:7]} → {dag.md5_of(path)[:7]}"
     before, now = _extent(entry.get("nfiles", 1), entry.get("size", 0)), _extent(len(files), size)
-    return f"{entry['path']} {before} → {now if now != before else 'as much, but other content'}"
+    return f"{entry['path']} {before} → {now if now != before else 'the same size, other content'}"
 
 
 def _extent(num_files: int, size: int) -> str:
@@ -142,7 +143,7 @@ _WORDS = {
 
 
 def table(steps: list[Step], root: Path) -> str:
-    """A line for each stage and reason, and what all of it needs."""
+    """Format the plan: a line for each stage and reason, then the total time and disk space."""
     if not steps:
         return "everything is up to date"
     rows = [("stage", "", "last took", "outs", "why")]
@@ -162,10 +163,10 @@ def _total(steps: list[Step], root: Path) -> str:
     seconds = [step.seconds for step in steps if step.seconds is not None]
     sizes = [step.megabytes for step in steps if step.megabytes is not None]
     if not seconds or not sizes:
-        return f"it never ran here, so that its time is not known; {free}"
-    total = f"{sum(seconds):,.0f} s the last time, {sum(sizes):,.0f} MB here and as much in DVC's"
-    unknown = " (without what is not known)" if len(seconds) + len(sizes) < 2 * len(steps) else ""
+        return f"Time and size are unknown: these stages never ran here. {free}."
+    total = f"{sum(seconds):,.0f} s in the last run; {sum(sizes):,.0f} MB here and as much in DVC's"
+    partial = " (known stages only)" if len(seconds) + len(sizes) < 2 * len(steps) else ""
     return (
-        f"{total} cache{unknown}; {free}\n"
-        "what DVC has made before from the same, it takes from its cache"
+        f"{total} cache{partial}. {free}.\n"
+        "DVC restores the outs that are in its cache for the same inputs, without a run."
     )

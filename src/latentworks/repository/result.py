@@ -1,9 +1,4 @@
-"""MLflow shows what the files say: one run for each result, a model with its sampler.
-
-A run is found by the digests of its files, so a stage that DVC skips leaves no hole, and a run
-that is missing (a new store, a server that was down) is written again from the files. Writing
-the same thing twice changes nothing.
-"""
+"""The files of a result, and the digests that identify it."""
 
 from __future__ import annotations
 
@@ -17,7 +12,7 @@ from latentworks.system import disk
 
 @dataclass(frozen=True)
 class Outputs:
-    """The files of one result, as far as they are there."""
+    """The files of one result; None for those that do not exist yet."""
 
     prepared: Path | None = None
     model: Path | None = None
@@ -29,7 +24,7 @@ class Outputs:
     atlas: Path | None = None
     servable: Path | None = None
     features: Path | None = None
-    params: dict[str, Any] = field(default_factory=dict)  # the sections it was made with
+    params: dict[str, Any] = field(default_factory=dict)  # sections of params.yaml
 
     def model_digest(self) -> str:
         assert self.model is not None
@@ -39,18 +34,18 @@ class Outputs:
         return disk.file_digest(self.sampler / "sampler.npz") if self.sampler else None
 
     def samples_digest(self) -> str | None:
-        """Of the latents drawn: it changes with the sampler, their number and the seed."""
+        """Digest of the latents drawn; it changes with the sampler, their number and the seed."""
         return disk.file_digest(self.samples / "latents.npy") if self.samples else None
 
     def digest_of(self, stage: str) -> str:
-        """What `stage` made, or made it from: tells whether its time and memory belong here."""
+        """Digest that tells whether timings of `stage` belong to this result."""
         if stage in ("sample", "evaluate"):
             return f"{self.model_digest()} {self.samples_digest()}"
         return self.model_digest()
 
 
 def recorded_outputs(root: Path) -> Outputs | None:
-    """The result that dvc.lock records in a checkout; None where there is no trained model."""
+    """Return the result that dvc.lock records in a checkout; None without a trained model."""
     stages = dag.recorded(root)
     if "train" not in stages:
         return None

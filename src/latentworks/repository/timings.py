@@ -1,4 +1,4 @@
-"""What a stage took on this machine. Kept beside the files, never in them."""
+"""Timings: seconds and memory of a stage on this machine, in files apart from the outs."""
 
 import os
 import platform
@@ -19,13 +19,14 @@ FIGURES = ("seconds", "peak_memory_mb")
 
 
 def write(stage: str, result: str, code: git.Code | None = None) -> None:
-    """Note what this process, which ran `stage`, took; `result` is a digest of its output.
+    """Record the time and memory of this process, which ran `stage`.
 
-    `code` is what git said when the stage began; by default, what it says now.
+    `result` is a digest of the outs of the stage. `code` is the state of git when the stage began;
+    by default, the state now.
     """
-    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    peak = max(resource.getrusage(who).ru_maxrss for who in whose)  # of the largest process
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes elsewhere
+    scopes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peak = max(resource.getrusage(scope).ru_maxrss for scope in scopes)  # of the largest process
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kibibytes elsewhere
     record = {
         "stage": stage,
         "result": result,
@@ -38,10 +39,10 @@ def write(stage: str, result: str, code: git.Code | None = None) -> None:
 
 
 def read(stage: str, folder: Path = Path()) -> dict[str, Any] | None:
-    """What the last run of `stage` in the checkout `folder` took; None if it never ran there."""
+    """Read the timings of the last run of `stage` in the checkout `folder`; None without any."""
     try:
         record = dict(disk.read_json(folder / _path(stage)))
-    except (OSError, ValueError, TypeError):  # it never ran here, or its note was spoiled
+    except (OSError, ValueError, TypeError):  # the stage never ran here, or its file is damaged
         return None
     return record if {"stage", "result", "code", "machine", *FIGURES} <= set(record) else None
 

@@ -1,1 +1,1 @@
-"""Actions on a checkout: run its stages, repair it, make another one."""
+"""Actions on a checkout: run its stages, repair it after a kill, make a worktree."""

@@ -1,4 +1,4 @@
-"""A checkout made ready for DVC, and its stages run: what a kill has left is mended first."""
+"""Repair of the files of DVC that a killed process left damaged."""
 
 import json
 import os
@@ -14,25 +14,26 @@ from latentworks.repository import dag
 from latentworks.system.state import STATE
 
 RWLOCK = Path(".dvc/tmp/rwlock")
-TORN = STATE / "torn"  # what was moved out of DVC's way
-CONFLICT = b"<<<<<<<"  # git's: a person has to choose
+TORN = STATE / "torn"  # damaged files of DVC, moved here
+CONFLICT = b"<<<<<<<"  # git's mark; the user has to resolve the conflict
 
 
-def mend(root: Path) -> list[str]:
-    """Move what a killed process left half written out of DVC's way; say what that was.
+def repair_checkout(root: Path) -> list[str]:
+    """Move DVC's rwlock and dvc.lock away if a killed process left them damaged.
 
-    To be called by the holder of the checkout's lock: nobody is still at it.
+    Return a message for each file moved. The caller holds the lock of the checkout, so that no
+    process still writes these files. Raises LatentworksError if one of them is a folder.
     """
-    damaged = [(RWLOCK, _is_rwlock), (Path(dag.LOCK), _is_whole)]
-    moved = []
-    for path, whole in damaged:
+    checks = [(RWLOCK, _is_rwlock), (Path(dag.LOCK), _is_complete_lock)]
+    messages = []
+    for path, is_valid in checks:
         content = _content(root / path)
-        if content is None or CONFLICT in content or whole(content):
+        if content is None or CONFLICT in content or is_valid(content):
             continue
         (root / TORN).mkdir(parents=True, exist_ok=True)
         (root / path).replace(root / TORN / path.name)
-        moved.append(f"{path} was cut off in the middle; it is in {TORN} now")
-    return moved
+        messages.append(f"{path} was left damaged by a killed process; moved to {TORN}")
+    return messages
 
 
 def _content(path: Path) -> bytes | None:
@@ -42,31 +43,31 @@ def _content(path: Path) -> bytes | None:
         return None
     except IsADirectoryError:
         raise LatentworksError(
-            f"{path} is a folder. Expected a file of DVC's: remove it."
+            f"{path} is a folder. Expected a file that DVC writes. Remove the folder."
         ) from None
 
 
 def _is_rwlock(content: bytes) -> bool:
-    """Whether DVC can work with its note of who reads and writes what.
+    """True if the rwlock is valid JSON and each process in it is a running DVC.
 
-    With an empty one it refuses everything, and where the number of a dead process has been given
-    to another program, it waits for that.
+    DVC refuses all commands while the file is empty. If the process has ended and its number now
+    belongs to another program, DVC waits for that program.
     """
     try:
         entries = _entries(content)
     except (ValueError, TypeError, AttributeError):
         return False
-    return all(map(_is_at_work, entries))
+    return all(map(_is_running_dvc, entries))
 
 
 def _entries(content: bytes) -> list[Any]:
-    noted = json.loads(content)
-    readers = [entry for some in noted.get("read", {}).values() for entry in some]
-    return [*noted.get("write", {}).values(), *readers]
+    rwlock = json.loads(content)
+    readers = [entry for entries in rwlock.get("read", {}).values() for entry in entries]
+    return [*rwlock.get("write", {}).values(), *readers]
 
 
-def _is_at_work(entry: Any) -> bool:
-    """Whether the process that an entry names is the DVC that made it."""
+def _is_running_dvc(entry: Any) -> bool:
+    """True if the process of an rwlock entry is the DVC command that wrote the entry."""
     try:
         words = psutil.Process(int(entry["pid"])).cmdline()
         return str(entry["cmd"]) in " ".join(words) and "dvc" in map(os.path.basename, words)
@@ -75,33 +76,36 @@ def _is_at_work(entry: Any) -> bool:
 
 
 def refuse_beside_dvc(root: Path) -> None:
-    """Raises Busy where a DVC that a person started writes in this checkout."""
+    """Raise Busy if a DVC command that the user started is writing in this checkout."""
     try:
         writers = json.loads(_content(root / RWLOCK) or b"{}").get("write", {}).values()
     except (ValueError, AttributeError):
         return
-    for entry in filter(_is_at_work, writers):
-        raise Busy(f"cannot do this now; at it is process {entry['pid']}, `{entry['cmd']}`.")
+    for entry in filter(_is_running_dvc, writers):
+        raise Busy(
+            f"Cannot verify: process {entry['pid']}, `{entry['cmd']}`, is writing in this "
+            "checkout. Wait for it, or end it."
+        )
 
 
-def _is_whole(content: bytes) -> bool:
-    """Whether a dvc.lock is all that was to be written."""
+def _is_complete_lock(content: bytes) -> bool:
+    """True if a dvc.lock is complete, and not cut off by a kill."""
     try:
         stages = dag.stages_in(content.decode())
-    except Exception:  # whatever half a file can raise in a YAML reader
+    except Exception:  # half a file raises errors of many kinds in a YAML reader
         return False
     complete = all(dag.is_complete(stage) and stage.get("outs") for stage in stages.values())
     return bool(stages) and content.endswith(b"\n") and complete
 
 
-def mend_run_cache(root: Path, cache: Path) -> None:
-    """Move away what DVC did not write whole of its notes on earlier runs: it fails on them."""
-    for note in (cache / "runs").glob("*/*/*"):
-        content = note.read_bytes() if note.is_file() else b""
+def repair_run_cache(root: Path, cache: Path) -> None:
+    """Move incomplete entries of DVC's run cache away; DVC would fail on them."""
+    for entry in (cache / "runs").glob("*/*/*"):
+        content = entry.read_bytes() if entry.is_file() else b""
         try:
-            whole = content.endswith(b"\n") and dag.is_complete(YAML(typ="safe").load(content))
+            complete = content.endswith(b"\n") and dag.is_complete(YAML(typ="safe").load(content))
         except YAMLError:
-            whole = False
-        if not whole and note.is_file():
+            complete = False
+        if not complete and entry.is_file():
             (root / TORN).mkdir(parents=True, exist_ok=True)
-            note.replace(root / TORN / note.name)
+            entry.replace(root / TORN / entry.name)

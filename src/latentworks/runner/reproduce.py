@@ -1,4 +1,4 @@
-"""A checkout made ready for DVC, and its stages run: what a kill has left is mended first."""
+"""Run the stages that are out of date; if one fails, keep its previous outputs."""
 
 import os
 import shutil
@@ -13,14 +13,14 @@ from latentworks.runner import resources
 from latentworks.system import disk
 from latentworks.system.state import STATE
 
-KEPT = STATE / "kept"  # outputs of before, while their stage runs
+KEPT = STATE / "kept"  # hard links to the previous outputs, while their stage runs
 
 
 def reproduce(root: Path, report: Callable[[str], None]) -> None:
     """Run the stages that are out of date, on the terminal of this process.
 
-    The caller holds the lock of the checkout. Raises LatentworksError where one cannot be run or
-    fails; its outputs are then those of before.
+    The caller holds the lock of the checkout. Raises LatentworksError if a stage cannot run or
+    fails; its previous outputs are then back in place.
     """
     steps = plan.plan(root)
     if not steps:
@@ -38,35 +38,35 @@ def reproduce(root: Path, report: Callable[[str], None]) -> None:
 
 @contextmanager
 def outputs_kept(root: Path, stage: str, env: dvc.Environment = None) -> Iterator[None]:
-    """Where the stage fails, its outputs are those of before, and the error says so.
+    """Put the previous outputs of a stage back in place if the block fails.
 
-    DVC removes them before the stage runs. Other names for the same files take no room, so that
-    they can be put back when the disk is full.
+    DVC removes them before the stage runs. Hard links keep them: these take no space, so that it
+    works with a full disk. A StageError is raised again with a message about the outputs.
     """
     written = dag.stages(root)[stage]
     persisting = {name for name, of in dag.options(written).items() if of["persist"]}
     outs = [out for out in dag.outs_of(written) if out not in persisting]
     for out in outs:
-        with suppress(OSError):  # some file systems have no second names
+        with suppress(OSError):  # some file systems have no hard links
             _keep(root / out, root / KEPT / out)
-    there = [out for out in outs if (root / out).exists() or (root / KEPT / out).exists()]
+    previous = [out for out in outs if (root / out).exists() or (root / KEPT / out).exists()]
     try:
         yield
     except BaseException as error:
         for out in outs:
             with suppress(OSError):
                 _put_back(root / KEPT / out, root / out)
-        if not isinstance(error, dvc.StageError):  # it was told to end
+        if not isinstance(error, dvc.StageError):  # SIGTERM or Ctrl-C
             raise
-        if not all((root / out).exists() for out in there):
+        if not all((root / out).exists() for out in previous):
             with suppress(LatentworksError):
                 dvc.run(root, "checkout", "--quiet", stage, env=env)
-        lost = [out for out in there if not (root / out).exists()]
-        state = f"; bring back {', '.join(lost)} by `dvc checkout`" if lost else ""
+        lost = [out for out in previous if not (root / out).exists()]
+        gaps = f", but for {', '.join(lost)}: run `dvc checkout` to restore them" if lost else ""
         raise dvc.StageError(
-            f"{str(error).rstrip('.')}, and the lines above say why (-9 or 137 is most often too "
-            f"little memory); its outputs are those of before{state}. When the cause is gone, the "
-            "same command goes on from here."
+            f"{error} The lines above say why (-9 or 137: most often too little memory). "
+            f"The previous outputs are back in place{gaps}. Remove the cause, then run the same "
+            "command again to continue."
         ) from None
     for out in outs:
         disk.remove(root / KEPT / out)
@@ -74,7 +74,7 @@ def outputs_kept(root: Path, stage: str, env: dvc.Environment = None) -> Iterato
 
 def _keep(path: Path, kept: Path) -> None:
     if not path.exists():
-        return  # a run that was killed has kept it
+        return  # a run that was killed may have left its link in `kept`
     disk.remove(kept)
     kept.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
@@ -96,10 +96,11 @@ def require_whole(
     report: Callable[[str], None],
     env: dvc.Environment = None,
 ) -> None:
-    """Mend what DVC has taken from its cache for these stages, where that was damaged.
+    """Verify the stages whose outs differ from dvc.lock, and repair these outs.
 
-    It does not look, and what the next stage makes of it would be on record as made from what was
-    whole. Raises Damaged where it cannot be mended.
+    DVC restores outs from its cache without a check. The next stage would read a damaged out, and
+    dvc.lock would record its result as made from the intact one. Raises Damaged if an out cannot
+    be repaired.
     """
     for stage in stages:
         if not dag.is_as_recorded(root, stage):

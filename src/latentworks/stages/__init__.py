@@ -1,1 +1,1 @@
-"""The verbs, one file for each DVC stage, read from top to bottom."""
+"""Stages of dvc.yaml: one module each, with the name of the stage."""

@@ -1,4 +1,4 @@
-"""`python -m latentworks.stages STAGE PATH …`: run one stage, as dvc.yaml does."""
+"""Run one stage as dvc.yaml does: `python -m latentworks.stages STAGE PATH …`."""
 
 import importlib
 import os
@@ -12,31 +12,33 @@ from types import FrameType
 from latentworks.errors import LatentworksError
 from latentworks.system import locks, processes
 
-SECONDS = 8.0  # from SIGTERM to the end of a stage that is at something long
-TOLD = "was told to end; the next run goes on from here"
-SCARCE = ("ResourceExhaustedError",)  # TensorFlow's words for too little memory
-TERMINATED = 128 + signal.SIGTERM  # what a shell calls a process that the signal ended
+SECONDS = 8.0  # from SIGTERM until a stage is ended by force
+TOLD = "was stopped by SIGTERM. Run the same command again to continue."
+SCARCE = ("ResourceExhaustedError",)  # TensorFlow's errors for too little memory
+TERMINATED = 128 + signal.SIGTERM  # exit code that a shell gives a process ended by the signal
 
 
-if processes.DVC in os.environ:  # now, and not when TensorFlow has been imported, seconds later
+if processes.DVC in os.environ:  # at once: the import of TensorFlow takes seconds
     processes.end_with_parent()
-    # DVC does not listen to it, and what it starts would not either.
+    # DVC ignores SIGTERM, and its children inherit that.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
 
 
 class Terminated(BaseException):
-    """SIGTERM: whoever runs the stage wants it to end."""
+    """Raised in a stage by SIGTERM."""
 
 
 def main(stage: str, *paths: str) -> None:
-    """Call a stage with the paths of its command line; a user's mistake ends in one line."""
+    """Call a stage with the paths of its command line; print an error of the user as one line."""
     processes.end_with_parent()
     if os.environ.get(processes.DVC, str(os.getppid())) != str(os.getppid()):
-        sys.exit(_say("DVC was ended before this stage began", 1))
+        sys.exit(
+            _say(f"{stage} was not started, since DVC has ended. Run the same command again.", 1)
+        )
     _set_deadline(stage)
     try:
         run = importlib.import_module(f"latentworks.stages.{stage}").main
-        # One that was killed is gone in a moment; where its system does not end it, it goes on.
+        # Wait for a stage of a killed run: Linux ends it at once, other systems let it go on.
         with locks.exclusive(locks.of(Path.cwd(), stage), f"run {stage}"):
             run(*map(Path, paths))
     except LatentworksError as error:
@@ -44,35 +46,35 @@ def main(stage: str, *paths: str) -> None:
     except Terminated:
         sys.exit(_say(f"{stage} {TOLD}", TERMINATED))
     except KeyboardInterrupt:
-        sys.exit(_say("interrupted", 130))
+        sys.exit(_say(f"{stage} was interrupted. Run the same command again to continue.", 130))
     except Exception as error:
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:  # a library made another of it
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:  # a library replaced Terminated
             sys.exit(_say(f"{stage} {TOLD}", TERMINATED))
         if not isinstance(error, OSError | MemoryError) and type(error).__name__ not in SCARCE:
             raise
-        what = getattr(error, "strerror", None) or "out of memory"
-        where = getattr(error, "filename", None)
-        sys.exit(_say(f"{what}: {where}" if where else what, 1))
+        fault = getattr(error, "strerror", None) or "out of memory"
+        path = getattr(error, "filename", None)
+        sys.exit(_say(f"{fault}: {path}" if path else fault, 1))
 
 
 def _set_deadline(stage: str) -> None:
-    """From SIGTERM on, whatever the stage is at, it has so many seconds.
+    """Give the stage SECONDS from SIGTERM to its end.
 
-    Python calls `_terminate` between two batches, each of which is one call for it. The other end
-    of the pipe hears of the signal at once.
+    Python calls `_terminate` only between two batches, since each batch is one call into C. The
+    thread reads the signal from a pipe at once, and ends the process after SECONDS.
     """
-    hears, told = os.pipe()
-    os.set_blocking(told, False)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
 
     def end() -> None:
-        while os.read(hears, 1) != bytes([signal.SIGTERM]):
+        while os.read(reader, 1) != bytes([signal.SIGTERM]):
             pass
         time.sleep(SECONDS)
         os.write(sys.stderr.fileno(), f"error: {stage} {TOLD}\n".encode())
-        os._exit(TERMINATED)  # every file is whole at any time
+        os._exit(TERMINATED)  # safe: files are replaced atomically
 
     threading.Thread(target=end, daemon=True, name="deadline").start()
-    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, _terminate)
 
 

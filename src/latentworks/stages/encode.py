@@ -1,4 +1,4 @@
-"""Put every image into latent space."""
+"""Encode every image to its latents."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def main(prepared: Path, model: Path, latents: Path) -> None:
 
 
 def _tables(data: Prepared, batches: Iterator[np.ndarray]) -> Iterator[pd.DataFrame]:
-    """A part of the latents table for each batch float32 [B, D]."""
+    """Yield the rows of the latents table for each batch of latents, float32 [B, D]."""
     columns = ["id", "split", "label"] if data.class_names else ["id", "split"]
     start = 0
     with tqdm(total=len(data.index), unit=" images", desc="encode", disable=None) as bar:

@@ -1,4 +1,4 @@
-"""Score the model and its samples, and draw what they look like."""
+"""Score the model and its samples, and draw the figures and the atlas."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +22,8 @@ from latentworks.repository.result import Outputs
 from latentworks.system import disk
 from latentworks.tracking import outbox
 
-MAX_LATENTS = 200_000  # scored and drawn, so that memory does not grow with the data
-MAX_MAP_DIM = 3  # latents of a map that is looked at
+MAX_LATENTS = 200_000  # scored and drawn; bounds the memory
+MAX_MAP_DIM = 3  # trustworthiness is computed up to this number of latents
 
 
 def main(
@@ -57,7 +57,7 @@ def main(
         },
         "samples": {
             **metrics.sample_metrics(drawn.images, data.images, data.rows("train"), rows),
-            "features": judge.kind,  # in which what follows compares them
+            "features": judge.kind,  # the feature network of the metrics below
             **generation.compare(judge, network, data, drawn),
             **generation.classification_accuracy(data, drawn),
         },
@@ -87,7 +87,7 @@ def main(
 
 
 def _trustworthiness(network: Any, data: Prepared, rows: np.ndarray) -> dict[str, float]:
-    """Of latents that make a map alone: nobody looks at many dimensions."""
+    """Return the trustworthiness of a map of at most MAX_MAP_DIM latents; else an empty dict."""
     if network.latent_dim > MAX_MAP_DIM:
         return {}
     some = metrics.subset(rows, metrics.MAX_TRUSTED)

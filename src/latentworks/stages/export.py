@@ -1,4 +1,4 @@
-"""Write the model and its sampler as files that serve without TensorFlow."""
+"""Export the model and its sampler as a servable, which needs no TensorFlow."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from latentworks.serving import export
 from latentworks.system import disk
 from latentworks.tracking import outbox
 
-MAX_RANKS = 10_000  # test images that an anomaly is ranked among
-NUM_GOLDEN = 20  # test images that are asked about again wherever the model goes
+MAX_RANKS = 10_000  # reconstruction errors of test images that rank an anomaly
+NUM_GOLDEN = 20  # test images whose answers are checked wherever the model is loaded
 
 
 def main(prepared: Path, model: Path, sampler: Path, servable: Path) -> None:
@@ -29,24 +29,24 @@ def main(prepared: Path, model: Path, sampler: Path, servable: Path) -> None:
     conditional = network.num_classes > 0
     train_labels = data.labels(data.rows("train"))
     shares = class_shares(fitted, conditional, train_labels, len(names))
-    asked = () if shares is None else names
+    classes = () if shares is None else names
 
     errors = np.sort(_reconstruction_errors(network, data.images, rows))
     ranks = errors[_spread(len(errors), MAX_RANKS)]
-    shown = data.images[np.resize(rows[_spread(len(rows), NUM_GOLDEN)], max(2, NUM_GOLDEN))]
+    golden = data.images[np.resize(rows[_spread(len(rows), NUM_GOLDEN)], max(2, NUM_GOLDEN))]
 
     settings = {name: data.profile[name] for name in ("fit", "background")}
     with disk.replacing(servable) as folder:
         folder.mkdir()
-        export.write(folder, network, fitted, sampler, settings, shown, ranks, asked, shares)
+        export.write(folder, network, fitted, sampler, settings, golden, ranks, classes, shares)
     size = sum(file.stat().st_size for file in servable.rglob("*") if file.is_file())
-    print(f"export: {size / 1e6:.1f} MB in {servable}, with {len(shown)} golden test images")
+    print(f"export: {size / 1e6:.1f} MB in {servable}, with {len(golden)} golden test images")
 
     outbox.log("export", Outputs(prepared=prepared, model=model))
 
 
 def _reconstruction_errors(network: object, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Mean squared errors of `rows` int64 [N] of `images` uint8 [M, H, W, C]: [N]."""
+    """Return the mean squared errors [N] of `rows` int64 [N] of `images` uint8 [M, H, W, C]."""
     errors = []
     with tqdm(total=len(rows), unit=" images", desc="export", disable=None) as bar:
         start = 0
@@ -60,5 +60,5 @@ def _reconstruction_errors(network: object, images: np.ndarray, rows: np.ndarray
 
 
 def _spread(length: int, num: int) -> np.ndarray:
-    """At most `num` places in [0, length), evenly apart, the first and the last among them."""
+    """Return at most `num` indices in [0, length), evenly spaced, with the first and the last."""
     return np.unique(np.linspace(0, length - 1, num).round().astype(np.int64))

@@ -1,4 +1,4 @@
-"""Make the network in whose features samples are compared with real images."""
+"""Make the feature network, in whose features samples are compared with real images."""
 
 from pathlib import Path
 
@@ -27,13 +27,13 @@ def main(prepared: Path, features: Path) -> None:
     with disk.replacing(features) as folder:
         folder.mkdir()
         write_features(folder, made)
-    told = "no classes" if accuracy is None else f"{len(names)} classes, accuracy {accuracy:.4f}"
-    print(f"features: {kind} network, {told}")
+    classes = "no classes" if accuracy is None else f"{len(names)} classes, accuracy {accuracy:.4f}"
+    print(f"features: {kind} network, {classes}")
     timings.write("features", data.profile["fingerprint"])
 
 
 def _accuracy(network: object, data: Prepared) -> float | None:
-    """The share of labelled test images whose class it tells; None where none has a label."""
+    """Return the accuracy on labelled test images; None if none has a label."""
     rows = data.rows("test")
     labels = data.labels(rows)
     assert labels is not None
@@ -41,5 +41,5 @@ def _accuracy(network: object, data: Prepared) -> float | None:
     chosen = training.some(len(rows), MAX_TEST)
     if not len(chosen):
         return None
-    _, seen = classifier.see(network, classifier.batches(data.images, rows[chosen]))
-    return float((seen == labels[chosen]).mean())
+    _, predicted = classifier.see(network, classifier.batches(data.images, rows[chosen]))
+    return float((predicted == labels[chosen]).mean())

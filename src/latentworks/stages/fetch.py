@@ -1,6 +1,6 @@
-"""Bring a built-in dataset to its place. Images of the user's own stay where they are.
+"""Download a built-in dataset. The user's own images stay where they are.
 
-The output is the folder `raw`: the files, and `source.json`, which says what they are.
+The out is the folder `raw`: the files, and `source.json` with their dataset and digests.
 """
 
 from collections.abc import Sequence
@@ -24,20 +24,20 @@ class Params(Config):
 
 
 def main(raw: Path, mirrors: Sequence[Mirror] = fashion_mnist.MIRRORS) -> None:
-    """Fill `raw`. Raises DataError where there is no such source."""
+    """Fill `raw`. Raises DataError if dataset.path does not exist or cannot be used."""
     dataset = load(Params).dataset
     path = Path(dataset.path)
     inside = path.resolve().is_relative_to(raw.resolve())
     if inside and dataset.kind != "fashion_mnist":
         raise DataError(
-            f"{raw} is emptied by this stage. Expected images of your own somewhere else. "
-            f"Received: dataset.path {path}."
+            f"params.yaml: dataset.path {path} lies in {raw}, which stage fetch replaces. "
+            "Move your images to another folder and correct dataset.path."
         )
-    strangers = [] if not raw.exists() else _not_from_here(raw)
-    if strangers:
+    foreign = [] if not raw.exists() else _foreign_files(raw)
+    if foreign:
         raise DataError(
-            f"{raw} is replaced by this stage, but {strangers[0]} is not from it. "
-            "Move what is yours somewhere else."
+            f"{foreign[0]} is not a file of stage fetch, which replaces {raw}. "
+            "Move your own files to another folder."
         )
     if not inside and not path.exists():
         raise DataError(f"{path}: no such file or folder. Correct dataset.path in params.yaml.")
@@ -45,7 +45,7 @@ def main(raw: Path, mirrors: Sequence[Mirror] = fashion_mnist.MIRRORS) -> None:
         _require_readable(path)
 
     digests: dict[str, str] = {}
-    outcomes = [f"{path} is a source of your own"]
+    outcomes = [f"your own images stay at {path}"]
     with replacing(raw) as folder:
         folder.mkdir()
         if inside:
@@ -58,17 +58,17 @@ def main(raw: Path, mirrors: Sequence[Mirror] = fashion_mnist.MIRRORS) -> None:
     timings.write("fetch", file_digest(raw / "source.json"))
 
 
-def _not_from_here(raw: Path) -> list[Path]:
-    """The files in `raw` that an earlier fetch did not put there."""
+def _foreign_files(raw: Path) -> list[Path]:
+    """Return the files in `raw` that this stage did not write."""
     names = {"source.json", *(file.name for file in fashion_mnist.FILES)}
-    found = sorted(path for path in raw.rglob("*") if not path.is_dir() or path.is_symlink())
-    return [path for path in found if path.name not in names]
+    paths = sorted(path for path in raw.rglob("*") if not path.is_dir() or path.is_symlink())
+    return [path for path in paths if path.name not in names]
 
 
 def _require_readable(path: Path) -> None:
-    """DVC hashes the whole source; a pipe would hang it and a broken link stop it."""
+    """Raise DataError for a broken link or a pipe: DVC would fail or hang on it."""
     for entry in [path, *path.rglob("*")]:
         if not entry.exists():
-            raise DataError(f"{entry} is a link to nothing. Remove it.")
+            raise DataError(f"{entry} is a broken link. Remove it.")
         if not entry.is_file() and not entry.is_dir():
             raise DataError(f"{entry} is neither a file nor a folder. Remove it.")

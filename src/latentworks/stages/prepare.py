@@ -1,6 +1,6 @@
-"""Bring every image to one shape, drop duplicates, and decide which ones are kept back for test.
+"""Bring every image to one shape, drop duplicates, and split into train, val and test.
 
-The output is the folder `prepared`: images.npy, index.parquet with a row for each image, and
+The out is the folder `prepared`: images.npy, index.parquet with a row for each image, and
 profile.json.
 """
 
@@ -30,7 +30,7 @@ class Params(Config):
 
 
 def main(raw: Path, prepared: Path) -> None:
-    """Fill `prepared` from the source in params.yaml. Raises DataError."""
+    """Fill `prepared` from dataset.path of params.yaml. Raises DataError."""
     params = load(Params)
     require_fetched(raw, params.dataset.kind)
     source = params.dataset.load()
@@ -63,7 +63,7 @@ def main(raw: Path, prepared: Path) -> None:
 
         profile = {
             **catalog.profile(),
-            "fit": params.prepare.fit,  # these two, where a served model meets other images
+            "fit": params.prepare.fit,  # with these two, a served model prepares images
             "background": params.prepare.background,
             "source": file_digest(raw / SOURCE),
         }
@@ -80,7 +80,7 @@ def main(raw: Path, prepared: Path) -> None:
 
 
 def require_fetched(raw: Path, kind: str) -> None:
-    """Raises DataError where `raw` was not filled for this kind of dataset."""
+    """Raise DataError if stage fetch did not fill `raw` for this kind of dataset."""
     try:
         fetched = read_json(raw / SOURCE)["kind"]
     except (OSError, ValueError, KeyError, TypeError):

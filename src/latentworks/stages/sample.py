@@ -20,7 +20,7 @@ from latentworks.samplers.drawing import class_shares, draw
 from latentworks.system import disk
 from latentworks.tracking import outbox
 
-MAX_LATENTS = 200_000  # that a sampler is fitted to, so that memory does not grow with the data
+MAX_LATENTS = 200_000  # to which a sampler is fitted; bounds the memory
 
 
 class Params(Config):

@@ -1,4 +1,4 @@
-"""Train the model end to end, from where the last attempt was cut off."""
+"""Train the model; continue an interrupted training from its checkpoint."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def main(prepared: Path, model: Path) -> None:
     watched = data.images[test], data.labels(test)
 
     backend.configure(params.seed, params.train.num_threads)
-    # Drawn from Python's one random state: no thread may be at work yet that draws from it, too.
+    # The weights are drawn from Python's global random state, before any thread draws from it.
     known = data.labels(train)
     num_classes = len(data.class_names) if known is not None and (known >= 0).any() else 0
     network = params.model.build(data.image_shape, num_classes)
@@ -57,8 +57,8 @@ def main(prepared: Path, model: Path) -> None:
 
         def report(epoch: Epoch) -> None:
             images, classes = watched
-            again = network.decode(network.encode(images, classes), classes)
-            pairs = np.concatenate([images / 255.0, again])
+            reconstructions = network.decode(network.encode(images, classes), classes)
+            pairs = np.concatenate([images / 255.0, reconstructions])
             live.log_epoch(epoch, plots.tile(pairs, NUM_WATCHED))
 
         progress = training.fit(network, batches, validation, params.train, checkpoint, report)

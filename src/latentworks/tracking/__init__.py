@@ -1,1 +1,1 @@
-"""MLflow as a view of the files: one run for each result."""
+"""Runs in MLflow: one for each result, with its params, curves, metrics and files."""

@@ -1,7 +1,7 @@
-"""What must outlive a kill, or a server that is away, so that a training is one whole run.
+"""State of a training on disk, so that it becomes one complete run after a kill or an outage.
 
-That is a key, by which its run is found again, and the pictures that no server has yet; the curves
-are in the checkpoint, and what was trained is in the files.
+The state is a key, by which the run is found again, and the pictures that the store does not have
+yet. The curves are in the checkpoint, and the model is among the outs.
 """
 
 import hashlib
@@ -18,14 +18,17 @@ from latentworks.system.state import STATE
 
 
 class Live:
-    """The training that is, or was last, under way in a checkout, for one tracking store."""
+    """The current or last training of a checkout, as one tracking store has to show it."""
 
     def __init__(self, root: Path, uri: str) -> None:
         self.folder = root / STATE / "live" / hashlib.sha256(uri.encode()).hexdigest()[:16]
         self._note = self.folder / "note.json"
 
     def begin(self, fingerprint: str) -> None:
-        """A training begins, or goes on; the one before it, if that was another, never will."""
+        """Begin a training, or continue it if the fingerprint is the same.
+
+        The key of another, unfinished training moves to `left`, since that never continues.
+        """
         note = self._read()
         note.pop("model", None)
         if note.get("fingerprint") != fingerprint:
@@ -36,28 +39,28 @@ class Live:
         self._write(note)
 
     def became(self, model: str) -> None:
-        """The training is over, and made the model with this digest."""
+        """Record that the training has finished and made the model with this digest."""
         self._write({**self._read(), "model": model})
 
     @property
     def key(self) -> str | None:
-        """A tag of its run; None where there is no training that could go on."""
+        """Value of the tag `run.key` of the run; None if there is no training to continue."""
         key: str | None = self._read().get("key")
         return key
 
     @property
     def model(self) -> str | None:
-        """The digest of what it became; None while it is not over."""
+        """Digest of the trained model; None while the training is unfinished."""
         digest: str | None = self._read().get("model")
         return digest
 
     @property
     def left(self) -> list[str]:
-        """The keys of trainings that never went on, whose runs may still be open."""
+        """Keys of abandoned trainings, whose runs may still have the status RUNNING."""
         return list(self._read().get("left", []))
 
     def end(self) -> None:
-        """The run is whole, and those that were left are closed: nothing is to be kept."""
+        """Delete the state: the run is complete, and the runs of abandoned trainings are closed."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def forget_left(self) -> None:
@@ -69,7 +72,7 @@ class Live:
     def add(self, step: int, picture: np.ndarray) -> None:
         """Keep a picture, uint8 [h, w, C], until the store has it.
 
-        It is not flushed to disk: a training does not wait for what only shows how it went.
+        It is not flushed to disk: the training does not wait for a picture.
         """
         shown = picture[..., 0] if picture.shape[-1] == 1 else picture
         temporary = self.folder / "picture.partial"
@@ -77,7 +80,7 @@ class Live:
         temporary.replace(self.folder / f"{step:05}.png")
 
     def pictures(self) -> dict[int, Path]:
-        """Those that are kept, by step."""
+        """Return the paths of the kept pictures, by step."""
         return {int(path.stem): path for path in sorted(self.folder.glob("[0-9]*.png"))}
 
     # --- the note --------------------------------------------------------------------------------
@@ -85,7 +88,7 @@ class Live:
     def _read(self) -> dict[str, Any]:
         try:
             return dict(disk.read_json(self._note))
-        except (OSError, ValueError, TypeError):  # there is none, or it was spoiled
+        except (OSError, ValueError, TypeError):  # the file does not exist, or is damaged
             return {}
 
     def _write(self, note: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A tracking store without a server: a SQLite file, with MLflow's files in a folder beside it."""
+"""A store without a server: a SQLite file, with MLflow's artifacts in a folder beside it."""
 
 import hashlib
 import sqlite3
@@ -12,8 +12,8 @@ from latentworks.system import disk, locks
 from latentworks.tracking.uri import SQLITE
 
 EXPERIMENT = "latentworks"
-ARTIFACTS = "mlartifacts"  # beside a database
-LOCATIONS = (  # tables and columns in which MLflow keeps absolute places
+ARTIFACTS = "mlartifacts"  # folder beside the database
+LOCATIONS = (  # tables and columns in which MLflow keeps absolute paths
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
@@ -23,9 +23,9 @@ LOCATIONS = (  # tables and columns in which MLflow keeps absolute places
 
 
 def make_ready(uri: str) -> None:
-    """Make the store at `uri`, or find what was moved; a server does that by itself.
+    """Create the store at `uri`, or correct its paths after a move; do nothing for a server.
 
-    Raises LatentworksError where there cannot be one.
+    Raises LatentworksError if the store cannot be created.
     """
     if uri.startswith(SQLITE) and "?" not in uri and ":memory:" not in uri:
         database = Path(uri.removeprefix(SQLITE))
@@ -34,11 +34,11 @@ def make_ready(uri: str) -> None:
 
 
 def _make(path: Path) -> None:
-    """A kill while MLflow makes its tables, step by step, would spoil the file for good."""
+    """Create a database under a temporary name: a kill in between would spoil it for good."""
     if not path.parent.is_dir():
-        raise LatentworksError(f"{path.parent} is not a folder")
+        raise LatentworksError(f"{path.parent} is not a folder: correct MLFLOW_TRACKING_URI")
     if path.is_dir():
-        raise LatentworksError(f"{path} is a folder. Expected a database, or a name for one")
+        raise LatentworksError(f"{path} is a folder, not a database: correct MLFLOW_TRACKING_URI")
     if path.exists():
         return
     name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
@@ -50,9 +50,9 @@ def _make(path: Path) -> None:
 
 
 def follow_move(database: Path) -> None:
-    """Where a store was moved or copied, its files are those beside the database.
+    """Correct the paths in a store that was moved or copied with its artifacts.
 
-    MLflow would go on writing at the old place, which may be another checkout.
+    MLflow would go on writing to the old path, which may belong to another checkout.
     """
     folder = database.resolve().parent / ARTIFACTS
     if not folder.is_dir() or not database.stat().st_size:

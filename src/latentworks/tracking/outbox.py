@@ -1,8 +1,8 @@
-"""MLflow shows what the files say: one run for each result, a model with its sampler.
+"""Calls to MLflow from stages and commands, so that a slow or dead server never stops a training.
 
-A run is found by the digests of its files, so a stage that DVC skips leaves no hole, and a run
-that is missing (a new store, a server that was down) is written again from the files. Writing
-the same thing twice changes nothing.
+The files decide; MLflow shows them: one run for each result. A run is found by the digests of its
+files. So a stage that DVC skips leaves no gap, and a run that is missing (a new store, a server
+that was down) is written again from the files. To write a run twice changes nothing.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from latentworks.repository import dag, git, timings
 from latentworks.repository.result import Outputs
 from latentworks.system import locks
 from latentworks.tracking.live import Live
-from latentworks.tracking.uri import SQLITE, settle_client, tracking_uri, without_password
+from latentworks.tracking.uri import SQLITE, configure_client, tracking_uri, without_password
 
 if TYPE_CHECKING:
     from latentworks.tracking.runs import Store
-PATIENCE = 10.0  # seconds that a stage waits, in all, for a store
-LAST_PATIENCE = 4.0  # of a stage that was told to end
-MAX_WAITING = 100  # epochs kept for a server that is slow; what is left out is written at the end
-MAKING = 120.0  # seconds for a new store of files, which takes some 10, and for MLflow's import
+PATIENCE = 10.0  # seconds that a stage waits for a store, in total
+LAST_PATIENCE = 4.0  # seconds, after SIGTERM
+MAX_WAITING = 100  # epochs queued for a slow server; the others are written at the end
+MAKING = 120.0  # seconds for a new SQLite store, which takes about 10, and for MLflow's import
 
 
 def _sections(root: Path, stage: str) -> dict[str, Any]:
-    """The parameters that made what is there when `stage` ends.
+    """Return the sections of params.yaml that made the files at the end of `stage`.
 
-    dvc.lock has them for the stages before it; params.yaml may have been edited since those ran.
+    For earlier stages dvc.lock has them, since params.yaml may have been edited after they ran.
     """
     sections: dict[str, Any] = {}
-    with suppress(LatentworksError):  # edited into something unreadable: the view has less to show
+    with suppress(LatentworksError):  # params.yaml became unreadable: the run shows fewer params
         sections |= params.read(root / params.PARAMS)
         recorded = dag.recorded(root)
         names = list(dag.stages(root))
@@ -51,7 +51,7 @@ def _sections(root: Path, stage: str) -> dict[str, Any]:
 
 
 def log(stage: str, outputs: Outputs) -> None:
-    """Show what `stage` made in the run of this result. Never fails, and never waits for long."""
+    """Write the outs of `stage` to the run of this result. Never fails, and never waits long."""
     timings.write(stage, outputs.digest_of(stage))
     root = dag.root()
     outbox = Outbox(root)
@@ -61,19 +61,18 @@ def log(stage: str, outputs: Outputs) -> None:
 
 
 def sync(outputs: Outputs, root: Path) -> str | None:
-    """Write the run of the files in `root`, or what it lacks; return what is wrong.
+    """Write the run of the result in `root`, as far as MLflow lacks it; return the error, or None.
 
-    Nothing waits behind it, so that a slow server has all the time it takes; each call of MLflow's
-    client ends by itself where none answers.
+    There is no time limit, since no stage waits for it; each call of MLflow's client has its own.
     """
     with locks.exclusive(locks.of(root, "sync"), "write to MLflow"):
         outbox = Outbox(root, patience=None)
-        outbox.send(lambda store: store.write_all(outputs))  # one call, so that any fault is told
+        outbox.send(lambda store: store.write_all(outputs))  # one call: none hides its error
         return outbox.close()
 
 
 class LiveRun:
-    """The run of a training that is under way."""
+    """The run of a training in progress."""
 
     def __init__(self, outbox: Outbox, live: Live, outputs: Outputs) -> None:
         self.outbox = outbox
@@ -82,13 +81,13 @@ class LiveRun:
         self.code = git.code(outbox.root)
 
     def log_epoch(self, epoch: dict[str, float], grid: np.ndarray) -> None:
-        """Add a point to the curves and the reconstructions as they are now, uint8 [h, w, C]."""
+        """Add a point to the curves, and a picture of reconstructions, uint8 [h, w, C]."""
         self.live.add(int(epoch["epoch"]), grid)
         if self.outbox.num_waiting() < MAX_WAITING:
             self.outbox.send(lambda store: store.log_epoch(epoch))
 
     def finish(self, model: Path) -> None:
-        """The training is over and its model is written: the run belongs to this model now."""
+        """Give the run to the model, which the finished training has written."""
         outputs = replace(self.outputs, model=model)
         timings.write("train", outputs.digest_of("train"), self.code)
         self.live.became(outputs.model_digest())
@@ -97,7 +96,7 @@ class LiveRun:
 
 @contextmanager
 def live_run(fingerprint: str, outputs: Outputs) -> Iterator[LiveRun]:
-    """Open the run of a training, or the one in which the same training was interrupted."""
+    """Open the run of a training, or reopen it if the same training was interrupted."""
     root = dag.root()
     outbox = Outbox(root)
     outputs = replace(outputs, params=_sections(root, "train"))
@@ -109,7 +108,7 @@ def live_run(fingerprint: str, outputs: Outputs) -> Iterator[LiveRun]:
     except Exception:
         outbox.send(lambda store: store.stop_training("FAILED"))
         raise
-    except BaseException:  # told to end
+    except BaseException:  # SIGTERM or Ctrl-C
         outbox.patience = LAST_PATIENCE
         outbox.send(lambda store: store.stop_training("KILLED"))
         raise
@@ -118,10 +117,9 @@ def live_run(fingerprint: str, outputs: Outputs) -> Iterator[LiveRun]:
 
 
 class Outbox:
-    """Calls to MLflow, made one after the other in a thread of their own.
+    """Calls to MLflow, made one after the other in a separate thread.
 
-    A training never waits for a server. Only `close` does, for so many seconds; with None, until
-    all is sent.
+    Only `close` waits for the server: at most `patience` seconds, or without limit if that is None.
     """
 
     def __init__(self, root: Path, patience: float | None = PATIENCE) -> None:
@@ -138,20 +136,20 @@ class Outbox:
         self._thread.start()
 
     def send(self, call: Callable[[Store], None]) -> None:
-        """Make `call` when its turn comes."""
+        """Queue a call."""
         self._calls.put(call)
 
     def num_waiting(self) -> int:
         return self._calls.qsize()
 
     def close(self) -> str | None:
-        """Wait until all is sent or the patience is over; say what went wrong, once."""
+        """Wait for the queued calls, at most `patience` seconds; print and return the error."""
         self._calls.put(None)
-        self._imported.wait(MAKING)  # which is no server's fault
+        self._imported.wait(MAKING)  # the import is slow, not the server
         self._thread.join(self.patience)
         if self._thread.is_alive():
             self._given_up = True
-            self.fault = f"it was not done in {self.patience:.0f} seconds"
+            self.fault = f"the calls did not end within {self.patience:.0f} seconds"
         if self.fault:
             print(
                 f"warning: MLflow at {without_password(self.uri)} was not updated: {self.fault}. "
@@ -161,8 +159,8 @@ class Outbox:
         return self.fault
 
     def _work(self) -> None:
-        settle_client()
-        # It takes seconds; in this thread no stage waits for them before it has to.
+        configure_client()
+        # This import takes seconds. In this thread it delays no stage.
         from latentworks.tracking.runs import Store
 
         self._imported.set()
@@ -172,8 +170,8 @@ class Outbox:
                 if store is None:
                     store = Store(self.uri, self.root)
                 call(store)
-                self.fault = None  # the last call counts: it writes what earlier ones could not
-            except Exception as error:  # whatever it is, a training is worth more than its view
+                self.fault = None  # the last call decides: it writes all that is missing
+            except Exception as error:  # any error: a training must not fail because of MLflow
                 fault = (str(error).splitlines() or [type(error).__name__])[0][:200]
                 self.fault = without_password(fault)
         if store is not None:

@@ -1,4 +1,4 @@
-"""What the run of a result looks like in MLflow: its tags, params, curves, metrics and files."""
+"""The run of a result in MLflow: its tags, params, curves, metrics and files."""
 
 import hashlib
 import logging
@@ -28,26 +28,26 @@ from latentworks.tracking.live import Live
 from latentworks.tracking.local_store import ARTIFACTS, EXPERIMENT
 from latentworks.tracking.uri import SQLITE, without_password
 
-PAGES = {"mlflow.experimentKind": "custom_model_development"}  # those that MLflow opens with
-TRAINING = "training"  # tags: whose run it is, before the model exists
-MODEL = "model.sha256"  # and after
+PAGES = {"mlflow.experimentKind": "custom_model_development"}  # opens MLflow's training pages
+TRAINING = "training"  # tag of a run: fingerprint of its training
+MODEL = "model.sha256"  # tag of a run: digest of its model, once trained
 SAMPLER = "sampler.sha256"
 SAMPLES = "samples.sha256"
 DATA = "data.fingerprint"
-FEATURES = "features.kind"  # of the network in which samples were compared with real images
-KEY = "run.key"  # of one run, made once, and of one training, however often interrupted
+FEATURES = "features.kind"  # kind of the feature network
+KEY = "run.key"  # of one run; a training that is interrupted and continued keeps it
 RECONSTRUCTIONS = "reconstructions"
-PICTURE = re.compile(rf"{RECONSTRUCTIONS}\+step\+(\d+)\+.*\.png")  # as MLflow names them
+PICTURE = re.compile(rf"{RECONSTRUCTIONS}\+step\+(\d+)\+.*\.png")  # MLflow's file names
 SYSTEM_METRICS_INTERVAL = "5"  # seconds, unless MLflow's own setting says otherwise
 
 
 class Store:
-    """A tracking store, local or behind a server, with the experiment that the runs are in."""
+    """MLflow's tracking store, local or on a server, with the experiment that holds the runs."""
 
     def __init__(self, uri: str, root: Path) -> None:
-        for name in ("mlflow", "alembic"):  # a stage says one sentence, and these are not it
+        for name in ("mlflow", "alembic"):  # a stage prints one line; these loggers would add more
             logging.getLogger(name).setLevel(logging.ERROR)
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # raises it, too
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises as well
         self.uri = uri
         self.root = root
         local_store.make_ready(uri)
@@ -55,16 +55,16 @@ class Store:
         self.experiment_id = str(self.experiment(EXPERIMENT, PAGES).experiment_id)
         self.live = Live(root, without_password(uri))
         self.training_run: str | None = None
-        self.logged: set[int] | None = None  # steps whose pictures its run has
-        self.curves: dict[str, set[int]] = {}  # steps of the curves that a run has
+        self.logged: set[int] | None = None  # steps whose pictures the training run has
+        self.curves: dict[str, set[int]] = {}  # by run: steps that its curves have
         self.monitor: SystemMetricsMonitor | None = None
 
     def experiment(self, name: str, tags: dict[str, str] | None = None) -> Experiment:
-        """The experiment `name`, made if it is not there."""
+        """Return the experiment `name`; create it if it does not exist."""
         known = self.client.get_experiment_by_name(name)
         if known is not None:
             return known
-        # Beside the database, whoever writes to it; a server has a place of its own.
+        # Artifacts lie beside the database, for every process; a server chooses its own location.
         local = None
         if self.uri.startswith(SQLITE):
             database = Path(self.uri.removeprefix(SQLITE).partition("?")[0])
@@ -72,18 +72,18 @@ class Store:
         try:
             made = self.client.create_experiment(name, artifact_location=local, tags=tags)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another process, just now
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                 raise
             return self.experiment(name)
         return self.client.get_experiment(made)
 
-    # --- a training under way --------------------------------------------------------------------
+    # --- a training in progress ------------------------------------------------------------------
 
     def start_training(self, fingerprint: str, outputs: Outputs) -> None:
-        """Open a run, or the one in which the training with this fingerprint was interrupted."""
+        """Open a run, or reopen it if the training with this fingerprint was interrupted."""
         self.close_left()
         key = self.live.key
-        assert key is not None  # whoever trains has begun
+        assert key is not None  # `Live.begin` was called before
         runs = self._search({KEY: key})
         if runs:
             run_id = runs[-1].info.run_id
@@ -106,7 +106,7 @@ class Store:
         self.monitor.start()
 
     def close_left(self) -> None:
-        """The runs of trainings in this checkout that never went on are not under way."""
+        """Close the runs of abandoned trainings of this checkout."""
         for key in self.live.left:
             self._stop(key)
 
@@ -116,18 +116,18 @@ class Store:
                 self.client.set_terminated(run.info.run_id, status)
 
     def log_epoch(self, epoch: dict[str, float]) -> None:
-        """One point of each curve, and the pictures that are kept by now."""
+        """Log one point of each curve, and the pictures kept so far."""
         if self.training_run is None:
-            return  # the store was away when the training began; finish_training writes it all
+            return  # the store was unreachable at the start; finish_training writes everything
         self._log_curves(self.training_run, [epoch])
         self._log_pictures(self.training_run)
 
     def _log_pictures(self, run_id: str) -> None:
-        """The reconstructions after each epoch, uint8 [h, w, C], each of them once."""
+        """Log the kept pictures of reconstructions, uint8 [h, w, C], each once, and delete them."""
         pictures = self.live.pictures()
         if pictures and self.logged is None:
-            there = self.client.list_artifacts(run_id, "images")
-            names = [PICTURE.fullmatch(Path(file.path).name) for file in there]
+            uploaded = self.client.list_artifacts(run_id, "images")
+            names = [PICTURE.fullmatch(Path(file.path).name) for file in uploaded]
             self.logged = {int(name[1]) for name in names if name}
         for step, file in pictures.items():
             assert self.logged is not None
@@ -139,15 +139,15 @@ class Store:
             file.unlink()
 
     def finish_training(self, outputs: Outputs) -> None:
-        """The training became a model, which is written: the run belongs to that now."""
+        """Give the run to the model that the training has written, and complete it."""
         self._stop_monitor()
         self.training_run = None
         self.write(outputs)
 
     def _adopt(self, digest: str) -> None:
-        """Give the run of a training to the model that it became.
+        """Give the run of a training to its model.
 
-        Where an equal model has a run already, that one stays.
+        If another run has an equal model, that run stays and this one is deleted.
         """
         key = self.live.key
         if key is None or self.live.model != digest:
@@ -161,7 +161,7 @@ class Store:
             self.client.set_terminated(runs[-1].info.run_id)
 
     def stop_training(self, status: str) -> None:
-        """It ended before its end. Where it goes on, so does the run."""
+        """Close the run of an interrupted training; `start_training` reopens it."""
         self._stop_monitor()
         if self.training_run is not None:
             self.client.set_terminated(self.training_run, status)
@@ -171,17 +171,17 @@ class Store:
         if monitor is not None:
             monitor.finish()
 
-    # --- a result that is there ------------------------------------------------------------------
+    # --- a result --------------------------------------------------------------------------------
 
     def write(self, outputs: Outputs) -> None:
-        """Find the run of this result, or make it, and write what it lacks."""
+        """Find or create the run of this result, and write what it lacks."""
         assert outputs.model is not None
         digest = outputs.model_digest()
         self._adopt(digest)
         run_id = self.find(outputs)
         if run_id is None:
             run_id = self._create(outputs, uuid.uuid4().hex, {MODEL: digest})
-        if self.client.get_run(run_id).info.status == "RUNNING":  # now, or by one that was killed
+        if self.client.get_run(run_id).info.status == "RUNNING":  # until now, or of a kill
             self.client.set_terminated(run_id)
         self._log_params(
             run_id, self._sections(outputs, "seed", "dataset", "prepare", "model", "train")
@@ -215,13 +215,13 @@ class Store:
             self.live.end()
 
     def write_all(self, outputs: Outputs) -> None:
-        """A result that is finished, with the settings it was made with."""
+        """Write a complete result, with dvc.lock and params.yaml."""
         self.write(outputs)
         self._close_interrupted()
         self._write_settings(outputs)
 
     def _close_interrupted(self) -> None:
-        """A training that was killed, and did not go on, is not under way."""
+        """Close the run of a training that was killed and not continued."""
         key = self.live.key
         if key is not None and locks.holder(locks.of(self.root, "train")) is None:
             self.close_left()
@@ -229,7 +229,7 @@ class Store:
             self._stop(key)
 
     def _write_settings(self, outputs: Outputs) -> None:
-        """Add dvc.lock, complete once the last stage has ended, and params.yaml if unedited."""
+        """Upload dvc.lock, which is complete after the last stage, and params.yaml if unedited."""
         run_id = self.find(outputs)
         assert run_id is not None
         files = [self.root / dag.LOCK]
@@ -238,7 +238,7 @@ class Store:
         self._log_files(run_id, "", [file for file in files if file.is_file()])
 
     def find(self, outputs: Outputs) -> str | None:
-        """The run with this model and these samples; else one whose samples are yet to come."""
+        """Return the run with this model and these samples, else one that has no samples yet."""
         runs = self._search({MODEL: outputs.model_digest()})
         samples = outputs.samples_digest()
         if samples is not None:
@@ -247,14 +247,14 @@ class Store:
         return runs[0].info.run_id if runs else None
 
     def _search(self, tags: dict[str, str]) -> list[Run]:
-        """Runs with these tags, the newest first."""
+        """Return the runs with these tags, the newest first."""
         terms = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
         return list(self.client.search_runs([self.experiment_id], " and ".join(terms)))
 
     def _create(self, outputs: Outputs, key: str, tags: dict[str, str]) -> str:
-        """Make the run with this key, once.
+        """Create the run with this key, and delete doubles of it.
 
-        MLflow's client sends a call again that a server has heard and not answered.
+        MLflow's client repeats a call that a server has received but not answered.
         """
         kind = self._sections(outputs, "dataset", "model")
         name = "-".join(kind[key] for key in ("model.kind", "dataset.kind") if key in kind)
@@ -268,7 +268,7 @@ class Store:
         return str(first.info.run_id)
 
     def _sections(self, outputs: Outputs, *names: str) -> dict[str, str]:
-        """Sections of params.yaml as flat text."""
+        """Return sections of params.yaml as flat names and texts."""
         chosen = {name: outputs.params[name] for name in names if name in outputs.params}
         return {key: str(value) for key, value in _flat(chosen)}
 
@@ -315,7 +315,7 @@ class Store:
         self.client.set_tag(run_id, DATA, profile["fingerprint"])
 
     def _log_files(self, run_id: str, folder: str, files: list[Path]) -> None:
-        """Upload, unless the same content was uploaded before."""
+        """Upload files, unless the same content was uploaded before."""
         content = "".join(f"{file.name} {disk.file_digest(file)}\n" for file in files)
         digest = hashlib.sha256(content.encode()).hexdigest()
         tag = f"files.{folder or 'settings'}"
@@ -326,7 +326,7 @@ class Store:
         self.client.set_tag(run_id, tag, digest)
 
     def _log_records(self, run_id: str, outputs: Outputs) -> None:
-        """What each stage took, as far as it was this result that it made here."""
+        """Log the timings of each stage, if they were recorded for this result."""
         stages = ("train", "encode", "sample", "evaluate", "export")
         results = {stage: outputs.digest_of(stage) for stage in stages}
         if outputs.prepared is not None:
@@ -352,11 +352,11 @@ class Store:
 
 
 def _picture(file: Path) -> np.ndarray | None:
-    """Its pixels; None where a power cut has spoiled it."""
+    """Return the pixels of a PNG file; None if it is damaged, as by a power cut."""
     try:
         with Image.open(file) as picture:
             return np.asarray(picture)
-    except (OSError, SyntaxError, ValueError):  # what Pillow raises for damaged files
+    except (OSError, SyntaxError, ValueError):  # Pillow raises these for damaged files
         return None
 
 
@@ -374,7 +374,7 @@ def _without_epoch(epoch: dict[str, float]) -> dict[str, float]:
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """{"a": {"b": 1}} as ("a.b", 1)."""
+    """Yield {"a": {"b": 1}} as ("a.b", 1)."""
     for name, item in value.items():
         if isinstance(item, dict):
             yield from _flat(item, f"{prefix}{name}.")

@@ -1,4 +1,4 @@
-"""How MLflow is reached: where it is, and how long its client waits."""
+"""The address of MLflow's store, and the settings of its client."""
 
 import os
 import re
@@ -9,12 +9,12 @@ SQLITE = "sqlite:///"
 
 
 def tracking_uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI; without it, SQLite in the checkout, whatever the working directory."""
+    """Return MLFLOW_TRACKING_URI; if it is not set, the SQLite file of the checkout."""
     return os.environ.get(URI) or f"{SQLITE}{root / 'mlflow.db'}"
 
 
 def absolute(uri: str) -> str:
-    """`uri` for a process in another folder."""
+    """Return `uri` with an absolute path, for a process in another folder."""
     path = uri.removeprefix(SQLITE)
     if path == uri or not path or ":memory:" in path:
         return uri
@@ -22,12 +22,15 @@ def absolute(uri: str) -> str:
 
 
 def without_password(uri: str) -> str:
-    """`uri` as it may be shown."""
+    """Return `uri` without user and password, for messages."""
     return re.sub(r"//[^/@]*@", "//", uri)
 
 
-def settle_client() -> None:
-    """MLflow's defaults would retry a dead server for four minutes. A user's settings win."""
+def configure_client() -> None:
+    """Set MLflow's environment variables that the user has not set.
+
+    With MLflow's defaults, its client would retry a dead server for four minutes.
+    """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
