@@ -1,4 +1,4 @@
-"""A Prefect server for the length of one flow. It ends with the process that started it."""
+"""A temporary Prefect server for one flow. It ends with the process that started it."""
 
 import os
 import socket
@@ -13,14 +13,14 @@ from pathlib import Path
 from latentworks.errors import LatentworksError
 from latentworks.system import processes
 
-PATIENCE = 120.0  # seconds; 16 to 30 on a busy machine
+PATIENCE = 120.0  # seconds; a busy machine needs 16 to 30
 
 
 @contextmanager
 def server() -> Iterator[str]:
-    """The address of its API. Raises LatentworksError where it does not come up.
+    """Yield the address of the server's API. Raises LatentworksError if it does not start.
 
-    Prefect would start one itself, which outlives a flow that is killed.
+    Prefect would start a server itself, but that server outlives a killed flow.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -45,4 +45,4 @@ def _wait(process: "subprocess.Popen[str]", address: str) -> None:
                 return
         except OSError:
             time.sleep(0.1)
-    raise LatentworksError("Prefect's temporary server did not start; the lines above say why.")
+    raise LatentworksError("Prefect's temporary server did not start. See the lines above.")
