@@ -18,8 +18,9 @@ from scratch import Scratch
 
 SEEDS = (0, 1, 2)
 BATCH_SIZE = 500
-# The score of each recipe, and the factor from this project's loss to the book's: here the loss is in
-# nats per pixel with a weight on the divergence; the book's VAE weighs the cross-entropy with 500.
+# The score of each recipe, and the factor from this project's loss to the book's. This project's
+# loss is in nats per pixel and weighs the divergence; the book's VAE weighs the cross-entropy with
+# 500 instead.
 LOSSES = {"seed": ("test.bce", 1), "vae-book": ("parity.total_loss", 500)}
 
 
