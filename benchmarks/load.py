@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self.load.num_open -= 1
-        if not self.transport.is_closing():  # by the server
+        if not self.transport.is_closing():  # the server closed it
             self.load.failed += 1
 
 

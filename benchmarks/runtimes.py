@@ -28,9 +28,7 @@ from packaging.requirements import Requirement
 from psutil import Process
 from tqdm import tqdm
 
-PROCESSES = (
-    8  # per candidate; a multiple of four, so that each candidate starts equally many rounds
-)
+PROCESSES = 8  # per candidate; a multiple of four, so that each one starts equally many rounds
 CALLS = {1: 500, 32: 100, 1024: 10}  # number of timed calls, by batch size
 SIZES = np.random.default_rng(0).permutation(range(2, 65))  # batch sizes, in random order
 MODULES = {  # modules of each candidate; the table shows the version of the first
@@ -94,7 +92,7 @@ def measure(name: str, folders: Namespace) -> tuple[dict[str, float], list[np.nd
     Returns the figures by row of the table, and the latents and images that it computes.
     """
     if "keras" in MODULES[name]:
-        import latentworks.artifacts  # noqa: F401  before the clock starts: pandas is not part of the runtime
+        import latentworks.artifacts  # noqa: F401  untimed: pandas is no runtime
     images, latents = questions(folders.servable)
     before, started = Process().memory_info().rss / 1e6, default_timer()
     encoder, decoder = load(name, folders)

@@ -99,7 +99,7 @@ def automations(
     ] = None,
     pending: Annotated[
         float, typer.Option(min=10, help="seconds after which an unstarted run is dead")
-    ] = (600),
+    ] = 600,
     silent: Annotated[
         float, typer.Option(min=35, help="seconds without a heartbeat after which a run is dead")
     ] = 600,

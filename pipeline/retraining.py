@@ -78,9 +78,7 @@ def _retrain(
     steps = run_stages(workspace)
     if known := _decided(workspace):
         if Live(workspace.path, without_password(workspace.uri)).key is not None:
-            workspace.command(
-                get_run_logger().info, "sync"
-            )  # close the run of an abandoned training
+            workspace.command(get_run_logger().info, "sync")  # end the run of an old training
         registered = {"name": known.name, "number": known.number}
         failures = _publish(workspace, steps, registered, None, branch)
         decision = f"{known} is this result already, and was {known.tags['decision']}"

@@ -122,7 +122,10 @@ def check(root: Path) -> Report:
     with registry.one_line("Try again when MLflow answers."):
         champion = registry.store.aliased(registry.name, CHAMPION)
         if champion is None:
-            raise NoChampion(f"{registry.name} has no champion to compare with.")
+            raise NoChampion(
+                f"Cannot check for drift: {registry.name} has no champion. "
+                "Run `latentworks register`, then `latentworks promote`."
+            )
         folder = registry.store.fetch(champion)
     prepared = _prepared(root, champion, folder)
     servable = loading.load(folder)

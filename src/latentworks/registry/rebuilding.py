@@ -22,7 +22,7 @@ from latentworks.system.console import columns
 from latentworks.system.state import STATE
 from latentworks.tracking.uri import SQLITE
 
-NAME = "rebuild"  # of the worktree
+NAME = "rebuild"  # name of the worktree
 MODEL = "model.sha256"
 TRAIN = "train"  # the stages before it make the data, which the cache may still have
 ENVIRONMENT = "requirements/latentworks.txt"

@@ -84,7 +84,7 @@ def comparison(versions: Sequence[Version], scores: Sequence[Scores]) -> str:
         rows.append((f"ms to decode {size}", *times, ""))
     for name in ("data.fingerprint", "git.commit", "decision"):
         values = [version.tags.get(name, "-")[:12] for version in versions]
-        rows.append((name, *values, "same" if values[0] == values[1] else "another"))
+        rows.append((name, *values, "same" if values[0] == values[1] else "differs"))
     lines = columns(rows)
     if first.data != second.data:
         lines += ["", "Each version was scored on its own test data: do not compare the scores."]
