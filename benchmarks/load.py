@@ -1,4 +1,4 @@
-"""Clients of an HTTP server that take little of the machine which they share with it."""
+"""Clients of an HTTP server that use little of the machine that they share with it."""
 
 import asyncio
 import json
@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-WARM = 0.5  # seconds at the start that do not count
-PATIENCE = 60.0  # seconds for the last answers
+WARM = 0.5  # seconds of warm-up, not counted
+PATIENCE = 60.0  # seconds to wait for the last answers
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Call:
-    """A request, as it is sent, and how many commas are in the body of its answer."""
+    """The bytes of a request, and the number of commas expected in the body of its answer."""
 
     request: bytes
     commas: int
@@ -34,14 +34,14 @@ class Call:
 
 
 class Load:
-    """A call that is made again and again, and what came of it."""
+    """A call that many connections repeat, and the durations and failures of its answers."""
 
     def __init__(self, call: Call, *, again: bool) -> None:
-        """With `again` a connection asks as soon as it has its answer."""
+        """With `again`, a connection sends the next request as soon as it has its answer."""
         self.call, self.again = call, again
         self.idle: deque[Connection] = deque()
-        self.due: deque[float] = deque()  # moments to ask at that came while none was idle
-        self.seconds: list[float] = []  # until each good answer
+        self.due: deque[float] = deque()  # moments of requests that wait for an idle connection
+        self.seconds: list[float] = []  # duration of each good answer
         self.failed = 0
         self.num_open = 0
 
@@ -64,7 +64,7 @@ class Load:
 
 
 class Connection(asyncio.Protocol):
-    """One that is kept, with one request on it at a time."""
+    """A kept-alive connection with one request at a time."""
 
     def __init__(self, load: Load) -> None:
         self.load = load
@@ -93,13 +93,13 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self.load.num_open -= 1
-        if not self.transport.is_closing():  # by the server
+        if not self.transport.is_closing():  # the server closed it
             self.load.failed += 1
 
 
 @asynccontextmanager
 async def connected(port: int, call: Call, number: int, *, again: bool) -> AsyncIterator[Load]:
-    """So many connections. After the block they get their last answers, and are closed."""
+    """Open `number` connections. They close after the block, when the last answers are in."""
     load, loop = Load(call, again=again), asyncio.get_running_loop()
     for _ in range(number):
         await loop.create_connection(lambda: Connection(load), "127.0.0.1", port)
@@ -113,7 +113,7 @@ async def connected(port: int, call: Call, number: int, *, again: bool) -> Async
 
 
 async def per_second(port: int, call: Call, number: int, seconds: float) -> tuple[float, int]:
-    """Good answers a second to so many clients that ask without a pause, and what failed."""
+    """Return the good answers per second to `number` clients that never pause, and the failures."""
     async with connected(port, call, number, again=True) as load:
         for _ in range(number):
             load.ask(time.perf_counter())
@@ -127,10 +127,10 @@ async def per_second(port: int, call: Call, number: int, seconds: float) -> tupl
 async def latencies(
     port: int, call: Call, number: int, seconds: float, rate: float
 ) -> tuple[list[float], int]:
-    """Seconds until each good answer at so many requests a second, and what failed.
+    """Return the seconds until each good answer at `rate` requests per second, and the failures.
 
-    They are sent at random moments that are fixed before (a Poisson process), over `number`
-    connections, and time counts from those moments.
+    Requests are due at random moments that are fixed before (a Poisson process), and go over
+    `number` connections. The seconds count from those moments, even if all connections are busy.
     """
     pauses = np.random.default_rng(0).exponential(1 / rate, int(rate * seconds))
     async with connected(port, call, number, again=False) as load:

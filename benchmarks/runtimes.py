@@ -1,11 +1,13 @@
-"""Which runtime answers for a trained model? The figures behind docs/decisions/0008.
+"""Compare runtimes for a trained model: the figures in docs/decisions/0008.
 
-A server starts, answers for one image or many, and meets batch sizes that it has never seen. So
-this measures, for Keras, tf.function on the same model, and the exported graphs in ONNX Runtime and
-OpenVINO, each in float32 and else as it comes: seconds from importing the runtime until an image is
-encoded and decoded; the time of a call, at each of SIZES first and once more after the others, and
-repeated at those in CALLS; the most memory and the disk that it takes beyond Python and NumPy; how
-far from Keras it is at most. Processes are fresh and take turns; figures are medians of PROCESSES.
+The candidates are Keras, tf.function on the same model, and the exported graphs in ONNX Runtime and
+OpenVINO, each in float32 with default settings. A server starts, answers for one image or many, and
+gets new batch sizes. So this measures
+- the seconds from the import of the runtime until one image is encoded and decoded;
+- the time of a call, for each of SIZES when new and when known, and for the sizes in CALLS;
+- the peak memory and the disk space beyond Python and NumPy;
+- the largest deviation from Keras.
+Processes are fresh and take turns; figures are medians over PROCESSES processes.
 """
 
 import importlib.util
@@ -26,10 +28,10 @@ from packaging.requirements import Requirement
 from psutil import Process
 from tqdm import tqdm
 
-PROCESSES = 8  # of each candidate: each of the four is the first of a round equally often
-CALLS = {1: 500, 32: 100, 1024: 10}  # that are timed, by batch size
-SIZES = np.random.default_rng(0).permutation(range(2, 65))  # that a server meets, in any order
-MODULES = {  # what each candidate needs; the table has the version of the first
+PROCESSES = 8  # per candidate; a multiple of four, so that each one starts equally many rounds
+CALLS = {1: 500, 32: 100, 1024: 10}  # number of timed calls, by batch size
+SIZES = np.random.default_rng(0).permutation(range(2, 65))  # batch sizes, in random order
+MODULES = {  # modules of each candidate; the table shows the version of the first
     "keras": ("keras", "tensorflow"),
     "tf.function": ("tensorflow", "keras"),
     "onnxruntime": ("onnxruntime",),
@@ -45,10 +47,16 @@ def main() -> None:
     folders = parser.parse_args()
     for file in (folders.servable / "golden.json", folders.autoencoder / "config.json"):
         if not file.is_file():
-            sys.exit(f"no {file}. Run `make repro`, or name the folders of a servable and a model.")
+            sys.exit(
+                f"Cannot measure: {file} is missing. Run `make repro`, or name the folders of a "
+                "servable and a model."
+            )
     names = [name for name, (first, *_) in MODULES.items() if importlib.util.find_spec(first)]
     if "openvino" not in names:
-        print("openvino is not installed; `uv pip install openvino` adds it", file=sys.stderr)
+        print(
+            "OpenVINO is skipped: it is not installed. Run `uv pip install openvino`.",
+            file=sys.stderr,
+        )
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     answers: dict[str, list[np.ndarray]] = {}
     for name in tqdm([name for turn in range(PROCESSES) for name in np.roll(names, turn).tolist()]):
@@ -69,7 +77,7 @@ def main() -> None:
 
 
 def questions(servable: Path) -> list[np.ndarray]:
-    """A largest batch: golden images, moved sideways, and latents spread as golden ones are."""
+    """A batch of the largest size: shifted golden images, and latents distributed like theirs."""
     verbs = [call["verb"] for call in json.loads((servable / "golden.json").read_bytes())]
     with np.load(servable / "golden.npz", allow_pickle=False) as golden:
         images, latents = (golden[f"{verbs.index('encode')}.{x}"] for x in ("input", "output"))
@@ -79,9 +87,12 @@ def questions(servable: Path) -> list[np.ndarray]:
 
 
 def measure(name: str, folders: Namespace) -> tuple[dict[str, float], list[np.ndarray]]:
-    """In a process of its own: figures by row of the table, and the latents and images."""
+    """Measure one candidate in this fresh process.
+
+    Returns the figures by row of the table, and the latents and images that it computes.
+    """
     if "keras" in MODULES[name]:
-        import latentworks.artifacts  # noqa: F401  pandas and the like are not the runtime's
+        import latentworks.artifacts  # noqa: F401  untimed: pandas is no runtime
     images, latents = questions(folders.servable)
     before, started = Process().memory_info().rss / 1e6, default_timer()
     encoder, decoder = load(name, folders)
@@ -98,7 +109,7 @@ def measure(name: str, folders: Namespace) -> tuple[dict[str, float], list[np.nd
 
 
 def load(name: str, folders: Namespace) -> list[Graph]:
-    """Encoder and decoder. The runtime is imported here, on the clock."""
+    """Load encoder and decoder. Imports the runtime, while the clock runs."""
     halves: Any = [str(folders.servable / f"{half}.onnx") for half in ("encoder", "decoder")]
     if "keras" in MODULES[name]:
         from latentworks.artifacts.model import read_model
@@ -129,14 +140,14 @@ def milliseconds(graph: Graph, batch: np.ndarray, calls: int) -> float:
     return 1000 * float(np.median(repeat(lambda: graph(batch), number=1, repeat=calls)))
 
 
-def peak_megabytes() -> float:  # the system counts in KiB, that of a Mac in bytes
+def peak_megabytes() -> float:  # Linux counts in KiB, macOS in bytes
     return getrusage(RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def disk_megabytes(packages: list[str]) -> float:
-    """Of packages and all that they require, as they are delivered: without bytecode."""
+    """Size on disk of packages and all their requirements, without bytecode."""
     needed, num_bytes = [*packages], 0
-    for package in needed:  # which grows
+    for package in needed:  # the list grows in the loop
         found = metadata.distribution(package)
         files = [Path(file.locate()) for file in found.files or () if file.suffix != ".pyc"]
         num_bytes += sum(file.stat().st_size for file in files if file.is_file())

@@ -1,16 +1,17 @@
-"""How fast does `latentworks serve` answer, beside `mlflow models serve` of the same version?
+"""Compare the speed of `latentworks serve` and `mlflow models serve` for the same version.
 
-It runs in a checkout with a champion; MLFLOW_TRACKING_URI names the registry, as everywhere. Both
-servers are there at once, each with one worker process and else as they come, and take turns: one
-is asked, the other one idle. Both get the same bytes at /invocations; PNG images are ours alone.
+Run it in a checkout with a champion; MLFLOW_TRACKING_URI names the registry, as everywhere. Both
+servers run at once, each with one worker process and default settings, and take turns: one gets
+requests, the other is idle. Both get the same bytes at /invocations; only latentworks returns PNG.
 
-Requests per second are of 1 and of 32 clients that ask again as soon as they have their answer. The
-latencies are ours alone, at LOAD of what 32 clients had in the same round: requests are due at
-random moments that are fixed before, and time counts from those, also where all of 32 connections
-are busy then. An answer that is not 200, or has more or fewer numbers than it should, has failed.
-Seconds until ready are from the start of a command to the first 200 of /ready, or of MLflow's
-/ping; ours first with an empty folder, then with a verified copy in it. Figures are medians of
-ROUNDS and STARTS. The clients are in this process, and share the machine's cores with the servers.
+Requests per second are those of 1 and of 32 clients that send the next request as soon as they have
+an answer. Latencies are measured for latentworks alone, at LOAD times the rate of 32 clients in the
+same round. Requests are due at random moments that are fixed before, and latency counts from those
+moments, even if all 32 connections are busy. An answer fails if its status is not 200, or if it has
+too many or too few numbers. Seconds until ready count from the start of a command to the first 200
+of /ready, or of MLflow's /ping; latentworks starts with an empty folder first, then with a verified
+copy. Figures are medians of ROUNDS and STARTS. The clients run in this process, on the same cores
+as the servers.
 """
 
 import http.client
@@ -40,21 +41,21 @@ from latentworks.system import processes
 from latentworks.tracking.uri import absolute, tracking_uri
 
 ROUNDS, STARTS = 5, 5
-SECONDS = 4.0  # of each measurement
+SECONDS = 4.0  # duration of each measurement
 CLIENTS = (1, 32)
-LOAD = 0.7
+LOAD = 0.7  # share of the highest rate, for latencies
 PATIENCE = 120.0  # seconds until a server is ready
 OURS, MLFLOW = "latentworks", "mlflow"
 RATE = "requests/s"
 BUSY, FAILED = "busy", "failed"
 ONLY_OURS = ("decode to PNG",)
 READY = {OURS: "/ready", MLFLOW: "/ping"}
-Figures = dict[tuple[str, str], list[float]]  # by row of the table, and server
+Figures = dict[tuple[str, str], list[float]]  # by row of the table and server
 
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", default="autoencoder", help="a registered model")
+    parser.add_argument("--model", default="autoencoder", help="name of a registered model")
     name = parser.parse_args().model
     load = f"load average {os.getloadavg()[0]:.2f} before"
     print(f"{os.cpu_count()} cores, {load}; mlflow {metadata.version(MLFLOW)}")
@@ -68,7 +69,7 @@ def main() -> None:
 
 @contextmanager
 def serving(server: str, name: str, home: Path) -> Iterator[tuple[int, float]]:
-    """The port of a server that ends with the block, and the seconds until it was ready."""
+    """Start a server; yield its port and the seconds until ready. It ends with the block."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -100,7 +101,7 @@ def wait_until_ready(server: str, port: int, process: "subprocess.Popen[str]", l
         except ConnectionError:
             pass
         time.sleep(0.01)
-    sys.exit(f"expected {server} to be ready within {PATIENCE:.0f} s. It said:\n{log.read_text()}")
+    sys.exit(f"{server} was not ready within {PATIENCE:.0f} s. Its log:\n{log.read_text()}")
 
 
 def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
@@ -118,7 +119,7 @@ def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[i
 
 
 def starts(name: str, folder: Path) -> Figures:
-    """Seconds until ready. `folder`/home has a copy of the version."""
+    """Measure the seconds until ready. `folder`/home has a copy of the version."""
     found: Figures = defaultdict(list)
     for number in tqdm(range(STARTS), "starts"):
         for row, server, home in (
@@ -132,7 +133,7 @@ def starts(name: str, folder: Path) -> Figures:
 
 
 def answers(name: str, folder: Path) -> Figures:
-    """Requests per second and latencies."""
+    """Measure requests per second and latencies."""
     found: Figures = defaultdict(list)
     home = folder / "home"
     with serving(MLFLOW, name, home) as (theirs, _), serving(OURS, name, home) as (ours, _):
@@ -147,7 +148,7 @@ def answers(name: str, folder: Path) -> Figures:
 
 
 def calls_of(port: int) -> dict[str, Call]:
-    """What is asked of a server: small calls, of one row each."""
+    """The calls to measure, of one row each, by title."""
     interface = json.loads(ask(port, "GET", "/version")[1])
     latents = [[0.5] * interface["latent_dim"]]
     images = json.loads(ask(port, "POST", "/sample", b'{"num": 1, "seed": 0}')[1])["outputs"]

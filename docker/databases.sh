@@ -1,6 +1,7 @@
 #!/bin/sh
-# A role and a database for each of the two servers; neither may enter the other's. PostgreSQL's
-# image runs this once, where its volume is empty; as a program, or it would be part of theirs.
+# Creates a role and a database for MLflow and for Prefect; neither can enter the other's.
+# PostgreSQL's image runs this file once, when its volume is empty. The file must be executable, so
+# that the image runs it in a process of its own instead of sourcing it.
 set -eu
 for name in MLFLOW PREFECT; do
 	role=$(echo "$name" | tr '[:upper:]' '[:lower:]')

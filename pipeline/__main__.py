@@ -1,4 +1,4 @@
-"""`python -m pipeline`: retrain now, or when it is time."""
+"""`python -m pipeline`: retrain now or on a schedule, and set up automations."""
 
 import json
 import os
@@ -18,26 +18,26 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
 
 @app.callback()
 def commands() -> None:
-    """Retrain now, or when it is time."""
+    """Retrain now or on a schedule, and set up automations."""
 
 
 @app.command()
 def retrain(
-    recipe: Annotated[str | None, typer.Option(help="one of recipes/")] = None,
+    recipe: Annotated[str | None, typer.Option(help="name of a recipe in recipes/")] = None,
     override: Annotated[
         list[str] | None, typer.Option("--set", help="a parameter, such as train.epochs=12")
     ] = None,
     revision: Annotated[str, typer.Option(help="branch, tag or commit to check out")] = "HEAD",
-    branch: Annotated[bool, typer.Option(help="keep the result as a branch, too")] = False,
+    branch: Annotated[bool, typer.Option(help="also keep the result as a branch")] = False,
 ) -> None:
-    """Bring the result up to date in a checkout of its own, and let the gate decide on it."""
+    """Run the outdated stages in a worktree, register the result, and let the gate decide."""
     from latentworks.runner.workspace import RETRAINING, Workspace
     from latentworks.system import locks, processes
 
     with _one_line_errors():
         overrides = dict(_override(text) for text in override or ())
         workspace = Workspace(dag.root(), RETRAINING)
-        with workspace.held("retrain"):  # told at once, and not when Prefect is there
+        with workspace.held("retrain"):  # report a busy lock before Prefect starts
             arguments = json.dumps([recipe, overrides, revision, branch])
             call = [sys.executable, "-m", "pipeline", "flow", arguments]
             environment = {**os.environ, locks.LEFT: workspace.lock}
@@ -47,7 +47,7 @@ def retrain(
 
 @app.command(hidden=True)
 def flow(arguments: str) -> None:
-    """What `retrain` starts when it has the lock: the flow, with its arguments as JSON."""
+    """Run the flow with its arguments as JSON. `retrain` starts this command with its lock."""
     from prefect.logging.handlers import APILogHandler
     from prefect.settings import get_current_settings, temporary_settings
 
@@ -63,7 +63,7 @@ def flow(arguments: str) -> None:
             try:
                 _run(*json.loads(arguments))
             finally:
-                APILogHandler().flush()  # while there is somebody to send it to
+                APILogHandler().flush()  # before the server ends
 
 
 def _run(*arguments: Any) -> None:
@@ -108,7 +108,7 @@ def run_prefect(context: typer.Context) -> None:
 
 @app.command()
 def schedule() -> None:
-    """Serve the deployments of prefect.yaml until interrupted; needs a Prefect server."""
+    """Serve the deployments of prefect.yaml until interrupted. Needs a Prefect server."""
     server.be_default()  # before Prefect is imported
     from pipeline import deployments
 
@@ -119,16 +119,17 @@ def schedule() -> None:
 @app.command()
 def automations(
     tell: Annotated[
-        str | None, typer.Option(help="a notification block, such as slack-webhook/latentworks")
+        str | None,
+        typer.Option(help="notification block to use, such as slack-webhook/latentworks"),
     ] = None,
-    pending: Annotated[float, typer.Option(min=10, help="seconds until a run has to start")] = (
-        600
-    ),
+    pending: Annotated[
+        float, typer.Option(min=10, help="seconds after which an unstarted run is dead")
+    ] = 600,
     silent: Annotated[
         float, typer.Option(min=35, help="seconds without a heartbeat after which a run is dead")
     ] = 600,
 ) -> None:
-    """Make or renew what happens on new images, drift, failures and decisions."""
+    """Create or update the automations on new images, drift, failures and decisions."""
     server.be_default()
     from pipeline.automations import apply
 
@@ -151,7 +152,7 @@ def _override(text: str) -> tuple[str, Any]:
         raise ParamsError(f"--set takes NAME=VALUE, such as train.epochs=12. Received: {text!r}.")
     try:
         return name.strip(), json.loads(value)
-    except ValueError:  # a word is text without quotes, too
+    except ValueError:  # a plain word needs no quotes
         return name.strip(), value
 
 

@@ -1,6 +1,6 @@
-"""What happens when something happens: Prefect automations, made or renewed by one command.
+"""Prefect automations: retrain on events, end dead flow runs, and notify people.
 
-The ones that tell people need a notification block of Prefect's, which holds the address to tell.
+Notifications need one of Prefect's notification blocks, which holds the address of the receiver.
 """
 
 from collections.abc import Callable
@@ -40,12 +40,13 @@ def apply(
     pending: float,
     silent: float,
 ) -> None:
-    """Make every automation what it is here, and report a line for each.
+    """Create or update all automations, remove outdated ones, and report a line for each.
 
-    `block` is TYPE/NAME of a notification block, `slack-webhook/latentworks` for one; without it
-    nobody is told. A run that is pending or silent for so many seconds is ended; a deployment that
-    nobody serves may be so for as long as a run may be pending. Those of an earlier call that are
-    no more are removed. Raises LatentworksError where the server, deployment or block is missing.
+    `block` is the TYPE/NAME of a notification block, such as `slack-webhook/latentworks`; without a
+    block there are no notifications. A flow run that has not started after `pending` seconds, or
+    has sent no heartbeat for `silent` seconds, is ended. A deployment without a process for
+    `pending` seconds causes a notification. Raises LatentworksError if the server, the deployment
+    or the block is missing.
     """
     require_server()
     with get_client(sync_client=True) as client:
@@ -53,7 +54,7 @@ def apply(
             retrain = client.read_deployment_by_name(RETRAIN).id
         except ObjectNotFound:
             raise LatentworksError(
-                f"there is no deployment {RETRAIN} yet. Run `make schedule` or `prefect deploy`."
+                f"Prefect has no deployment {RETRAIN} yet. Run `make schedule` or `prefect deploy`."
             ) from None
         tell = _notification(client, block) if block else None
         wanted = automations(retrain, tell, pending, silent)
@@ -65,41 +66,43 @@ def apply(
                 client.delete_automation(known.id)
                 report(f"removed: {known.name}")
     if block is None:
-        report("nobody is told of failures and decisions: no notification block was named")
+        report("no notifications of failures and decisions: no block was named with --tell")
 
 
 def automations(
     retrain: UUID, tell: UUID | None, pending: float, silent: float
 ) -> list[AutomationCore]:
-    """All of them; those that only tell somebody are left out where nobody is to be told."""
+    """Return all automations; without the block `tell`, only those that do not just notify."""
     run = RunDeployment(
         source="selected", deployment_id=retrain, parameters=None, job_variables=None
     )
     made = [
-        _automation("new images are trained on", _event(CHANGED), run),
-        _automation("drift is trained on", _event(DRIFTED), run),
+        _automation("retrain on new images", _event(CHANGED), run),
+        _automation("retrain on drift", _event(DRIFTED), run),
         _automation(
-            "a run that never starts is ended",
+            "end a run that never starts",
             _silence(pending, "Pending", "Submitting", "InfrastructurePending"),
-            _crash("never started"),
+            _crash("The run did not start."),
         ),
         _automation(
-            "a run that died is ended", _silence(silent, "heartbeat"), _crash("its process is gone")
+            "end a run that died", _silence(silent, "heartbeat"), _crash("Its process is gone.")
         ),
     ]
-    told = {
-        "a failed run is told": _ended("Failed", "Crashed"),
-        "a refused model is told": _ended("Refused"),
-        "a new champion is told": _ended("Promoted"),
+    notices = {
+        "a run failed": _ended("Failed", "Crashed"),
+        "a model was refused": _ended("Refused"),
+        "a new champion": _ended("Promoted"),
     }
     if tell:
-        made += [_automation(name, trigger, tell=tell) for name, trigger in told.items()]
-        body = "{{ deployment.name }}: nobody runs it. Is its process, or the worker, alive?"
-        made.append(_automation("a dead worker is told", _unserved(pending), tell=tell, body=body))
+        made += [_automation(name, trigger, tell=tell) for name, trigger in notices.items()]
+        body = (
+            "{{ deployment.name }}: no process serves it. Is `make schedule`, or the worker, alive?"
+        )
+        made.append(_automation("a worker died", _unserved(pending), tell=tell, body=body))
     return made
 
 
-# --- when ----------------------------------------------------------------------------------------
+# --- triggers ------------------------------------------------------------------------------------
 
 
 def _event(name: str) -> EventTrigger:
@@ -107,7 +110,7 @@ def _event(name: str) -> EventTrigger:
 
 
 def _of_ours() -> dict[str, Any]:
-    """Runs with our tag: other projects may have a flow called `retrain`, too."""
+    """Match flow runs with the tag TAG: other projects may have a flow named `retrain`, too."""
     return {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
 
 
@@ -122,7 +125,7 @@ def _ended(*states: str) -> EventTrigger:
 
 
 def _silence(seconds: float, *events: str) -> EventTrigger:
-    """Nothing more of a flow run for so long after one of these events of it."""
+    """Trigger if a flow run sends no event for `seconds` after one of these events."""
     return EventTrigger(
         posture=Posture.Proactive,
         after={f"prefect.flow-run.{event}" for event in events},
@@ -135,9 +138,9 @@ def _silence(seconds: float, *events: str) -> EventTrigger:
 
 
 def _unserved(seconds: float) -> EventTrigger:
-    """Nobody has asked for the runs of a deployment, and that goes on for so long.
+    """Trigger if no process has asked for the flow runs of a deployment for `seconds`.
 
-    A server that was away finds all of them unserved, until they ask again.
+    A server that has just started finds all deployments unserved until their processes ask again.
     """
     return EventTrigger(
         posture=Posture.Proactive,
@@ -150,13 +153,13 @@ def _unserved(seconds: float) -> EventTrigger:
     )
 
 
-# --- what ----------------------------------------------------------------------------------------
+# --- actions -------------------------------------------------------------------------------------
 
 
 def _crash(why: str) -> ChangeFlowRunState:
-    """Its place is free again, and a failed run is told.
+    """Set a flow run to Crashed, which frees its place and causes a notification.
 
-    Not forced: a last heartbeat may arrive after the end of its run, which then stays as it ended.
+    Not forced: a last heartbeat may arrive after the run has ended, and its final state must stay.
     """
     return ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=why, force=False)
 
@@ -178,7 +181,8 @@ def _notification(client: SyncPrefectClient, block: str) -> UUID:
         return client.read_block_document_by_name(name, kind).id
     except ObjectNotFound:
         raise LatentworksError(
-            f"Prefect has no block {block!r}. Expected one such as slack-webhook/latentworks."
+            f"Prefect has no notification block {block!r}. Expected TYPE/NAME, such as "
+            "slack-webhook/latentworks. Create the block on Prefect's pages."
         ) from None
 
 
@@ -187,7 +191,7 @@ def _put(client: SyncPrefectClient, automation: AutomationCore) -> str:
     if not known:
         client.create_automation(automation)
         return "made"
-    # The client sends what was set; the server wants all of it but this.
+    # The client sends only fields that were set; the server needs all fields except this one.
     whole = AutomationCore(**automation.model_dump(exclude={"owner_resource"}))
     client.update_automation(known[0].id, whole)
     return "renewed"

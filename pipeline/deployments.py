@@ -1,4 +1,4 @@
-"""The deployments of prefect.yaml, served from one process: no work pool, no worker."""
+"""The deployments of prefect.yaml, served from one process without work pool or worker."""
 
 from pathlib import Path
 from typing import Any
@@ -17,30 +17,30 @@ from latentworks.errors import LatentworksError
 from pipeline.server import auth_file
 
 FILE = "prefect.yaml"
-TAG = "latentworks"  # of all runs, so that they are told from those of other projects
-RUNS_AT_ONCE = 5  # of this process; each deployment has its own limit, which cancels what collides
+TAG = "latentworks"  # on all flow runs, to distinguish them from those of other projects
+RUNS_AT_ONCE = 5  # in this process; each deployment also has its own limit in prefect.yaml
 
 
 def written(root: Path) -> list[dict[str, Any]]:
-    """The deployments as prefect.yaml has them."""
+    """The deployments in prefect.yaml."""
     content = YAML(typ="safe", pure=True).load((root / FILE).read_text(encoding="utf-8"))
     return [dict(deployment) for deployment in content["deployments"]]
 
 
 def serve(root: Path) -> None:
-    """Register the deployments, run them when it is time, and return when interrupted.
+    """Register the deployments, run them on schedule, and return when interrupted.
 
-    Raises LatentworksError where no Prefect server answers: one that a flow starts for itself has
-    no schedule.
+    Raises LatentworksError if no Prefect server answers: the temporary server of a flow has no
+    scheduler.
     """
     require_server()
     served = [_runner(deployment) for deployment in written(root)]
     with get_client(sync_client=True) as client:
         for deployment in served:
-            # Prefect leaves the folder of a deployment that it knows as it was, and a run copies
-            # what is in there over the project, unless it is the project.
+            # Prefect keeps the old folder of a known deployment, and a run copies that folder over
+            # the project. So set the folder to the project, where a run copies nothing.
             identity = deployment.apply()
-            assert isinstance(identity, UUID)  # and not a coroutine: nothing here is asynchronous
+            assert isinstance(identity, UUID)  # no coroutine, since this code is synchronous
             client.update_deployment(identity, DeploymentUpdate(path=str(root)))
     prefect.serve(*served, limit=RUNS_AT_ONCE)
 
@@ -50,14 +50,14 @@ def require_server() -> None:
     with get_client(sync_client=True) as client:
         fault = client.api_healthcheck()
         if fault is not None:
-            raise LatentworksError(f"the Prefect server at {url} does not answer. Start it first.")
+            raise LatentworksError(f"The Prefect server at {url} does not answer. Start it first.")
         try:
             client.read_flows(limit=1)
         except PrefectHTTPStatusError as error:
             raise LatentworksError(
-                f"the Prefect server at {url} says {error.response.status_code}. "
-                "Is PREFECT_API_AUTH_STRING, or PREFECT_API_KEY, what it expects? "
-                f"`make prefect` keeps that of its server in {auth_file()}."
+                f"The Prefect server at {url} says {error.response.status_code}. "
+                "Set PREFECT_API_AUTH_STRING or PREFECT_API_KEY to what it expects; "
+                f"the password of `make prefect` is in {auth_file()}."
             ) from None
 
 

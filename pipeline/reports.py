@@ -1,6 +1,6 @@
-"""What a run leaves on Prefect's pages: its stages, the decision, pictures, and the way to MLflow.
+"""Artifacts of a flow run on Prefect's pages: stages, decision, pictures, and links to MLflow.
 
-An artifact is found by its key, so that Prefect shows the history of each.
+Each kind of artifact has a fixed key, so that Prefect shows its history.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from prefect.artifacts import (
 
 from latentworks.repository import timings
 
-if TYPE_CHECKING:  # importing it takes seconds
+if TYPE_CHECKING:  # the import takes seconds
     from latentworks.monitoring.check import Report
 
-PICTURES = ("reconstructions", "samples")  # of those that `evaluate` draws
+PICTURES = ("reconstructions", "samples")  # figures of `evaluate` to show
 
 
 @dataclass(frozen=True)
 class Step:
-    """What became of a stage."""
+    """Outcome of a stage."""
 
     stage: str
     outcome: str  # ran, restored or unchanged
-    seconds: float  # that it took in this run
+    seconds: float  # in this flow run
 
 
 def stages(steps: list[Step], folder: Path) -> None:
-    """A row for each stage; memory where it ran."""
+    """Write a table with a row for each stage; peak memory only for stages that ran."""
     rows = []
     for step in steps:
         record = timings.read(step.stage, folder) if step.outcome == "ran" else None
@@ -45,11 +45,11 @@ def stages(steps: list[Step], folder: Path) -> None:
         rows.append(
             {"stage": step.stage, "state": step.outcome, "seconds": seconds, "memory": memory}
         )
-    create_table_artifact(rows, "stages", "What became of each stage, and how long it took.")
+    create_table_artifact(rows, "stages", "Outcome and duration of each stage.")
 
 
 def decision(entry: Mapping[str, Any], pages: Mapping[str, str]) -> None:
-    """Champion against challenger, and links to what was decided on."""
+    """Write the decision with its scores, and links to the version and its MLflow run."""
     name, number = entry["name"], entry["version"]
     champion = f"{name}: champion is version {entry['champion_after'] or '-'}"
     text = f"# {name} version {number}\n\n{entry['text']}\n\n{champion}\n"
@@ -59,7 +59,7 @@ def decision(entry: Mapping[str, Any], pages: Mapping[str, str]) -> None:
 
 
 def drift(report: Report) -> None:
-    """The table and the picture of a drift check."""
+    """Write the table and the picture of a drift check."""
     names, *rows = report.rows()
     table: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in rows]
     about = f"{report.version}: {report.reason}. {report.path}: {report.counted}."
@@ -71,7 +71,7 @@ def drift(report: Report) -> None:
 
 
 def pictures(title: str, figures: Path) -> None:
-    """The pictures themselves, as text, so that no other server is needed to see them."""
+    """Write the pictures as base64 text, so that Prefect's page needs no other server."""
     for name in PICTURES:
         _picture(name, f"{title}: {name}", (figures / f"{name}.png").read_bytes())
 

@@ -1,7 +1,7 @@
-"""From the committed code and today's images to a decision about the champion.
+"""Retraining: from the committed code and today's images to a decision about the champion.
 
-DVC says which stages run and in which order; Prefect watches. All of it happens in a checkout of
-its own, by the code of that checkout.
+DVC chooses which stages run and in which order; Prefect watches them. The flow works in a worktree,
+with the code of that worktree.
 """
 
 import logging
@@ -31,12 +31,12 @@ from pipeline import reports
 from pipeline.reports import Step
 
 OWN = "pipeline/retraining.py"  # this file
-NETWORK_STAGE = "fetch"  # the only one that another try may help, where there is something to fetch
-DELAYS = [10.0, 60.0, 300.0]  # seconds until a server or a mirror is asked again
+NETWORK_STAGE = "fetch"  # the only stage worth retrying, and only if it downloads
+DELAYS = [10.0, 60.0, 300.0]  # seconds before each retry of a server or a mirror
 
 
 class OneLine(logging.Filter):
-    """What went wrong is logged as its message, without a traceback, where the message says it."""
+    """Log a LatentworksError as its message alone, without a traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -56,11 +56,11 @@ def retrain(
     revision: str = "HEAD",
     branch: bool = False,
 ) -> State[Any]:
-    """Run what is out of date, register the result, and let the gate decide on it.
+    """Run the outdated stages, register the result, and let the gate decide on it.
 
-    `recipe` is one of recipes/; `overrides` are parameters such as {"train.epochs": 12}; `revision`
-    is what to check out of the source repository. With `branch`, params.yaml and dvc.lock also
-    become a branch retrain/NAME-VERSION there.
+    `recipe` is a name from recipes/; `overrides` are params such as {"train.epochs": 12};
+    `revision` is the branch, tag or commit of the checkout to train. With `branch`, params.yaml and
+    dvc.lock also become a branch retrain/NAME-VERSION of the checkout.
     """
     workspace = Workspace(dag.root(), RETRAINING)
     try:
@@ -78,28 +78,32 @@ def _retrain(
     steps = run_stages(workspace)
     if known := _decided(workspace):
         if Live(workspace.path, without_password(workspace.uri)).key is not None:
-            workspace.command(get_run_logger().info, "sync")  # a training that never went on
-        told = _tell(workspace, steps, {"name": known.name, "number": known.number}, None, branch)
+            workspace.command(get_run_logger().info, "sync")  # end the run of an old training
+        registered = {"name": known.name, "number": known.number}
+        failures = _publish(workspace, steps, registered, None, branch)
         decision = f"{known} is this result already, and was {known.tags['decision']}"
-        return Completed(name="Nothing new", message=decision + told)
+        return Completed(name="Nothing new", message=decision + failures)
     verify(workspace)
     version = register(workspace)
     push(workspace)
     entry: Any = promote(workspace, version["number"], return_state=True).result()
-    told = _tell(workspace, steps, version, entry, branch)
+    failures = _publish(workspace, steps, version, entry, branch)
     champion = f"{entry['name']}: champion is version {entry['champion_after'] or '-'}"
     get_run_logger().info("%s after %.0f seconds", champion, time.monotonic() - started)
-    return Completed(name=str(entry["decision"]).capitalize(), message=entry["reason"] + told)
+    return Completed(name=str(entry["decision"]).capitalize(), message=entry["reason"] + failures)
 
 
-def _tell(
+def _publish(
     workspace: Workspace,
     steps: list[Step],
     version: dict[str, Any],
     entry: dict[str, Any] | None,
     branch: bool,
 ) -> str:
-    """Pages and branch. The decision stands, whatever becomes of these: what failed is returned."""
+    """Write Prefect's pages and push the branch; return what failed, as text.
+
+    A failure here must not undo the decision.
+    """
     states = [report(workspace, steps, version, entry, return_state=True)]
     if branch:
         name, number = version["name"], version["number"]
@@ -107,18 +111,20 @@ def _tell(
     return "".join(f"; {state.message}" for state in states if not state.is_completed())
 
 
-# --- files ---------------------------------------------------------------------------------------
+# --- worktree ------------------------------------------------------------------------------------
 
 
 @task(task_run_name="check out", cache_policy=NO_CACHE)
 def check_out(
     workspace: Workspace, recipe: str | None, overrides: dict[str, Any], revision: str
 ) -> None:
-    """The committed code, with the parameters of this run checked by it."""
+    """Check out the committed code, write the params of this run, and validate them."""
     log = get_run_logger()
     commit = workspace.check_out(revision)
     if not (workspace.path / OWN).is_file():
-        raise LatentworksError(f"commit {commit[:10]} has no {OWN}: it is too old to be retrained.")
+        raise LatentworksError(
+            f"Cannot retrain commit {commit[:10]}: it has no {OWN}. Choose a newer commit."
+        )
     left_out = git.differences(workspace.source)
     if _edited(workspace.source):
         left_out.append(str(params.PARAMS))
@@ -126,9 +132,11 @@ def check_out(
         log.warning("not committed, so not in this run: %s", ", ".join(left_out[:5]))
     text = git.committed(workspace.path, str(params.PARAMS))
     if text is None:
-        raise LatentworksError(f"{params.PARAMS} is not in commit {commit[:10]}. Commit it.")
+        raise LatentworksError(
+            f"Cannot retrain commit {commit[:10]}: it has no {params.PARAMS}. Commit the file."
+        )
     workspace.write(str(params.PARAMS), text)
-    params.read(workspace.path / params.PARAMS)  # is it YAML at all?
+    params.read(workspace.path / params.PARAMS)  # raises ParamsError unless the file is YAML
     if recipe:
         text = recipes.merge(text, recipes.sections(workspace.path, recipe))
     workspace.write(str(params.PARAMS), recipes.overridden(text, overrides))
@@ -138,7 +146,7 @@ def check_out(
 
 
 def _edited(source: Path) -> bool:
-    """Whether params.yaml is not as committed."""
+    """True if params.yaml differs from its commit."""
     file = source / params.PARAMS
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
     return text != git.committed(source, file.name)
@@ -148,7 +156,7 @@ def _edited(source: Path) -> bool:
 
 
 def run_stages(workspace: Workspace) -> list[Step]:
-    """Each stage as a task of its own, in DVC's order."""
+    """Run each stage as a task, in DVC's order."""
     needs = dvc.needs(workspace.path, workspace.environment)
     changed = set(dvc.status(workspace.path, workspace.environment))
     may_run: list[str] = []
@@ -173,10 +181,10 @@ def run_stages(workspace: Workspace) -> list[Step]:
 
 @task(task_run_name="{stage}", retry_delay_seconds=DELAYS, cache_policy=NO_CACHE)
 def run_stage(stage: str, workspace: Workspace, needed: set[str], due: bool) -> Any:
-    """One stage, its lines in the log; the state is named for what became of it.
+    """Run one stage and log its lines. The state's name is the outcome of the stage.
 
-    It reads what the stages in `needed` make. `due` is false where DVC found nothing changed in
-    this stage and those before it.
+    `needed` names the stages whose outs this stage reads. `due` is false if DVC found no change in
+    this stage and in the stages before it.
     """
     log = get_run_logger()
     outcome = "unchanged"
@@ -188,7 +196,7 @@ def run_stage(stage: str, workspace: Workspace, needed: set[str], due: bool) -> 
 
 @task(task_run_name="verify", cache_policy=NO_CACHE)
 def verify(workspace: Workspace) -> None:
-    """Hash the result again, in the checkout and in DVC's cache, before others rely on it."""
+    """Verify the result in the worktree and in DVC's cache before it is registered."""
     log = get_run_logger()
     verified = verification.verify(workspace.path, log.info, workspace.environment)
     for line in [*verified.lines(), verified.summary()]:
@@ -200,15 +208,15 @@ def verify(workspace: Workspace) -> None:
 
 
 def _decided(workspace: Workspace) -> Version | None:
-    """The version that this result is, where something was decided on it."""
+    """The version of this result, if a decision about it exists."""
     try:
         return Registry(workspace.path, workspace.uri).decided()
-    except Unavailable:  # `register` waits for it
+    except Unavailable:  # `register` tries again
         return None
 
 
 def _may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
-    """Whether another try may help: the registry was away."""
+    """True if another try may succeed, since the registry did not answer."""
     return isinstance(state.result(raise_on_failure=False), Unavailable)
 
 
@@ -220,7 +228,7 @@ def _may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
     cache_policy=NO_CACHE,
 )
 def register(workspace: Workspace) -> dict[str, Any]:
-    """Make the result a version, with its dvc.lock and params.yaml; return its fields."""
+    """Register the result as a version, with its dvc.lock and params.yaml; return its fields."""
     log = get_run_logger()
     version = workspace.command(log.info, "register", "--json")
     log.info("%s version %s is registered", version["name"], version["number"])
@@ -243,7 +251,7 @@ def promote(workspace: Workspace, number: int) -> Any:
     return Completed(name=entry["decision"].capitalize(), data=entry, message=entry["reason"])
 
 
-# --- what is kept --------------------------------------------------------------------------------
+# --- copies and pages ----------------------------------------------------------------------------
 
 
 @task(
@@ -253,7 +261,7 @@ def promote(workspace: Workspace, number: int) -> Any:
     cache_policy=NO_CACHE,
 )
 def push(workspace: Workspace) -> None:
-    """What dvc.lock names, to DVC's remote; `dvc gc` here loses nothing then."""
+    """Push the outs in dvc.lock to DVC's remote, so that a local `dvc gc` loses nothing."""
     if workspace.remote:
         workspace.dvc("push", "--quiet")
         get_run_logger().info("pushed to the DVC remote %s", workspace.remote)
@@ -261,19 +269,19 @@ def push(workspace: Workspace) -> None:
 
 @task(task_run_name="push branch", cache_policy=NO_CACHE)
 def push_branch(workspace: Workspace, name: str, number: int) -> None:
-    """What the version was made with, as a branch of the source repository."""
+    """Push the version's params.yaml and dvc.lock to a branch of the checkout."""
     branch = f"retrain/{name}-{number}"
     if workspace.push_branch(branch, f"{name} version {number}"):
         get_run_logger().info("params.yaml and dvc.lock are on branch %s", branch)
     else:
-        get_run_logger().info("branch %s is there already, and stays as it is", branch)
+        get_run_logger().info("branch %s exists already and stays unchanged", branch)
 
 
 @task(task_run_name="report", cache_policy=NO_CACHE)
 def report(
     workspace: Workspace, steps: list[Step], version: dict[str, Any], entry: dict[str, Any] | None
 ) -> None:
-    """The run on a page: artifacts of Prefect; without a decision, its stages alone."""
+    """Write the artifacts of this flow run; without a decision, those of its stages alone."""
     reports.stages(steps, workspace.path)
     if entry is None:
         return
@@ -282,4 +290,4 @@ def report(
     outputs = recorded_outputs(workspace.path)
     if outputs and outputs.pictures:
         reports.pictures(f"{version['name']} version {version['number']}", outputs.pictures)
-    registry.tidy()  # so that the disk of a machine that retrains every night stays as full
+    registry.tidy()  # so that nightly retraining does not fill the disk

@@ -1,4 +1,4 @@
-"""A Prefect server for the length of one flow. It ends with the process that started it."""
+"""A temporary Prefect server for one flow. It ends with the process that started it."""
 
 import os
 import socket
@@ -17,15 +17,15 @@ from latentworks.errors import LatentworksError
 from latentworks.system import processes
 from pipeline.server import SERVER_AUTH, new_auth
 
-PATIENCE = 120.0  # seconds; 16 to 30 on a busy machine
+PATIENCE = 120.0  # seconds; a busy machine needs 16 to 30
 
 
 @contextmanager
 def server() -> Iterator[dict[Setting, str]]:
-    """The settings of its clients. Raises LatentworksError where it does not come up.
+    """Yield the settings of its clients. Raises LatentworksError if it does not start.
 
-    Its password is in no file. Prefect would start one itself, which outlives a flow that is
-    killed.
+    The password is in no file. Prefect would start a server itself, but that server outlives a
+    killed flow.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -57,4 +57,4 @@ def _wait(process: "subprocess.Popen[str]", address: str) -> None:
                 return
         except OSError:
             time.sleep(0.1)
-    raise LatentworksError("Prefect's temporary server did not start; the lines above say why.")
+    raise LatentworksError("Prefect's temporary server did not start. See the lines above.")

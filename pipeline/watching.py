@@ -1,6 +1,6 @@
-"""Looking at the images that come in: have they changed, and are they still what was learnt?
+"""Flows that watch incoming images: `watch` detects changes, and `drift` detects drift.
 
-Both flows only look, and tell by an event; what follows is up to the automations.
+Both flows only emit an event; the automations react to it.
 """
 
 import time
@@ -22,9 +22,9 @@ DRIFTED = "latentworks.drift.found"
 
 @flow(name="watch")
 def watch(cool_down: int = 3600) -> State[Any]:
-    """Tell when the images at dataset.path have changed; at most once in `cool_down` seconds.
+    """Emit an event when the images at dataset.path change, at most once in `cool_down` seconds.
 
-    A change is told when two looks have found the same, since somebody may still be copying.
+    A change counts once two runs of this flow find the same files, since copying takes time.
     """
 
     def tell(path: str) -> None:
@@ -38,7 +38,7 @@ def watch(cool_down: int = 3600) -> State[Any]:
 @flow(name="drift")
 def drift() -> State[Any]:
     """Compare the images that the champion never saw with its own test images."""
-    # It takes seconds to import, and whoever only watches, or schedules, does without.
+    # The import takes seconds, which `watch` and `schedule` do not need.
     from latentworks.monitoring.check import check
 
     try:

@@ -1,9 +1,9 @@
-"""Train the network that ships with the package, and write it to where it is read from.
+"""Train the feature network that ships with the package, and write it into the package.
 
-From the training images of Fashion-MNIST, as `prepare` leaves them in data/prepared; equal on one
-kind of processor. Prints the SHA-256 that `features/shipped.py` expects, the accuracy on the test
-images, and what noise and blur on these cost, as multiples of the floor. Every Fréchet distance of
-grey images changes with it.
+Uses the training images of Fashion-MNIST that `prepare` writes to data/prepared. One kind of
+processor gives equal bytes. Prints the SHA-256 that `features/shipped.py` expects, the accuracy on
+the test images, and the Fréchet distances that noise and blur on these images cause, as multiples
+of the floor. A new feature network changes every Fréchet distance of grey images.
 """
 
 import sys
@@ -28,7 +28,10 @@ BLURS = (0.4, 0.5, 0.7)  # of a Gaussian, in pixels
 def main(prepared: Path) -> int:
     data = read_prepared(prepared)
     if data.profile["fingerprint"] != FINGERPRINT:
-        raise SystemExit(f"{prepared} is not what the committed params.yaml prepares.")
+        raise SystemExit(
+            f"Cannot train: {prepared} differs from the data of the committed params.yaml. "
+            "Restore params.yaml and run `dvc repro prepare`."
+        )
     rows, names = data.rows("train"), data.class_names
     labels = data.labels(rows)
     assert labels is not None
@@ -39,15 +42,15 @@ def main(prepared: Path) -> int:
     with disk.replacing(shipped.FILE) as temporary:
         disk.write_arrays(temporary, arrays)
 
-    classifier.fill(model, halves)  # it is these that are measured
+    classifier.fill(model, halves)  # measure with the rounded weights that are shipped
     test = data.rows("test")
     images = data.images[test]
     real, seen = see(model, images)
     assert seen is not None
     print(f"SHA-256 {disk.file_digest(shipped.FILE)}")
     print(f"accuracy on {len(test)} test images {(seen == data.labels(test)).mean():.4f}")
-    some = data.images[metrics.subset(rows, len(test))]
-    floor = metrics.frechet_distance(see(model, some)[0], real)
+    training_images = data.images[metrics.subset(rows, len(test))]
+    floor = metrics.frechet_distance(see(model, training_images)[0], real)
     rng = np.random.default_rng(0)
     changed = {
         **{f"noise of {level} grey values": noisy(images, level, rng) for level in NOISES},

@@ -1,7 +1,7 @@
-"""What a recipe is meant to reach: `goal` in its file, `test.bce: at most 0.256`.
+"""Goals of a recipe: the section `goal` of its file, such as `test.bce: at most 0.256`.
 
-The name is a number of metrics.json, or the ratio or difference of two: `samples.frechet /
-samples.frechet_floor`.
+The key names a score in metrics.json, or the ratio or difference of two scores, such as
+`samples.frechet / samples.frechet_floor`.
 """
 
 import operator
@@ -21,17 +21,17 @@ OPERATIONS: dict[str, Callable[[float, float], float]] = {
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound that a score should keep."""
+    """A bound on a score."""
 
     side: str  # "at most" or "at least"
     bound: float
 
     @classmethod
     def parse(cls, text: str) -> "Goal":
-        """From `at most 0.256`. Raises ValueError."""
+        """Parse `at most 0.256` or `at least 0.9`. Raises ValueError."""
         found = re.fullmatch(r"(at most|at least) (-?[\d.]+)", text)
         if found is None:
-            raise ValueError(f"expected such as `at most 0.256`. Received: {text!r}.")
+            raise ValueError(f"A goal is such as `at most 0.256`. Received: {text!r}.")
         return cls(found[1], float(found[2]))
 
     def reached(self, score: float) -> bool:
@@ -42,12 +42,12 @@ class Goal:
 
 
 def goals(recipe: Path) -> dict[str, Goal]:
-    """Those of a recipe, by the name of the score."""
+    """The goals of a recipe, by the name of the score."""
     return {name: Goal.parse(text) for name, text in params.read(recipe).get(GOAL, {}).items()}
 
 
 def score(name: str, metrics: Mapping[str, float]) -> float:
-    """One number of metrics.json, or two of them as `name` says."""
+    """Return the score `name`, or the ratio or difference of two scores if `name` has two."""
     first, *rest = name.split(" ")
     if not rest:
         return metrics[first]

@@ -1,8 +1,8 @@
-"""Run recipes and write down what they are worth: `expected` in their files, and docs/recipes.md.
+"""Run recipes and record their scores: `expected` in the recipe's file, and docs/recipes.md.
 
-`python scripts/measure_recipes.py [NAME …]`, on a machine that has nothing else to do. Minutes are
-those of the stages from `train` on. A recipe that misses a goal is told, and its figures are
-written all the same. With `--first sample` what the stages before have left is taken as it is.
+Run `python scripts/measure_recipes.py [NAME …]` on an idle machine. The minutes are those of the
+stages from `train` on. A missed goal is printed, and the scores are recorded nevertheless.
+`--first sample` keeps the outs of the stages before `sample` from the last measurement.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from scratch import Scratch
 
 DOC = Path("docs/recipes.md")
 START, END = "<!-- written by scripts/measure_recipes.py -->", "<!-- up to here -->"
-PICTURES = ("class_samples", "samples")  # the first of them that a recipe has is shown
-# Shown of every recipe that has them.
+PICTURES = ("class_samples", "samples")  # docs/recipes.md shows the first that a recipe has
+# Columns of the table in docs/recipes.md.
 SHOWN = {
     "test.bce": "BCE",
     "test.mse": "MSE",
@@ -44,7 +44,7 @@ SHOWN = {
 
 
 def measure(name: str, first: str | None) -> list[str]:
-    """Run a recipe and write its figures; a line for each goal that it misses."""
+    """Run a recipe and record its scores and picture; return a line for each missed goal."""
     scratch = Scratch(f"recipes/{name}", keep=first is not None)
     minutes = scratch.run(name, first=first)
     metrics = scratch.metrics()
@@ -52,9 +52,9 @@ def measure(name: str, first: str | None) -> list[str]:
     wanted = goals(path)
     expected: dict[str, Any] = {"minutes": round(minutes, 1)}
     expected |= {each: _short(metrics[each]) for each in SHOWN if each in metrics}
-    _write_expected(path, expected)  # first of all: a goal may name a score that is not there
-    found = {each: score(each, metrics) for each in wanted if not each.startswith("parity.")}
-    _write_expected(path, expected | {each: _short(value) for each, value in found.items()})
+    _write_expected(path, expected)  # before the goals, which may name a missing score
+    scored = {each: score(each, metrics) for each in wanted if not each.startswith("parity.")}
+    _write_expected(path, expected | {each: _short(value) for each, value in scored.items()})
     files = [scratch.folder / f"reports/figures/{each}.png" for each in PICTURES]
     with disk.replacing(scratch.root / picture(name)) as temporary:
         shutil.copy(next(file for file in files if file.exists()), temporary)
@@ -62,7 +62,7 @@ def measure(name: str, first: str | None) -> list[str]:
 
 
 def missed(path: Path) -> list[str]:
-    """The goals of a recipe that it did not reach when it was last measured."""
+    """The goals that a recipe missed in its last measurement, as text."""
     expected = params.read(path).get(recipes.EXPECTED, {})
     return [
         f"`{name}` is {expected[name]:.4g}; goal: {goal}"
@@ -72,7 +72,7 @@ def missed(path: Path) -> list[str]:
 
 
 def picture(name: str) -> Path:
-    """Where the samples of a recipe are shown."""
+    """Path of the picture with the samples of a recipe."""
     return DOC.parent / "pictures" / f"recipe-{name}.png"
 
 
@@ -99,7 +99,7 @@ def write_table(root: Path) -> None:
 
 
 def table(root: Path) -> str:
-    """The figures of all recipes, the goals that they miss, and their pictures."""
+    """Markdown with the scores of all recipes, the missed goals, and the pictures."""
     rows = {
         name: params.read(root / "recipes" / f"{name}.yaml").get(recipes.EXPECTED, {})
         for name in recipes.names(root)
@@ -126,7 +126,7 @@ def table(root: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--first", metavar="STAGE", help="the stages before are as they were left")
+    parser.add_argument("--first", metavar="STAGE", help="keep the outs of the stages before STAGE")
     arguments = parser.parse_args()
     root = dag.root()
     all_missed = []
@@ -134,7 +134,7 @@ def main() -> int:
         print(f"{name} …", flush=True)
         all_missed += measure(name, arguments.first)
         write_table(root)
-    print("\n".join(all_missed) or "every goal is reached")
+    print("\n".join(all_missed) or "every recipe reached its goals")
     return 0
 
 

@@ -1,9 +1,9 @@
-"""The book's two models with three seeds each: are they as good as in public runs of its notebooks?
+"""Compare the book's two models, with three seeds each, with public runs of its notebooks.
 
-`seed`: the mean cross-entropy on test images; three public runs print 0.2544 to 0.2555.
-`vae-book`: their mean total loss, which is 500 times that and the KL divergence; three public runs
-print 134.6 to 135.5. The bounds stand in the recipes, under `goal`. Exit 1 above one.
-`python scripts/parity.py vae-book` does one of them.
+`seed`: the mean cross-entropy of the test images; three public runs print 0.2544 to 0.2555.
+`vae-book`: the mean total loss, 500 times the cross-entropy plus the KL divergence; three public
+runs print 134.6 to 135.5. The recipes have the bounds, under `goal`. Exits with 1 if a mean exceeds
+its bound. `python scripts/parity.py vae-book` compares one model alone.
 """
 
 import statistics
@@ -18,13 +18,14 @@ from scratch import Scratch
 
 SEEDS = (0, 1, 2)
 BATCH_SIZE = 500
-# Ours is in nats for each pixel, with a weight on the divergence; the VAE of the book has
-# one of 500 on the cross-entropy instead.
+# The score of each recipe, and the factor from this project's loss to the book's. This project's
+# loss is in nats per pixel and weighs the divergence; the book's VAE weighs the cross-entropy with
+# 500 instead.
 LOSSES = {"seed": ("test.bce", 1), "vae-book": ("parity.total_loss", 500)}
 
 
 def test_loss(scratch: Scratch) -> float:
-    """What was trained for, on the test images: a VAE decodes latents that are drawn."""
+    """The training loss on the test images; a VAE decodes drawn latents, as in training."""
     model = read_model(scratch.folder / "models/autoencoder", ModelConfig)
     data = read_prepared(scratch.folder / "data/prepared")
     model.compile()
@@ -33,7 +34,7 @@ def test_loss(scratch: Scratch) -> float:
 
 
 def is_on_par(recipe: str) -> bool:
-    """Print the score of each seed; whether their mean keeps the bound of the recipe."""
+    """Print the score of each seed; return True if their mean keeps the recipe's bound."""
     name, weight = LOSSES[recipe]
     scratch = Scratch("parity")
     goal = goals(scratch.root / "recipes" / f"{recipe}.yaml")[name]

@@ -1,4 +1,4 @@
-"""The stages of a recipe in a folder of its own: the result in a checkout stays as it is."""
+"""Runs the stages of a recipe in a scratch folder, so that the checkout's result stays as it is."""
 
 import os
 import shutil
@@ -13,14 +13,14 @@ from latentworks.repository import dag, git
 from latentworks.system import disk
 from latentworks.system.state import STATE
 
-SECONDS = "seconds.json"  # that each stage took when it last ran
+SECONDS = "seconds.json"  # duration of each stage in its last run
 
 
 class Scratch:
-    """A folder in `.latentworks/`, in which the stages of a recipe are run one after the other."""
+    """A folder in `.latentworks/` in which the stages of a recipe run one after the other."""
 
     def __init__(self, name: str, *, keep: bool = False) -> None:
-        """Empty, unless it is to be kept as a former run has left it."""
+        """Create the folder; with `keep`, the outs of an earlier run stay in it."""
         self.root = dag.root()
         self.folder = self.root / STATE / name
         if not keep:
@@ -36,13 +36,16 @@ class Scratch:
         first: str | None = None,
         last: str | None = None,
     ) -> float:
-        """Run the stages of a recipe, from `first` to `last`; the minutes of those up to `last`.
+        """Run the stages of a recipe from `first` to `last`.
 
-        What is done once for all recipes, before `train`, does not count.
+        Returns the minutes of the stages from `train` to `last`. The stages before `train` do not
+        count, since all recipes share them.
         """
-        text = git.committed(self.root, str(params.PARAMS))  # some recipe may be at work
+        text = git.committed(self.root, str(params.PARAMS))  # the checkout's file may hold a recipe
         if text is None:
-            raise SystemExit(f"{params.PARAMS} is not in git, so nobody can say what a recipe is.")
+            raise SystemExit(
+                f"Cannot run recipe {recipe}: {params.PARAMS} is not committed to git. Commit it."
+            )
         wanted = recipes.sections(self.root, recipe)
         wanted |= {} if seed is None else {"seed": seed}
         (self.folder / params.PARAMS).write_text(recipes.merge(text, wanted), encoding="utf-8")
@@ -60,7 +63,7 @@ class Scratch:
 
     def _stage(self, stage: str) -> None:
         words = dag.stages(self.root)[stage]["cmd"].split()
-        arguments = words[words.index("-m") :]  # behind PYTHONPATH=src exec python
+        arguments = words[words.index("-m") :]  # after `PYTHONPATH=src exec python`
         with (self.folder / "log.txt").open("a") as log:
             done = subprocess.run(
                 [sys.executable, *arguments],
@@ -70,9 +73,9 @@ class Scratch:
                 stderr=log,
             )
         if done.returncode:
-            raise SystemExit(f"{stage} failed; see {self.folder / 'log.txt'}")
+            raise SystemExit(f"Stage {stage} failed. See {self.folder / 'log.txt'}.")
 
     def metrics(self) -> dict[str, Any]:
-        """What `evaluate` wrote: numbers by dotted names."""
-        found = disk.read_json(self.folder / "reports/metrics.json")
-        return {f"{group}.{name}": value for group in found for name, value in found[group].items()}
+        """The scores that `evaluate` wrote, by dotted names."""
+        groups = disk.read_json(self.folder / "reports/metrics.json")
+        return {f"{group}.{name}": v for group in groups for name, v in groups[group].items()}

@@ -265,13 +265,13 @@ def test_what_happens_then(
         )
         assert server.ended(failed["id"])[0] == "FAILED"
         told = until(lambda: messages(received, failed["name"]))
-        assert told == [f"a failed run is told: retrain {failed['name']}: Failed."]
+        assert told == [f"a run failed: retrain {failed['name']}: Failed."]
 
         for name in ("Refused", "Promoted"):
             decide(project, name)
         decided = {
-            ("a refused model is told", "Refused. too bad"),
-            ("a new champion is told", "Promoted. too bad"),
+            ("a model was refused", "Refused. too bad"),
+            ("a new champion", "Promoted. too bad"),
         }
         until(lambda: decisions(received) >= decided)
         assert decisions(received) == decided
@@ -287,7 +287,7 @@ def test_what_happens_then(
         kill(process)
         assert server.state(stuck)[0] == "PENDING"
         died(project, stuck, received)
-    dead = "a dead worker is told"
+    dead = "a worker died"
     until(lambda: any(each["subject"] == dead for each in received))
     looks = server.post("flow_runs/filter", flows={"name": {"any_": ["watch"]}})
     assert len(looks) >= 3
@@ -329,15 +329,15 @@ def died(project: Project, run: str, received: list[dict[str, str]]) -> None:
 def apply_twice(project: Project, block: str) -> None:
     call = ("python", "-m", "pipeline", "automations", "--pending", "30", "--silent", "45")
     said = project.run(*call).stdout
-    assert "made: latentworks: new images are trained on" in said
-    assert "nobody is told" in said
+    assert "made: latentworks: retrain on new images" in said
+    assert "no notifications of failures and decisions" in said
     said = project.run(*call, "--tell", block).stdout
-    assert "renewed: latentworks: new images are trained on" in said
-    assert "made: latentworks: a failed run is told" in said
+    assert "renewed: latentworks: retrain on new images" in said
+    assert "made: latentworks: a run failed" in said
     names = [found["name"] for found in project.server.post("automations/filter")]
     assert len(names) == len(set(names)) == len(said.splitlines())
     said = project.run(*call).stdout  # nobody is to be told any more
-    assert "removed: latentworks: a failed run is told" in said
+    assert "removed: latentworks: a run failed" in said
     project.run(*call, "--tell", block)
 
 
@@ -374,7 +374,7 @@ def test_without_a_server_there_is_one_line(project: Project) -> None:
         ("retrain", {"PREFECT_API_URL": nobody}),
     ):
         done = project.run("python", "-m", "pipeline", command, expected=1, **named)
-        said = f"the Prefect server at {nobody} does not answer. Start it first.\n"
+        said = f"The Prefect server at {nobody} does not answer. Start it first.\n"
         assert done.stderr == said
 
 
@@ -386,7 +386,7 @@ def test_a_password_that_is_wrong_is_one_line(project: Project, server: Server) 
         call = ("python", "-m", "pipeline", command)
         given = {"PREFECT_API_URL": server.api, "PREFECT_API_AUTH_STRING": "me:wrong"}
         done = project.run(*call, expected=1, **given)
-        assert done.stderr.startswith(f"the Prefect server at {server.api} says 401. Is PREFECT_AP")
+        assert done.stderr.startswith(f"The Prefect server at {server.api} says 401. Set PREFECT_A")
         assert len(done.stderr.splitlines()) == 1
 
 

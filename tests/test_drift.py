@@ -248,7 +248,10 @@ def test_without_a_champion_or_a_source_there_is_one_line(
     finished: Checkout, champion: Checkout, tmp_path: Path
 ) -> None:
     done = finished.copy(tmp_path / "none").run("latentworks", "drift", expected=6)
-    assert done.stderr == "autoencoder has no champion to compare with.\n"
+    assert done.stderr == (
+        "Cannot check for drift: autoencoder has no champion. "
+        "Run `latentworks register`, then `latentworks promote`.\n"
+    )
     gone = champion.copy(tmp_path / "gone")
     done = gone.run("latentworks", "drift", expected=3)
     assert len(done.stderr.splitlines()) == 1

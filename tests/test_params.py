@@ -140,7 +140,7 @@ def test_recipe_is_valid(tmp_path: Path, name: str) -> None:
 def test_merge_keeps_comments_and_whatever_it_does_not_replace() -> None:
     assert recipes.merge(COMMITTED, {}) == COMMITTED
     merged = recipes.merge(COMMITTED, recipes.sections(ROOT, "seed"))
-    assert "falls to 0 with the last step" in merged
+    assert "cosine falls to 0 at the last step" in merged
     assert len(merged.splitlines()) == len(COMMITTED.splitlines()) - 1  # no num_components
 
 

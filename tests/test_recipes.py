@@ -77,7 +77,7 @@ def test_a_goal_has_a_side() -> None:
     assert not Goal("at most", 0.25).reached(0.26)
     assert Goal("at least", 0.25).reached(0.26)
     assert not Goal("at least", 0.25).reached(0.24)
-    with pytest.raises(ValueError, match="expected such as"):
+    with pytest.raises(ValueError, match="A goal is such as"):
         Goal.parse("about 3")
 
 

@@ -47,7 +47,7 @@ def test_from_a_result_to_the_champion_and_back(
     second = Project(better.copy(tmp_path / "second").path, server).named(name)
     client = MlflowClient(server)
 
-    assert f"nothing was decided about {name} yet" in first.ours("history")
+    assert f"No decision about {name} exists yet" in first.ours("history")
     assert f"{name} version 1 is registered" in first.ours("register")
     assert "`latentworks promote 1`" in first.ours("register")  # the same, once
     assert aliases(server, name) == {"challenger": 1}
@@ -55,7 +55,7 @@ def test_from_a_result_to_the_champion_and_back(
     assert "Promoted: a first model" in said
     assert f"{name} version 1 is champion" in said
     assert aliases(server, name) == {"champion": 1}
-    assert "is champion already" in first.ours("promote", "1", expected=6)
+    assert "it is champion already" in first.ours("promote", "1", expected=6)
 
     second.ours("register")
     assert aliases(server, name) == {"champion": 1, "challenger": 2}
@@ -216,7 +216,7 @@ def test_a_decision_that_was_interrupted_is_carried_out_once(
         text = f"Restored: {reason}"
         entry = Entry(uuid.uuid4().hex, "pair", version, decision, reason, champion, version, text)
         store.decisions.record(entry, {})
-        assert "under way, or interrupted" in pair.ours("history")
+        assert "in progress, or interrupted" in pair.ours("history")
         # Asked for again, it is what was asked for, not one step further back.
         assert f"version {version} is champion again" in pair.ours("rollback")
         assert aliases(server, "pair")["champion"] == version
@@ -228,7 +228,7 @@ def test_a_decision_that_was_interrupted_is_carried_out_once(
     pair.ours("rollback")
     pair.ours("rollback")
     assert aliases(server, "pair") == before
-    assert "(never done)" in pair.ours("history")
+    assert "(never carried out)" in pair.ours("history")
     client = MlflowClient(server)
     client.delete_run(store.decisions.of("pair")[-3].run_id)  # the one that nobody made
 
@@ -240,7 +240,7 @@ def test_odd_requests_are_one_line_and_change_nothing(
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "file").write_text("precious")
-    assert "is the name of a PNG file" in pair.ours(
+    assert "must be the name of a PNG file" in pair.ours(
         "compare", "1", "2", "--picture", str(folder), expected=1
     )
     assert (folder / "file").read_text() == "precious"
@@ -257,7 +257,7 @@ def test_odd_requests_are_one_line_and_change_nothing(
 def test_code_of_another_checkout_is_not_registered(candidate: Project, pair: Project) -> None:
     other = str(pair.path / "src")
     done = candidate.run("latentworks", "register", expected=7, PYTHONPATH=other)
-    assert "the code that runs is not that of this checkout" in done.stderr
+    assert "the running code is not from this checkout" in done.stderr
 
 
 def test_a_damaged_version_is_registered_anew(candidate: Project, server: str) -> None:

@@ -351,7 +351,7 @@ def test_a_version_is_rebuilt_to_the_same_bytes(project: Project) -> None:
     before = project.state()
     database = (project.path / "mlflow.db").read_bytes()
     said = project.run("latentworks", "rebuild", "models:/autoencoder/1").stdout
-    assert "data: as it was recorded" in said
+    assert "data: as recorded" in said
     assert "Epoch 20/20" in said  # it was trained, not taken from a cache
     rows = re.findall(r"^([a-z][\w.]+) +(\S+) +(\S+) +(same|differs)$", said, flags=re.MULTILINE)
     metrics = disk.read_json(project.workspace.path / "reports/metrics.json")
@@ -367,7 +367,7 @@ def test_a_version_that_is_not_there_cannot_be_rebuilt(project: Project) -> None
     done = project.run("latentworks", "rebuild", "models:/autoencoder/99", expected=6)
     assert done.stderr.startswith("autoencoder has no version 99. Expected one of: 1, 2")
     done = project.run("latentworks", "rebuild", "models:/autoencoder", expected=6)
-    assert done.stderr.startswith("which version? Expected models:/NAME/NUMBER")
+    assert done.stderr.startswith("Cannot find the version: expected models:/NAME/NUMBER")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a child with its parent")

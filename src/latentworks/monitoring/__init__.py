@@ -1,1 +1,1 @@
-"""Images that come in: have they changed, and do they drift from what the champion knows?"""
+"""Monitoring of incoming images: changes at their source, and drift from the champion's data."""

@@ -1,4 +1,7 @@
-"""Are the images that come in still what the champion was made from? Nothing is written."""
+"""Drift check: compare the images at dataset.path with the champion's own test images.
+
+Nothing is written.
+"""
 
 import heapq
 from collections.abc import Iterator
@@ -29,9 +32,9 @@ from latentworks.serving import loading, packaging
 from latentworks.system.console import columns
 
 PREPARE = "prepare"  # the stage that makes the index and the test images
-MAX_TEST = 10_000  # test images that are compared with
+MAX_TEST = 10_000  # test images in the comparison
 BATCH = 256
-NUM_WORST = 12  # images that are shown
+NUM_WORST = 12  # images in the picture
 
 
 class _Params(Config):
@@ -41,7 +44,7 @@ class _Params(Config):
 
 @dataclass
 class _Incoming:
-    """Images of the source that the champion never saw, measured; a few of them kept."""
+    """Measurements of the images that the champion never saw, and the worst of these images."""
 
     known: int = 0
     duplicates: int = 0
@@ -57,7 +60,7 @@ class _Incoming:
         self.errors.append(measured.errors)
         self.latents.append(measured.latents)
         for i, (error, image) in enumerate(zip(measured.errors, images, strict=True)):
-            # What has no finite error is the worst of all; the number settles ties.
+            # An error that is not finite ranks worst; the image's number breaks ties.
             size = float(error) if np.isfinite(error) else np.inf
             entry = (size, -(first + i), image)
             (heapq.heappush if len(self.worst) < NUM_WORST else heapq.heappushpop)(
@@ -72,13 +75,13 @@ class _Incoming:
 
 @dataclass(frozen=True)
 class Report:
-    """Incoming images against the champion's test images."""
+    """Comparison of incoming images with the champion's test images."""
 
     version: str
     path: str
     counts: dict[str, int]  # of the images at `path`
     comparison: Comparison
-    figure: Any  # a Matplotlib figure; None where there is nothing to draw
+    figure: Any  # a Matplotlib figure; None without new images
 
     @property
     def drifted(self) -> bool:
@@ -111,15 +114,18 @@ class Report:
 def check(root: Path) -> Report:
     """Compare the images at dataset.path that the champion never saw with its own test images.
 
-    They are prepared as it prepares them, so that an image it knows has the same content id.
-    Raises LatentworksError where there is no champion, or its data or the source is gone.
+    All images are prepared as for the champion, so that a known image has the same content id.
+    Raises NoChampion, and LatentworksError if the champion's data or the source is missing.
     """
     config = params.load(_Params, root / params.PARAMS)
     registry = Registry(root)
-    with registry.one_line("Try again when it answers."):
+    with registry.one_line("Try again when MLflow answers."):
         champion = registry.store.aliased(registry.name, CHAMPION)
         if champion is None:
-            raise NoChampion(f"{registry.name} has no champion to compare with.")
+            raise NoChampion(
+                f"Cannot check for drift: {registry.name} has no champion. "
+                "Run `latentworks register`, then `latentworks promote`."
+            )
         folder = registry.store.fetch(champion)
     prepared = _prepared(root, champion, folder)
     servable = loading.load(folder)
@@ -132,18 +138,18 @@ def check(root: Path) -> Report:
     path = config.dataset.path
     place = root / path
     if dag.is_made(root, Path(path)) and not place.exists():
-        place = Workspace(root, RETRAINING).path / path  # nothing was fetched but there
+        place = Workspace(root, RETRAINING).path / path  # only retraining has fetched images
     dataset = config.dataset.model_copy(update={"path": str(place)})
     incoming = _incoming(dataset, set(prepared.index["id"]), servable)
-    found = incoming.measured(servable.latent_dim)
-    comparison = compare(test, found, config.drift)
+    new = incoming.measured(servable.latent_dim)
+    comparison = compare(test, new, config.drift)
     counts = {
         "known": incoming.known,
-        "new": len(found.errors),
+        "new": len(new.errors),
         "duplicates": incoming.duplicates,
         "rejects": incoming.rejects,
     }
-    figure = _figure(str(champion), comparison, (test, found), incoming, servable)
+    figure = _figure(str(champion), comparison, (test, new), incoming, servable)
     return Report(str(champion), path, counts, comparison, figure)
 
 
@@ -158,28 +164,28 @@ def _incoming(dataset: Any, known: set[str], servable: Any) -> _Incoming:
         fit=interface.fit,
         background=interface.background,
     )
-    found, seen, waiting = _Incoming(), set(known), []
+    incoming, seen, waiting = _Incoming(), set(known), []
     new: set[str] = set()
     for _, result in tqdm(
         decoded(source, transform), total=source.num_items, desc="drift", disable=None
     ):
         if result.image is None:
-            found.rejects += 1
+            incoming.rejects += 1
             continue
         image_id = content_id(result.image)
         if image_id in seen:
-            found.duplicates += image_id in new
-            found.known += image_id not in new
+            incoming.duplicates += image_id in new
+            incoming.known += image_id not in new
             continue
         seen.add(image_id)
         new.add(image_id)
         waiting.append(result.image)
         if len(waiting) == BATCH:
-            found.add(np.stack(waiting), servable)
+            incoming.add(np.stack(waiting), servable)
             waiting = []
     if waiting:
-        found.add(np.stack(waiting), servable)
-    return found
+        incoming.add(np.stack(waiting), servable)
+    return incoming
 
 
 def _batches(rows: np.ndarray) -> Iterator[np.ndarray]:
@@ -188,10 +194,10 @@ def _batches(rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def measure(servable: Any, images: np.ndarray) -> tuple[Measured, np.ndarray]:
-    """Errors and latents of images uint8 [B, H, W, C], and their reconstructions, as float32."""
+    """Errors and latents of images uint8 [B, H, W, C], and reconstructions float32 [B, H, W, C]."""
     latents = servable.encode_images(images)
     decoded_images = servable.decode_latents(latents)
-    with np.errstate(invalid="ignore", over="ignore"):  # of a model that diverged
+    with np.errstate(invalid="ignore", over="ignore"):  # a diverged model gives NaN
         difference = images / np.float32(255) - decoded_images
         errors = (difference**2).mean(axis=(1, 2, 3))
     return Measured(errors, latents), decoded_images
@@ -216,12 +222,12 @@ def _figure(
 
 
 def _prepared(root: Path, champion: Version, folder: Path) -> Prepared:
-    """The data that the champion was made from: here, where it was retrained, or from the cache."""
+    """Read the champion's data from this checkout, from a worktree, or from DVC's cache."""
     retraining = Workspace(root, RETRAINING).path
     for checkout in (root, retraining):
-        found = _recorded(checkout, champion)
-        if found:
-            return read_prepared(found)
+        prepared = _recorded(checkout, champion)
+        if prepared:
+            return read_prepared(prepared)
     workspace = Workspace(root, "champion")
     with workspace.held("check for drift"):
         workspace.check_out(champion.tags["git.commit"])
@@ -230,17 +236,18 @@ def _prepared(root: Path, champion: Version, folder: Path) -> Prepared:
             workspace.write(name, text)
         with suppress(LatentworksError):
             workspace.restore(PREPARE)
-        found = _recorded(workspace.path, champion)
-        if found is None:
+        prepared = _recorded(workspace.path, champion)
+        if prepared is None:
             raise DataError(
-                f"the test images of {champion} are neither here nor whole in DVC's cache or "
-                "remote. `latentworks promote` another version, or `dvc pull` them."
+                f"Cannot check for drift: the test images of {champion} are missing from this "
+                "checkout and from DVC's cache and remote. Run `dvc pull`, or promote another "
+                "version with `latentworks promote`."
             )
-        return read_prepared(found)
+        return read_prepared(prepared)
 
 
 def _recorded(checkout: Path, champion: Version) -> Path | None:
-    """The prepared data of a checkout, if it is that of the champion."""
+    """The prepared data of a checkout if it is the champion's, else None."""
     if not (checkout / dag.DAG).is_file():
         return None
     stage = dag.recorded(checkout).get(PREPARE)

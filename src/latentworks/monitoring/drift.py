@@ -1,7 +1,7 @@
-"""Are the images that come in still what the model was made from?
+"""Drift: the distance between the measurements of test images and of incoming images.
 
-Pure: it compares numbers that were measured before. Two distances are asked for more than one
-reason: large ones matter, and those beyond chance are real; drift is both.
+Pure: the measurements come from `check`. Drift is a distance that is both large, so that it
+matters, and significant, so that it is not chance.
 """
 
 import math
@@ -14,12 +14,12 @@ from pydantic import Field
 
 from latentworks.config import Config
 
-LEVEL = 0.001  # of false alarms, in all rows of a check together: one in three years of daily ones
-MAX_ROWS = 8  # latents that are shown, those that moved the most
+LEVEL = 0.001  # false alarms per check, over all rows: one in three years of daily checks
+MAX_ROWS = 8  # latents in the report, those with the largest distances
 
 
 class DriftConfig(Config):
-    """When images that came in are not what the model was made from."""
+    """Limits beyond which incoming images count as drift."""
 
     min_images: Annotated[int, Field(ge=10)]
     max_distance: Annotated[float, Field(gt=0, lt=1)]
@@ -27,7 +27,7 @@ class DriftConfig(Config):
 
 @dataclass(frozen=True)
 class Measured:
-    """What the champion makes of images."""
+    """The champion's measurements of images."""
 
     errors: np.ndarray  # float32 [N], mean squared errors of reconstruction, pixels in [0, 1]
     latents: np.ndarray  # float32 [N, D]
@@ -35,30 +35,30 @@ class Measured:
 
 @dataclass(frozen=True)
 class Row:
-    """One quantity of both. A distance is 0 where both are alike and 1 where they are apart."""
+    """One quantity of test and incoming images. Distance 0: equal distributions; 1: no overlap."""
 
     quantity: str
     test: tuple[float, float]  # mean and standard deviation
     incoming: tuple[float, float]
     distance: float  # Kolmogorov-Smirnov: the largest gap between the cumulative distributions
-    chance: float  # how probable such a gap is without drift, for all rows together; at most 1
+    chance: float  # p-value of the distance, corrected for all rows; at most 1
     verdict: Literal["ok", "drift"]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Whether incoming images differ from test images, and in what."""
+    """Outcome of a drift check: the verdict, its reason, and the compared quantities."""
 
     drifted: bool
-    reason: str  # one sentence without its full stop
-    rows: tuple[Row, ...]  # reconstruction error first, then latents, the farthest first
+    reason: str  # one sentence without a full stop
+    rows: tuple[Row, ...]  # reconstruction error, then latents by falling distance
 
 
 def compare(test: Measured, incoming: Measured, config: DriftConfig) -> Comparison:
-    """Drift is a distance above `config.max_distance` that is beyond chance.
+    """Find drift: a distance above `config.max_distance` with a corrected p-value below LEVEL.
 
-    Two-sample Kolmogorov-Smirnov tests with Bonferroni's correction. Test images without a finite
-    error are left out; incoming ones are drift.
+    Uses two-sample Kolmogorov-Smirnov tests with Bonferroni's correction. Test images without
+    finite measurements are left out; incoming images without finite measurements are drift.
     """
     num = len(incoming.errors)
     if num < config.min_images:
@@ -79,17 +79,17 @@ def compare(test: Measured, incoming: Measured, config: DriftConfig) -> Comparis
 
 
 def _finite(measured: Measured) -> np.ndarray:
-    """Which images have only finite numbers: bool [N]."""
+    """Mask of the images whose error and latents are all finite: bool [N]."""
     return np.asarray(np.isfinite(measured.errors) & np.isfinite(measured.latents).all(axis=1))
 
 
 def _row(
     quantity: str, test: np.ndarray, incoming: np.ndarray, num_tests: int, config: DriftConfig
 ) -> Row:
-    from scipy.stats import ks_2samp  # here, since the configs are read on every command
+    from scipy.stats import ks_2samp  # imported late: every command reads DriftConfig
 
-    found = ks_2samp(test, incoming, method="asymp")
-    distance, chance = float(found.statistic), min(1.0, num_tests * float(found.pvalue))
+    result = ks_2samp(test, incoming, method="asymp")
+    distance, chance = float(result.statistic), min(1.0, num_tests * float(result.pvalue))
     drifted = distance > config.max_distance and chance < LEVEL
     return Row(
         quantity,
@@ -102,8 +102,8 @@ def _row(
 
 
 def _reason(rows: Sequence[Row], num: int) -> str:
-    found = [f"{row.quantity} ({row.distance:.2f})" for row in rows if row.verdict == "drift"]
-    if found:
-        return f"{num} new images differ in {', '.join(found)}"
+    drifted = [f"{row.quantity} ({row.distance:.2f})" for row in rows if row.verdict == "drift"]
+    if drifted:
+        return f"{num} new images differ in {', '.join(drifted)}"
     farthest = max(rows, key=lambda row: row.distance if math.isfinite(row.distance) else 0)
     return f"{num} new images are as the test images; largest distance {farthest.distance:.2f}"

@@ -1,4 +1,4 @@
-"""Have the images at dataset.path changed? Nothing is written but a note of what was seen."""
+"""Detection of changes to the images at dataset.path. Writes only a note of its last look."""
 
 import hashlib
 import os
@@ -25,44 +25,44 @@ class _Params(Config):
 
 @dataclass(frozen=True)
 class Look:
-    """What a look at the source found."""
+    """Result of one look at the source."""
 
     path: str
     state: str  # no change, still changing, waiting, changed
 
 
 def look(root: Path, cool_down: float, now: float, tell: Callable[[str], None]) -> Look:
-    """Whether the images at dataset.path changed since that was last told.
+    """Look for a change of the images at dataset.path since the last report.
 
-    A change counts when two looks in a row find the same and nothing is being trained; `tell` is
-    called with the path, once, and not again for `cool_down` seconds. `now` is in seconds since
-    1970. What `fetch` brings changes with the parameters alone. Raises DataError where the images
-    are gone.
+    A change counts when two looks in a row find the same files and no retraining is running. Then
+    `tell` is called once with the path, and not again for `cool_down` seconds. `now` is in seconds
+    since 1970. Images that `fetch` downloads never count, since they change only with the params.
+    Raises DataError if the images are missing.
     """
     path = Path(params.load(_Params, root / params.PARAMS).dataset.path)
     if dag.is_made(root, path):
         return Look(str(path), "no change")
-    found = signature(root / path)
+    current = signature(root / path)
     try:
         note = dict(disk.read_json(root / NOTE))
-        seen, told, when = str(note["seen"]), str(note["told"]), float(note["when"])
-    except (OSError, ValueError, KeyError, TypeError):  # the first look, or its note was spoiled
-        seen, told, when = found, found, 0.0
-    if found == told:
+        seen, reported, when = str(note["seen"]), str(note["told"]), float(note["when"])
+    except (OSError, ValueError, KeyError, TypeError):  # the first look, or a damaged note
+        seen, reported, when = current, current, 0.0
+    if current == reported:
         state = "no change"
-    elif found != seen:
+    elif current != seen:
         state = "still changing"
     elif now < when + cool_down or Workspace(root, RETRAINING).is_held:
-        state = "waiting"  # a retraining that is under way may not have it, and nobody else starts
+        state = "waiting"  # the running retraining may lack the change, and a second cannot start
     else:
         tell(str(path))
-        state, told, when = "changed", found, now
-    disk.write_json(root / NOTE, {"seen": found, "told": told, "when": when})
+        state, reported, when = "changed", current, now
+    disk.write_json(root / NOTE, {"seen": current, "told": reported, "when": when})
     return Look(str(path), state)
 
 
 def signature(path: Path) -> str:
-    """A digest of the names, sizes and times of all files; their content is not read."""
+    """Digest of the names, sizes and times of all files, without reading their content."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder. Correct dataset.path in params.yaml.")
     digest = hashlib.sha256()
@@ -79,5 +79,5 @@ def _files(path: Path) -> Iterator[tuple[str, os.stat_result]]:
     for folder, _, names in os.walk(path):
         for name in names:
             file = os.path.join(folder, name)
-            with suppress(FileNotFoundError, NotADirectoryError):  # gone: the next look tells
+            with suppress(FileNotFoundError, NotADirectoryError):  # deleted meanwhile
                 yield os.path.relpath(file, path), os.lstat(file)

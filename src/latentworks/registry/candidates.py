@@ -1,4 +1,4 @@
-"""A result of this checkout that may become a version: what speaks against it, and what it is."""
+"""Candidates: complete results of a checkout that can be registered as versions."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from latentworks.system import disk
 
 @dataclass(frozen=True)
 class Candidate:
-    """All of a result, with nothing that speaks against it."""
+    """A complete result that passed `check`."""
 
     root: Path
     outputs: Outputs
@@ -26,10 +26,10 @@ class Candidate:
 
     @property
     def servable(self) -> Path:
-        return _there(self.outputs.servable)
+        return _required(self.outputs.servable)
 
     def interface(self) -> str:
-        """What clients rely on, as one line."""
+        """The shapes and labels that clients rely on, as one line."""
         interface = disk.read_json(self.servable / "interface.json")
         height, width, channels = interface["image_shape"]
         text = f"{height}x{width}x{channels} images, {interface['latent_dim']} latents"
@@ -38,26 +38,26 @@ class Candidate:
         return text
 
     def content(self) -> dict[str, str]:
-        """Digests of what the version is made from; equal ones are the same version."""
+        """Digests of the version's parts: equal digests mean the same version."""
         return {**content(self.outputs), "wrapping.sha256": packaging.wrapping_digest()}
 
     def assemble(self, folder: Path, run_id: str, model_id: str) -> None:
-        """Write the model folder, try it in a fresh process and score it there.
+        """Write the model folder, then test and score it in a fresh process.
 
-        Raises RegistryError where it does not answer as it should.
+        Raises RegistryError if the model's answers differ from its golden answers.
         """
-        model = _there(self.outputs.model)
+        model = _required(self.outputs.model)
         provenance = [
             *(model / name for name in ("model.keras", "config.json", "curves.csv")),
-            _there(self.outputs.metrics),
+            _required(self.outputs.metrics),
             self.root / params.PARAMS,
             self.root / dag.LOCK,
         ]
         packaging.assemble(folder, self.servable, provenance, run_id, model_id)
-        preflight.run(folder, _there(self.outputs.prepared), folder / packaging.SCORES)
+        preflight.run(folder, _required(self.outputs.prepared), folder / packaging.SCORES)
 
     def flat_params(self) -> dict[str, str]:
-        """The parameters it was made with, as text."""
+        """The params of the result as text, by dotted names."""
         return {
             f"{section}.{name}": str(value)
             for section in ("model", "train", "sample")
@@ -65,9 +65,9 @@ class Candidate:
         }
 
     def about(self) -> str:
-        """Markdown for the page of the version."""
+        """Markdown for the version's page in MLflow."""
         kind, data = self.outputs.params["model"]["kind"], self.outputs.params["dataset"]["kind"]
-        scores = disk.read_json(_there(self.outputs.metrics))
+        scores = disk.read_json(_required(self.outputs.metrics))
         rows = [
             f"| {group} | {name} | {value if isinstance(value, str) else format(value, '.4g')} |"
             for group, values in scores.items()
@@ -84,8 +84,8 @@ class Candidate:
         )
 
     def about_model(self, name: str) -> str:
-        """Markdown for the page of the registered model."""
-        return f"""{self.interface()}, whichever version. The param `verb` says what is to be done:
+        """Markdown for the registered model's page in MLflow."""
+        return f"""Every version has {self.interface()}. The param `verb` selects the operation:
 
 | verb | inputs | params | outputs |
 |---|---|---|---|
@@ -108,52 +108,64 @@ images = model.predict(None, params={{"verb": "sample", "num": 16, "seed": 0}})
 
 
 def check(root: Path) -> Candidate:
-    """The result of a checkout. Raises Refused for one whose origin cannot be told."""
+    """Return the result of a checkout as a candidate.
+
+    Raises Refused if the origin of the result is unknown, or if the training diverged.
+    """
     commit = git.code(root).commit
     if not commit:
-        raise Refused("the code is not in git, so that nobody could tell what made the model.")
+        raise Refused(
+            "Cannot register: the code is not committed to git, so the model's origin is unknown. "
+            "Commit it, run `make repro`, and register again."
+        )
     running = Path(latentworks.__file__).resolve().parent
     if running != (root / "src/latentworks").resolve():
         raise Refused(
-            f"the code that runs is not that of this checkout: it is in {running}. Use the "
-            "checkout's own environment (`make setup`), or PYTHONPATH=src."
+            f"Cannot register: the running code is not from this checkout, but from {running}. "
+            "Use the checkout's own environment (`make setup`), or set PYTHONPATH=src."
         )
     differences = git.differences(root)
     if differences:
         raise Refused(
-            f"the code differs from its commit: {', '.join(differences[:5])}. Commit it, run "
-            "`make repro`, and register again."
+            f"Cannot register: the code differs from its commit: {', '.join(differences[:5])}. "
+            "Commit it, run `make repro`, and register again."
         )
     stale = dvc.stale(root)
     if stale:
-        raise Refused(f"the result is not what dvc.lock records: {stale[0]}. Run `make repro`.")
+        raise Refused(
+            f"Cannot register: the result is not what dvc.lock records: {stale[0]}. "
+            "Run `make repro`."
+        )
     outputs = recorded_outputs(root)
     if outputs is None or outputs.servable is None or outputs.metrics is None:
-        raise Refused("the result is not complete. Run `make repro`.")
+        raise Refused("Cannot register: the result is incomplete. Run `make repro`.")
     try:
-        data = fingerprint(_there(outputs.prepared))
+        data = fingerprint(_required(outputs.prepared))
     except DataError as error:
-        raise Refused(str(error)) from None
-    _refuse_diverged(_there(outputs.model), outputs.metrics)
+        raise Refused(f"Cannot register: {error}") from None
+    _refuse_diverged(_required(outputs.model), outputs.metrics)
     return Candidate(root, outputs, commit, data)
 
 
 def content(outputs: Outputs) -> dict[str, str]:
-    """Digests of a complete result, without what is put around it."""
+    """Digests of a complete result: its model, its servable and its data."""
     return {
         "model.sha256": outputs.model_digest(),
-        "content.sha256": checksums.content_digest(_there(outputs.servable)),
-        "data.fingerprint": fingerprint(_there(outputs.prepared)),
+        "content.sha256": checksums.content_digest(_required(outputs.servable)),
+        "data.fingerprint": fingerprint(_required(outputs.prepared)),
     }
 
 
 def fingerprint(prepared: Path) -> str:
-    """What identifies the prepared images, their splits and labels. Raises DataError."""
+    """The fingerprint of the prepared images, with their splits and labels.
+
+    Raises DataError if none is recorded.
+    """
     value = disk.read_json(prepared / "profile.json").get("fingerprint")
     if not isinstance(value, str) or not value:
         raise DataError(
-            f"{prepared / 'profile.json'} has no data fingerprint, so that nobody could tell what "
-            "the model was trained on. Run `dvc repro --force prepare`."
+            f"{prepared / 'profile.json'} has no data fingerprint, so the origin of the model is "
+            "unknown. Run `dvc repro --force prepare`."
         )
     return value
 
@@ -163,21 +175,24 @@ def _refuse_diverged(model: Path, metrics: Path) -> None:
         for name, value in epoch.items():
             if not math.isfinite(value):
                 raise Refused(
-                    f"the training diverged: {name} is {value} after epoch {epoch['epoch']:.0f}. "
-                    "Lower train.learning_rate."
+                    f"Cannot register: the training diverged: {name} is {value} after epoch "
+                    f"{epoch['epoch']:.0f}. Lower train.learning_rate."
                 )
     for name, score in flat(disk.read_json(metrics)):
         if not isinstance(score, str) and not math.isfinite(score):
-            raise Refused(f"the training diverged: {name} is {score}. Lower train.learning_rate.")
+            raise Refused(
+                f"Cannot register: the training diverged: {name} is {score}. "
+                "Lower train.learning_rate."
+            )
 
 
 def flat(metrics: dict[str, dict[str, float | str]]) -> list[tuple[str, float | str]]:
-    """{"test": {"bce": 0.25}} as ("test.bce", 0.25)."""
+    """Flatten nested scores: {"test": {"bce": 0.25}} becomes ("test.bce", 0.25)."""
     return [
         (f"{group}.{name}", v) for group, values in metrics.items() for name, v in values.items()
     ]
 
 
-def _there(path: Path | None) -> Path:
-    assert path is not None  # `check` has seen that the result is complete
+def _required(path: Path | None) -> Path:
+    assert path is not None  # `check` has verified that the result is complete
     return path

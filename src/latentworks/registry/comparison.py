@@ -1,4 +1,4 @@
-"""Two versions over the same test images: the numbers as a table, the images as a picture."""
+"""Comparison of two versions on the same test images: a table of scores and a picture."""
 
 from pathlib import Path
 
@@ -12,12 +12,14 @@ from latentworks.system import disk
 
 
 def compare(registry: Registry, first: int, second: int, picture: Path) -> str:
-    """Draw both into the file `picture` and return the table.
+    """Draw two versions into the file `picture` and return their table of scores.
 
-    The images are the golden ones of the first version: test images that came with it.
+    The images are the golden test images of the first version.
     """
     if not picture.name or picture.is_dir():
-        raise LatentworksError(f"--picture is the name of a PNG file. Received: {str(picture)!r}.")
+        raise LatentworksError(
+            f"--picture must be the name of a PNG file. Received: {str(picture)!r}."
+        )
     both = registry.compared(first, second)
     images = disk.read_arrays(both[0].folder / loading.SERVABLE / "golden.npz")["0.input"]
     servables = {each.version.number: loading.load(each.folder) for each in both}

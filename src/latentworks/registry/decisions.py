@@ -1,4 +1,4 @@
-"""Decisions about versions: each is a run of an experiment of their own."""
+"""Decisions about versions. Each decision is an MLflow run in the experiment DECISIONS."""
 
 import time
 from collections.abc import Iterator
@@ -11,35 +11,35 @@ from mlflow.entities import Experiment, Metric, Run
 
 from latentworks.tracking.runs import Store
 
-DECISIONS = "latentworks decisions"  # the experiment
+DECISIONS = "latentworks decisions"  # name of the experiment
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A decision, as `history` tells it."""
+    """A decision, as `latentworks history` lists it."""
 
-    id: str  # made by the one who decides: a call that is sent twice is still one decision
+    id: str  # chosen by the deciding process, so that a request sent twice is one decision
     name: str
     version: int
     decision: str  # promoted, refused or restored
     reason: str
     champion_before: int | None
     champion_after: int | None
-    text: str = ""  # Markdown: the decision, the reason, the numbers
+    text: str = ""  # Markdown: the decision, the reason, the scores
     milliseconds: int = 0  # since 1970, when it was recorded
-    status: str = ""  # FINISHED when the aliases are as it says
+    status: str = ""  # FINISHED when the aliases follow the decision
     run_id: str = ""
 
 
 class Decisions:
-    """All that were made in a tracking store."""
+    """All decisions in a store."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.client = store.client
 
     def record(self, entry: Entry, metrics: dict[str, float]) -> Entry:
-        """Write a decision as a run, which stays open until the aliases are as it says."""
+        """Write a decision as a run. The run stays open until `close`."""
         values = asdict(entry)
         tags = {
             tag: "" if values[name] is None else str(values[name]) for name, tag in _TAGS.items()
@@ -57,20 +57,23 @@ class Decisions:
         return _entry(run)
 
     def close(self, entry: Entry, status: str = "FINISHED") -> None:
-        """Say that the aliases are as the decision says, or with KILLED that they never will be."""
+        """End the run of a decision: FINISHED if the aliases follow it, KILLED if they never will.
+
+        Also deletes its duplicates, from a request that MLflow's client sent twice.
+        """
         self.client.set_terminated(entry.run_id, status)
         for other in self._runs(f"tags.`{_TAGS['id']}` = '{entry.id}'"):
-            if other.info.run_id != entry.run_id:  # from a call that MLflow's client sent twice
+            if other.info.run_id != entry.run_id:
                 self.client.delete_run(other.info.run_id)
 
     def of(self, name: str, *, unfinished: bool = False) -> list[Entry]:
-        """Those about `name`, the oldest first: all of them, or those whose run is still open."""
+        """Decisions about the model `name`, oldest first; with `unfinished` the open ones only."""
         terms = [f"tags.`{_TAGS['name']}` = '{name}'"]
         if unfinished:
             terms.append("attributes.status = 'RUNNING'")
         entries = []
         for run in self._runs(" and ".join(terms)):
-            with suppress(ValueError, TypeError):  # a run that somebody edited is no decision
+            with suppress(ValueError, TypeError):  # skip a run whose tags were edited by hand
                 entries.append(_entry(run))
         return entries
 
@@ -101,7 +104,7 @@ _TAGS = {
     "reason": "decision.reason",
     "champion_before": "champion.before",
     "champion_after": "champion.after",
-    "text": "mlflow.note.content",  # what MLflow shows as the description of a run
+    "text": "mlflow.note.content",  # MLflow shows this tag as the run's description
 }
 
 

@@ -1,4 +1,4 @@
-"""A version made again from its commit, parameters and data: does it come out the same?"""
+"""Rebuilding a version from its commit, params and data, to compare the two results."""
 
 import re
 import shutil
@@ -22,15 +22,15 @@ from latentworks.system.console import columns
 from latentworks.system.state import STATE
 from latentworks.tracking.uri import SQLITE
 
-NAME = "rebuild"  # of the workspace
+NAME = "rebuild"  # name of the worktree
 MODEL = "model.sha256"
-TRAIN = "train"  # the stages before it make the data, which is checked out
+TRAIN = "train"  # the stages before it make the data, which the cache may still have
 ENVIRONMENT = "requirements/latentworks.txt"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number, or hash, as it was recorded and as it came out."""
+    """One score or digest: the recorded value and the rebuilt one."""
 
     name: str
     recorded: Any
@@ -43,11 +43,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What became of a version that was made again."""
+    """Outcome of a rebuild."""
 
     version: Version
     rows: list[Row]
-    same_environment: bool  # whether its commit pins the packages that are installed here
+    same_environment: bool  # True if the version's commit pins the same packages as this checkout
 
     @property
     def same(self) -> bool:
@@ -66,16 +66,17 @@ def _short(value: Any) -> str:
 
 
 def rebuild(root: Path, reference: str, report: Callable[[str], None]) -> Rebuilt:
-    """Make a version again: `models:/NAME/NUMBER`, `models:/NAME@ALIAS`, or a number.
+    """Rebuild a version and compare the new result with the recorded one.
 
-    The stages after the data really run, whatever DVC has in its cache. What they print is
-    reported. MLflow and the checkout `root` are left as they are.
+    `reference` is `models:/NAME/NUMBER`, `models:/NAME@ALIAS`, or a number. All stages from `train`
+    on run, even if DVC's cache has their outs; `report` receives the lines that they print. MLflow
+    and the checkout `root` do not change.
     """
     registry = Registry(root)
     version = find(registry, reference)
-    with registry.one_line("Try again when it answers."):
+    with registry.one_line("Try again when MLflow answers."):
         recorded = registry.store.fetch(version) / packaging.PROVENANCE
-    store = root / STATE / "rebuild"  # of runs that nobody needs afterwards
+    store = root / STATE / "rebuild"  # for MLflow runs that are discarded
     workspace = Workspace(root, NAME, f"{SQLITE}{store / 'mlflow.db'}")
     with workspace.held(f"rebuild {version}"), _empty(store):
         commit = workspace.check_out(version.tags["git.commit"])
@@ -92,7 +93,7 @@ def rebuild(root: Path, reference: str, report: Callable[[str], None]) -> Rebuil
 
 @contextmanager
 def _empty(folder: Path) -> Iterator[None]:
-    shutil.rmtree(folder, ignore_errors=True)  # of a rebuild that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed rebuild
     folder.mkdir(parents=True)
     try:
         yield
@@ -101,14 +102,15 @@ def _empty(folder: Path) -> Iterator[None]:
 
 
 def find(registry: Registry, reference: str) -> Version:
-    """The version that a reference means. Raises RegistryError where there is none."""
+    """Return the version that a reference names. Raises RegistryError if it does not exist."""
     match = re.fullmatch(r"(?:models:/(?P<name>[^/@]+)[/@])?(?P<which>[\w.-]+)", reference)
     if match is None:
         raise RegistryError(
-            f"which version? Expected models:/NAME/NUMBER or a number. Received: {reference!r}."
+            "Cannot find the version: expected models:/NAME/NUMBER or a number. "
+            f"Received: {reference!r}."
         )
     name, which = match["name"] or registry.name, match["which"]
-    with registry.one_line("Try again when it answers."):
+    with registry.one_line("Try again when MLflow answers."):
         if which.isdecimal():
             return registry.store.get(name, int(which))
         version = registry.store.aliased(name, which)
@@ -124,8 +126,8 @@ def _make(workspace: Workspace, version: Version, report: Callable[[str], None])
     wanted = [stage for stage in data if any(stage in needs[other] for other in later)]
     try:
         workspace.restore(*wanted)
-        report(f"data: as it was recorded ({', '.join(wanted)} from the cache)")
-    except LatentworksError:  # neither cache nor remote has it: from the source, then
+        report(f"data: as recorded ({', '.join(wanted)} from the cache)")
+    except LatentworksError:  # not in the cache, nor in the remote: make the data from its source
         workspace.bring_source()
         for stage in data:
             workspace.reproduce(stage, report)
@@ -134,15 +136,16 @@ def _make(workspace: Workspace, version: Version, report: Callable[[str], None])
     found = candidates.fingerprint(made.outs[0]) if made else "none"
     if found != version.data:
         raise LatentworksError(
-            f"the data of {version} is neither in DVC's cache nor what its source has now. "
-            f"Expected the fingerprint {version.data[:12]}. Received: {found[:12]}."
+            f"Cannot rebuild: the data of {version} is no longer in DVC's cache, and its source "
+            f"has changed. Expected the fingerprint {version.data[:12]}. Received: {found[:12]}. "
+            "Run `dvc pull`, or restore the source."
         )
     for stage in later:
         workspace.reproduce(stage, report, force=True)
 
 
 def _before(needs: dict[str, set[str]], stage: str) -> list[str]:
-    """The stages that `stage` needs, directly or through others, in their order."""
+    """The stages that `stage` depends on, directly or through other stages, in DVC's order."""
     found: set[str] = set()
     waiting = {stage}
     while waiting:
@@ -152,7 +155,7 @@ def _before(needs: dict[str, set[str]], stage: str) -> list[str]:
 
 def _compare(workspace: Workspace, version: Version, recorded: Path) -> list[Row]:
     outputs = recorded_outputs(workspace.path)
-    assert outputs is not None  # all its stages have just run
+    assert outputs is not None  # all stages have just run
     assert outputs.metrics is not None
     before = candidates.flat(disk.read_json(recorded / outputs.metrics.name))
     after = dict(candidates.flat(disk.read_json(outputs.metrics)))

@@ -1,8 +1,9 @@
-"""Registered models: from a result to a version, from a version to the alias that clients follow.
+"""Registered models: results become versions, and the gate moves the alias that clients follow.
 
-Aliases: `challenger`, the newest version; `champion`, the one to serve; `previous`, the champion
-before it. A decision is written down before an alias moves, and both happen under a lock: two
-processes that read, compare and set at once would choose the wrong champion.
+Aliases: `challenger`, the newest version; `champion`, the version to serve; `previous`, the
+champion before the current one. A decision is recorded before an alias moves. Both happen under a
+lock, since two processes that read, compare and set at the same time could choose the wrong
+champion.
 """
 
 import math
@@ -33,10 +34,10 @@ from latentworks.tracking.uri import tracking_uri, without_password
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 PROMOTED, REFUSED, RESTORED = "promoted", "refused", "restored"
-SINCE = "champion.since"  # tags of a version: when it last became champion,
-WITHDRAWN = "withdrawn"  # and why it was rolled back
-MLFLOW_PAGES = "http://127.0.0.1:5000"  # of a store without a server, while `make ui` runs
-MAX_REASON = 500  # characters: it stands on pages and in tables
+SINCE = "champion.since"  # tag of a version: when it last became champion
+WITHDRAWN = "withdrawn"  # tag of a version: why it was rolled back
+MLFLOW_PAGES = "http://127.0.0.1:5000"  # address that `make ui` gives a store without a server
+MAX_REASON = 500  # characters, since pages and tables show the reason
 
 
 class _Params(Config):
@@ -45,7 +46,7 @@ class _Params(Config):
 
 @dataclass(frozen=True)
 class Compared:
-    """One of the versions that are compared."""
+    """A version in a comparison, with its files and scores."""
 
     version: Version
     folder: Path
@@ -56,22 +57,23 @@ class Registry:
     """The registered model that params.yaml names, at the tracking URI of a checkout."""
 
     def __init__(self, root: Path, uri: str | None = None) -> None:
-        """For the checkout `root`; `uri` where it has no store of its own."""
+        """Open the registry of the checkout `root`; `uri` replaces the checkout's own store."""
         self.root = root
         self.config = params.load(_Params, root / params.PARAMS).promotion
         self.name = self.config.model_name
         self.uri = uri or tracking_uri(root)
-        with self.one_line("Try again when it answers."):
+        with self.one_line("Try again when MLflow answers."):
             self.store = RegistryStore(self.uri, root)
-        self._working: set[str] = set()  # versions, by sha256, that passed in this process
+        self._working: set[str] = set()  # sha256 of versions that passed a pre-flight
 
     # --- from a result to a version --------------------------------------------------------------
 
     def register(self) -> Version:
-        """Make the result of this checkout a version, the challenger; the same one only once.
+        """Register the result of this checkout as a version with the alias `challenger`.
 
-        It is scored on its own test data first, in a process of its own. Raises Refused where it
-        cannot be told what the version would be, or it does not work.
+        A result that is registered already returns its version. A new result is first scored on
+        its own test data, in a fresh process. Raises Refused if the origin of the result is
+        unknown, and RegistryError if its model does not work.
         """
         candidate = candidates.check(self.root)
         with self.one_line("Run `latentworks register` again."):
@@ -80,7 +82,7 @@ class Registry:
             if known:
                 return known
             if outbox.sync(candidate.outputs, self.root) is not None:
-                raise Unavailable("the run of this result could not be written.")
+                raise Unavailable("Cannot register: MLflow did not take the run of this result.")
             uploaded = self.store.upload(self.name, candidate)
             self.store.create(self.name, candidate)
             self._refuse_other_interface(candidate)
@@ -94,13 +96,13 @@ class Registry:
         return version
 
     def _registered(self, candidate: Candidate) -> Version | None:
-        """The version that this result is already; the challenger, if nothing was decided on it."""
+        """Return the version of this result; without a decision it becomes the challenger again."""
         for version in reversed(self.store.versions(self.name, candidate.content())):
             try:
                 self.store.fetch(version)
             except Unavailable:
                 raise
-            except RegistryError:  # its files were changed: another one takes its place
+            except RegistryError:  # its files were changed: register the result anew
                 continue
             if "decision" not in version.tags:
                 self.store.move_alias(self.name, CHALLENGER, version.number)
@@ -108,18 +110,18 @@ class Registry:
         return None
 
     def decided(self) -> Version | None:
-        """The version that this result is, if something was decided on it. A quick look.
+        """Return the version of this result if a decision about it exists. Fast: fetches no files.
 
-        A decision that a killed process had written down, and no more, is carried out first.
+        Completes first a decision that a killed process had recorded but not carried out.
         """
         outputs = recorded_outputs(self.root)
         if outputs is None or outputs.servable is None or outputs.prepared is None:
             return None
         content = candidates.content(outputs)
-        with self.one_line("Try again when it answers."):
+        with self.one_line("Try again when MLflow answers."):
             known = self.store.versions(self.name, content)
             if known and self.store.decisions.of(self.name, unfinished=True):
-                with self._lock("finish what was interrupted"):
+                with self._lock("complete an interrupted decision"):
                     self._finish_interrupted()
                 known = self.store.versions(self.name, content)
         return next((version for version in known if "decision" in version.tags), None)
@@ -128,20 +130,21 @@ class Registry:
         known, ours = self.store.interface(self.name), candidate.interface()
         if known not in (None, ours):
             raise Refused(
-                f"{self.name} holds models of {known}, and its clients rely on that. "
-                f"Received: {ours}. Set promotion.model_name to another name."
+                f"Cannot register: {self.name} holds models of {known}, and its clients rely on "
+                f"that. Received: {ours}. Set promotion.model_name to another name."
             )
 
     # --- from a version to the champion ----------------------------------------------------------
 
     def promote(self, number: int | None = None) -> Entry:
-        """Decide whether a version, by default the challenger, becomes champion; write it down.
+        """Let the gate decide if a version, by default the challenger, becomes champion.
 
-        Returns the decision, which may be a refusal. Raises RegistryError where none can be made.
+        Records and returns the decision, which may be a refusal. Raises RegistryError if no
+        decision is possible.
         """
         with self.one_line("Run `latentworks promote` again."):
             if self.store.interface(self.name) is not None:
-                with self._lock("finish what was interrupted"):
+                with self._lock("complete an interrupted decision"):
                     finished = self._finish_interrupted()
                 if finished and number in (None, finished.version):
                     return finished
@@ -158,10 +161,10 @@ class Registry:
     def _refuse_champion(self, version: Version) -> None:
         champion = self.store.aliased(self.name, CHAMPION)
         if champion is not None and champion.number == version.number:
-            raise RegistryError(f"{version} is champion already.")
+            raise RegistryError(f"Cannot promote {version}: it is champion already.")
 
     def _fault(self, version: Version) -> str | None:
-        """Why this version cannot be champion, whatever it scores; None where nothing is wrong."""
+        """The reason to refuse this version whatever its scores; None if there is none."""
         if WITHDRAWN in version.tags:
             return (
                 f"it was rolled back: {version.tags[WITHDRAWN]}. `latentworks rollback "
@@ -176,7 +179,10 @@ class Registry:
         return None
 
     def _preflight(self, version: Version, trial: preflight.Trial | None = None) -> None:
-        """Raises RegistryError; the hashes are compared always, the answers once in a process."""
+        """Compare a version's files with their hashes, and test its golden answers.
+
+        The answers are tested once in each process. Raises RegistryError.
+        """
         folder = self.store.fetch(version)
         if version.sha256 not in self._working:
             (trial.run if trial else preflight.run)(folder)
@@ -185,17 +191,19 @@ class Registry:
     def _decide(self, challenger: Version) -> Entry:
         while True:
             champion = self.store.aliased(self.name, CHAMPION)
-            # Scoring takes long, so it comes before the lock.
+            # Scoring takes long, so it runs before the lock is taken.
             ours = self.scores(challenger, challenger.data)
             theirs = self.scores(champion, challenger.data) if champion else None
             with self._lock(f"promote {challenger}"):
                 self._finish_interrupted()
                 now = self.store.aliased(self.name, CHAMPION)
                 if _number(now) != _number(champion):
-                    continue  # another one was promoted meanwhile: compare with that
+                    continue  # the champion changed meanwhile: compare with the new one
                 self._refuse_champion(challenger)
                 if WITHDRAWN in self.store.get(self.name, challenger.number).tags:
-                    raise RegistryError(f"{challenger} was rolled back meanwhile.")
+                    raise RegistryError(
+                        f"Cannot promote {challenger}: it was rolled back meanwhile."
+                    )
                 decision = decide(ours, theirs, self.config)
                 winner = challenger if decision.promoted else champion
                 return self._write(
@@ -208,17 +216,18 @@ class Registry:
                 )
 
     def scores(self, version: Version, data: str) -> Scores:
-        """What the gate measures of a version on the data with the fingerprint `data`.
+        """Return the scores of a version on the data with the fingerprint `data`.
 
-        Recorded at registration where that was on the same data, else measured on the prepared
-        data of this checkout, and kept. Raises RegistryError where that is other data.
+        These are the scores recorded at registration, if they are of the same data and the same
+        scoring code. Else the version is scored on the prepared data of this checkout, and the
+        scores are kept. Raises RegistryError if this checkout has other data.
         """
         folder = self.store.fetch(version)
         kept = self.root / ".latentworks" / "scores" / f"{version.sha256}-{data}.json"
         for path in (folder / packaging.SCORES, kept):
             with suppress(
                 OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
-            ):  # none there, or an old one
+            ):  # no file, or a file in an old format
                 scores = Scores.from_json(disk.read_json(path))
                 if (scores.data, scores.scorer) == (data, scorer_digest()):
                     return scores
@@ -226,64 +235,68 @@ class Registry:
         prepared = outputs.prepared if outputs else None
         if prepared is None or candidates.fingerprint(prepared) != data:
             raise RegistryError(
-                f"{version} was scored on other test data, or by other code, and the data of the "
-                "challenger is not in this checkout. Run this in the checkout that made it, "
-                "after `dvc checkout`."
+                f"Cannot score {version}: it was scored on other test data, or by other code, and "
+                "this checkout does not have the challenger's data. Run the command in the "
+                "checkout that made the challenger, after `dvc checkout`."
             )
         preflight.run(folder, prepared, kept)
         return Scores.from_json(disk.read_json(kept))
 
-    # --- back, and what was ----------------------------------------------------------------------
+    # --- rollback and history --------------------------------------------------------------------
 
     def rollback(
         self, number: int | None = None, reason: str = "", trial: preflight.Trial | None = None
     ) -> Entry:
         """Make the previous champion, or version `number`, champion again.
 
-        Its hashes and golden answers are checked first, in `trial` where somebody has started one.
-        Only what was champion once can be again.
+        Its hashes and golden answers are tested first, in the process `trial` if given. Raises
+        RegistryError for a version that was never champion.
         """
         reason = " ".join("".join(filter(str.isprintable, reason.replace("\n", " "))).split())
         if len(reason) > MAX_REASON:
-            raise RegistryError(f"a reason has at most {MAX_REASON} characters.")
+            raise RegistryError(
+                f"--reason must have at most {MAX_REASON} characters. Received: {len(reason)}."
+            )
         if self.store.interface(self.name) is None:
             raise RegistryError(
-                f"there is no registered model {self.name}. Run `latentworks register`."
+                f"Cannot roll back: no model {self.name} is registered. Run `latentworks register`."
             )
         with self.one_line("Run `latentworks rollback` again."), self._lock("roll back"):
             finished = self._finish_interrupted()
             if finished and finished.decision == RESTORED and number in (None, finished.version):
-                return finished  # asked for again after it was interrupted
+                return finished  # the same rollback, repeated after an interruption
             champion = self.store.aliased(self.name, CHAMPION)
-            target = self._version(number, PREVIOUS, "There is nothing to go back to.")
+            target = self._version(number, PREVIOUS, "No earlier champion exists.")
             if target.number == _number(champion):
-                raise RegistryError(f"{target} is champion already.")
+                raise RegistryError(f"Cannot roll back to {target}: it is champion already.")
             if SINCE not in target.tags:
-                raise RegistryError(f"{target} was never champion. Use `latentworks promote`.")
+                raise RegistryError(
+                    f"Cannot roll back to {target}: it was never champion. "
+                    "Use `latentworks promote`."
+                )
             self._preflight(target, trial)
             if not reason:
                 reason = f"version {champion.number} was withdrawn" if champion else "no champion"
             return self._write(RESTORED, reason, target, champion, target)
 
     def history(self) -> list[Entry]:
-        """Every decision about this model, the oldest first."""
-        with self.one_line("Try again when it answers."):
+        """Every decision about this model, oldest first."""
+        with self.one_line("Try again when MLflow answers."):
             return self.store.decisions.of(self.name)
 
     def history_table(self) -> str:
-        """The decisions as text, one a line, and who is champion now."""
+        """The decisions as text, one per line, and the current champion."""
         entries = self.history()
-        with self.one_line("Try again when it answers."):
+        with self.one_line("Try again when MLflow answers."):
             champion = _number(self.store.aliased(self.name, CHAMPION))
         return tables.history(self.name, entries, champion)
 
     def compared(self, first: int, second: int) -> list[Compared]:
-        """Two versions with their files and scores on the same data, that of the second.
+        """Two versions with their files and scores, both scored on the data of the second.
 
-        Where that is not in this checkout and the first one was scored on other data, each has the
-        scores that were recorded with it.
+        If this checkout does not have that data, each version keeps the scores recorded with it.
         """
-        with self.one_line("Try again when it answers."):
+        with self.one_line("Try again when MLflow answers."):
             versions = [self.store.get(self.name, number) for number in (first, second)]
             folders = [self.store.fetch(version) for version in versions]
             try:
@@ -293,15 +306,15 @@ class Registry:
         return [Compared(*each) for each in zip(versions, folders, scores, strict=True)]
 
     def tidy(self) -> None:
-        """Remove the copies of versions that no alias names; they can be fetched again."""
-        with self.one_line("Try again when it answers."):
+        """Remove the local copies of versions without an alias; they can be fetched again."""
+        with self.one_line("Try again when MLflow answers."):
             self.store.forget(self.name, (CHALLENGER, CHAMPION, PREVIOUS))
 
     def pages(self, number: int, run_id: str) -> dict[str, str]:
-        """Where MLflow shows a version and its run."""
+        """Addresses of MLflow's pages for a version and its run."""
         base = self.uri if self.uri.startswith("http") else MLFLOW_PAGES
         base = f"{without_password(base).rstrip('/')}/#"
-        with self.one_line("Try again when it answers."):
+        with self.one_line("Try again when MLflow answers."):
             experiment = self.store.store.experiment_id
         return {
             "version": f"{base}/models/{self.name}/versions/{number}",
@@ -319,7 +332,7 @@ class Registry:
         after: Version | None,
         scored: Decision | None = None,
     ) -> Entry:
-        """Record a decision, then do what it says."""
+        """Record a decision, then carry it out."""
         text = f"{decision.capitalize()}: {reason}"
         if scored is not None:
             text += f"\n\n{tables.decision(scored)}"
@@ -338,7 +351,7 @@ class Registry:
         return entry
 
     def _apply(self, entry: Entry) -> None:
-        """Do what a decision says; doing it again changes nothing."""
+        """Carry out a decision. Repeating this changes nothing."""
         self.store.describe(entry)
         before, after = entry.champion_before, entry.champion_after
         if entry.decision != REFUSED and after is not None:
@@ -356,20 +369,20 @@ class Registry:
         self.store.decisions.close(entry)
 
     def _finish_interrupted(self) -> Entry | None:
-        """Do what was decided by a process that was killed before it had done it, and return it.
+        """Complete a decision that a killed process had recorded but not carried out; return it.
 
-        Whoever decides holds the lock, so that nobody is still at it.
+        The caller holds the lock, so that no other process can be completing the same decision.
         """
         finished = None
         for entry in self.store.decisions.of(self.name, unfinished=True):
             number = _number(self.store.aliased(self.name, CHAMPION))
-            there = {version.number for version in self.store.versions(self.name)}
+            numbers = {version.number for version in self.store.versions(self.name)}
             unmoved = number in (entry.champion_before, entry.champion_after)
-            if unmoved and {entry.version, entry.champion_after or entry.version} <= there:
-                before = entry.champion_before if entry.champion_before in there else None
+            if unmoved and {entry.version, entry.champion_after or entry.version} <= numbers:
+                before = entry.champion_before if entry.champion_before in numbers else None
                 finished = replace(entry, champion_before=before)
                 self._apply(finished)
-            else:  # somebody has moved the alias, or deleted the version, by hand since
+            else:  # the alias was moved, or the version deleted, by hand since the decision
                 self.store.decisions.close(entry, "KILLED")
         return finished
 
@@ -391,7 +404,7 @@ class Registry:
         return found
 
     def one_line(self, resume: str) -> Any:
-        """What MLflow raises in a `with` block, as one line with the way to go on."""
+        """Turn what MLflow raises in a `with` block into one line that ends with `resume`."""
         return one_line(self.uri, resume)
 
 
@@ -400,10 +413,10 @@ def _number(version: Version | None) -> int | None:
 
 
 def _metrics(decision: Decision) -> dict[str, float]:
-    """The numbers of a decision as MLflow shows them beside one another."""
+    """The scores of a decision, named so that MLflow lists challenger and champion together."""
     numbers: dict[str, float] = {}
     for row in decision.rows:
-        for whose, value in {"challenger": row.challenger, "champion": row.champion}.items():
+        for role, value in {"challenger": row.challenger, "champion": row.champion}.items():
             if value is not None and math.isfinite(value):
-                numbers[f"{row.metric}.{whose}"] = value
+                numbers[f"{row.metric}.{role}"] = value
     return numbers

@@ -1,4 +1,4 @@
-"""What `latentworks register` and the gate write into MLflow's registry."""
+"""Writes to MLflow's registry, by `latentworks register` and by the gate."""
 
 import hashlib
 import os
@@ -21,14 +21,14 @@ from latentworks.tracking.runs import Store
 from latentworks.tracking.uri import URI
 
 INTERFACE = "interface"  # tag of a registered model
-UPLOAD = "upload.key"  # tag of a logged model: of one upload
-TABLE = "| metric "  # how the numbers of a decision begin
-RULE = "\n\n---\n\n"  # between a decision and what a version is
+UPLOAD = "upload.key"  # tag of a logged model: the key of its upload
+TABLE = "| metric "  # start of a decision's table of scores
+RULE = "\n\n---\n\n"  # separates the decisions and the text about the version in a description
 
 
 @dataclass(frozen=True)
 class Uploaded:
-    """The files of a version to be."""
+    """Uploaded files of a future version."""
 
     model_id: str
     run_id: str
@@ -36,7 +36,7 @@ class Uploaded:
 
 
 class RegistryStore(Versions):
-    """The registry at a tracking URI, for a checkout."""
+    """MLflow's registry at a tracking URI, with local copies of versions in a checkout."""
 
     def __init__(self, uri: str, root: Path) -> None:
         super().__init__(uri, root / STATE / VERSIONS)
@@ -44,7 +44,7 @@ class RegistryStore(Versions):
         self.decisions = Decisions(self.store)
 
     def interface(self, name: str) -> str | None:
-        """The interface that all versions of `name` have; None where there is no such model."""
+        """The interface of all versions of `name`; None if no model has this name."""
         try:
             return str(self.client.get_registered_model(name).tags.get(INTERFACE, ""))
         except MlflowException as error:
@@ -53,7 +53,7 @@ class RegistryStore(Versions):
             raise
 
     def create(self, name: str, candidate: Candidate) -> None:
-        """Make the registered model, unless it is there."""
+        """Create the registered model if it does not exist."""
         tags, description = {INTERFACE: candidate.interface()}, candidate.about_model(name)
         try:
             self.client.create_registered_model(name, tags, description)
@@ -62,9 +62,9 @@ class RegistryStore(Versions):
                 raise
 
     def upload(self, name: str, candidate: Candidate) -> Uploaded:
-        """Log the model folder of a result beside its run.
+        """Log the model folder of a result under its run.
 
-        Raises RegistryError where the folder does not work.
+        Raises RegistryError if the folder fails its pre-flight.
         """
         run_id = self.store.find(candidate.outputs)
         assert run_id is not None  # the result was synced before
@@ -83,7 +83,7 @@ class RegistryStore(Versions):
         return Uploaded(model.model_id, run_id, sha256)
 
     def _create_model(self, name: str, run_id: str, params: dict[str, str]) -> LoggedModel:
-        """Make a logged model, once, also where MLflow's client sends the call again."""
+        """Create one logged model, even if MLflow's client sends the request twice."""
         key = uuid.uuid4().hex
         experiment = self.store.experiment_id
         self.client.create_logged_model(experiment, name, run_id, {UPLOAD: key}, params)
@@ -91,7 +91,7 @@ class RegistryStore(Versions):
             [experiment], f"tags.`{UPLOAD}` = '{key}'"
         )
         for model in doubles:
-            with _gone():
+            with _deleted_already():
                 self.client.delete_logged_model(model.model_id)
         return first
 
@@ -99,7 +99,7 @@ class RegistryStore(Versions):
         self.client.delete_logged_model(uploaded.model_id)
 
     def create_version(self, name: str, candidate: Candidate, uploaded: Uploaded) -> Version:
-        """Make what was uploaded the next version of `name`."""
+        """Create the next version of `name` from uploaded files."""
         with _default(self.uri):
             self.client.create_model_version(
                 name,
@@ -113,10 +113,10 @@ class RegistryStore(Versions):
                 },
                 description=candidate.about(),
             )
-        # A call that MLflow's client sends twice makes two.
+        # MLflow's client may send the request twice, which creates two versions.
         first, *doubles = self.versions(name, {SHA256: uploaded.sha256})
         for version in doubles:
-            with _gone():
+            with _deleted_already():
                 self.client.delete_model_version(name, str(version.number))
         return first
 
@@ -128,14 +128,17 @@ class RegistryStore(Versions):
             self.client.delete_model_version_tag(name, str(number), key)
 
     def move_alias(self, name: str, alias: str, number: int | None) -> None:
-        """Point an alias at a version, or with None at nothing."""
+        """Point an alias at a version; None removes the alias."""
         if number is None:
             self.client.delete_registered_model_alias(name, alias)
         else:
             self.client.set_registered_model_alias(name, alias, str(number))
 
     def identity(self, name: str) -> str:
-        """The same for everyone who uses this model in this store, by whatever address."""
+        """An identifier of this model in this store that does not depend on the store's address.
+
+        All processes that use the model must take the same lock, and this is its name.
+        """
         model = self.client.get_registered_model(name)
         experiment = self.decisions.experiment
         text = f"{experiment.experiment_id} {experiment.creation_time} {name} "
@@ -143,9 +146,9 @@ class RegistryStore(Versions):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def describe(self, entry: Entry) -> None:
-        """Write a decision on its version, above what stood there when it was registered.
+        """Put a decision at the top of its version's description in MLflow.
 
-        The numbers of an earlier decision stay where the new one has none.
+        If the new decision has no scores, those of an earlier decision stay.
         """
         version = self.get(entry.name, entry.version)
         self.tag(entry.name, entry.version, "decision", entry.decision)
@@ -157,8 +160,8 @@ class RegistryStore(Versions):
 
 
 @contextmanager
-def _gone() -> Iterator[None]:
-    """A call that deletes may be sent twice, too: the second one finds nothing."""
+def _deleted_already() -> Iterator[None]:
+    """Accept that a delete request which MLflow's client sends twice finds nothing to delete."""
     try:
         yield
     except MlflowException as error:
@@ -168,7 +171,10 @@ def _gone() -> Iterator[None]:
 
 @contextmanager
 def _default(uri: str) -> Iterator[None]:
-    """MLflow looks for what a version is made of in its default store, whatever the client's."""
+    """Make `uri` MLflow's default store in a `with` block.
+
+    MLflow reads the files of a new version from its default store, even for a client of another.
+    """
     before = os.environ.get(URI)
     os.environ[URI] = uri
     try:

@@ -1,4 +1,4 @@
-"""Versions and decisions as text that reads well in a terminal."""
+"""Versions and decisions as text for a terminal."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from latentworks.promotion.scores import Scores
 from latentworks.system.console import columns
 
 if TYPE_CHECKING:
-    from latentworks.registry.decisions import Entry  # which import MLflow
+    from latentworks.registry.decisions import Entry  # these two modules import MLflow
     from latentworks.registry.versions import Version
 NOT_DONE = {
-    "RUNNING": " (under way, or interrupted: then the next `promote` or `rollback` does it)",
-    "KILLED": " (never done)",
+    "RUNNING": " (in progress, or interrupted: the next `promote` or `rollback` completes it)",
+    "KILLED": " (never carried out)",
 }
 
 
 def decision(made: Decision) -> str:
-    """The rows in Markdown, aligned so that a terminal shows them as well as MLflow does."""
+    """The rows of a decision as a Markdown table, aligned for a terminal."""
     first = all(row.champion is None for row in made.rows)
     if first:
         cells = [["metric", "challenger", "reference", "limit", "verdict"]]
@@ -40,15 +40,18 @@ def decision(made: Decision) -> str:
         if column[0] in ("metric", "verdict"):
             aligned.append([text.ljust(width) for text in (column[0], "-" * width, *column[1:])])
         else:
-            rule = "-" * (width - 1) + ":"  # numbers stand on the right
+            rule = "-" * (width - 1) + ":"  # align numbers on the right
             aligned.append([text.rjust(width) for text in (column[0], rule, *column[1:])])
     return "\n".join(f"| {' | '.join(line)} |" for line in zip(*aligned, strict=True))
 
 
 def history(name: str, entries: list[Entry], champion: int | None) -> str:
-    """A line for each decision, and who is champion now."""
+    """One line per decision, and the current champion."""
     if not entries:
-        return f"nothing was decided about {name} yet. Run `latentworks register`, then `promote`."
+        return (
+            f"No decision about {name} exists yet. Run `latentworks register`, then "
+            "`latentworks promote`."
+        )
     rows = [("when", "version", "decision", "champion", "why")]
     for entry in entries:
         when = datetime.fromtimestamp(entry.milliseconds / 1000).astimezone()
@@ -69,7 +72,7 @@ def history(name: str, entries: list[Entry], champion: int | None) -> str:
 
 
 def comparison(versions: Sequence[Version], scores: Sequence[Scores]) -> str:
-    """The numbers of two versions, and how the second differs."""
+    """The scores of two versions, and the change from the first to the second."""
     first, second = scores
     rows = [("", *(f"version {version.number}" for version in versions), "change")]
     for metric in [name for name in first.metrics if name in second.metrics]:
@@ -81,10 +84,10 @@ def comparison(versions: Sequence[Version], scores: Sequence[Scores]) -> str:
         rows.append((f"ms to decode {size}", *times, ""))
     for name in ("data.fingerprint", "git.commit", "decision"):
         values = [version.tags.get(name, "-")[:12] for version in versions]
-        rows.append((name, *values, "same" if values[0] == values[1] else "another"))
+        rows.append((name, *values, "same" if values[0] == values[1] else "differs"))
     lines = columns(rows)
     if first.data != second.data:
-        lines += ["", "Each was scored on its own test data, so the numbers do not compare."]
+        lines += ["", "Each version was scored on its own test data: do not compare the scores."]
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
-"""The files of registered versions, hashed again: MLflow's, and the copies that are here.
+"""Verification and repair of registered versions: MLflow's files, and the copies in a checkout.
 
-A version has the SHA-256 of its SHA256SUMS as a tag, so that every copy can be told whole or not.
+A version has the SHA-256 of its SHA256SUMS as a tag, so that every copy can be verified alone.
 """
 
 import re
@@ -24,21 +24,22 @@ from latentworks.system import disk, locks
 from latentworks.system.state import STATE
 from latentworks.tracking.uri import SQLITE, tracking_uri
 
-REBUILD = "Only `latentworks rebuild` needs it; without it the data is read from its source."
+REBUILD = "Only `latentworks rebuild` needs it; without it rebuild reads the data from its source."
 
 
 def verify(
     root: Path, known: frozenset[str] = frozenset(), env: dvc.Environment = None
 ) -> Verified:
-    """Hash the files of every version of the registered model, and mend what is damaged.
+    """Verify the files of every version of the registered model, and repair damage.
 
-    With them go the objects of DVC's cache that their dvc.lock names, but for those `known` to be
-    whole: `latentworks rebuild` needs them. Raises Unavailable where the registry does not answer.
+    Also verifies the cache objects that the versions' dvc.lock files name, which `latentworks
+    rebuild` needs; `known` holds the MD5s of objects that were verified before. Raises Unavailable
+    if the registry does not answer.
     """
     uri = tracking_uri(root)
     database = uri.removeprefix(SQLITE)
     if database != uri and not Path(database.partition("?")[0]).exists():
-        return Verified()  # nothing was ever registered, and this is no reason to make a store
+        return Verified()  # nothing was ever registered; MLflow's client would create the store
     registry = Registry(root)
     inspection = Inspection(root, env)
     inspection.whole |= known
@@ -48,11 +49,11 @@ def verify(
     }
     seen = Verified()
     objects: dict[str, str] = {}
-    with registry.one_line("Run `latentworks verify` again when it answers."):
+    with registry.one_line("Run `latentworks verify` again when MLflow answers."):
         aliases = {
-            found.number: alias
+            aliased.number: alias
             for alias in (CHALLENGER, PREVIOUS, CHAMPION)
-            if (found := registry.store.aliased(registry.name, alias))
+            if (aliased := registry.store.aliased(registry.name, alias))
         }
         for version in registry.store.versions(registry.name):
             if not re.fullmatch("[0-9a-f]{64}", version.sha256):
@@ -71,21 +72,21 @@ def verify(
 
 @dataclass
 class _Copies:
-    """Everywhere that the files of one version are."""
+    """All copies of one version's files: MLflow's, and those in the checkout and its worktrees."""
 
     registry: Registry
     version: Version
     alias: str
     inspection: Inspection
-    uncached: set[str]  # outs that DVC's cache never has
+    uncached: set[str]  # outs that DVC does not cache
 
     def __post_init__(self) -> None:
         self.name = f"{self.version.name}-{self.version.number}"
-        self.objects: dict[str, str] = {}  # what its dvc.lock names, by MD5
+        self.objects: dict[str, str] = {}  # names of cache objects, by MD5
         self.num_bytes = 0
 
     def verify(self) -> Verified:
-        """Compare each copy with what was registered, and make damaged ones from a whole one."""
+        """Compare each copy with the recorded hash, and replace damaged copies by a good one."""
         damaged, whole = self._look_here()
         with tempfile.TemporaryDirectory() as temporary:
             stored, wrong = self._download(Path(temporary) / "stored")
@@ -94,9 +95,9 @@ class _Copies:
                 whole.append(stored)
             else:
                 strangers = self._strangers(stored, whole)
-                # Kept where it is about to be replaced, else MLflow still has it.
-                there = whole and stored.is_dir() and any(stored.iterdir())
-                kept = self._set_aside(stored, "mlflow") if there else ""
+                # Quarantine MLflow's files only if a good copy is about to replace them.
+                replaced = whole and stored.is_dir() and any(stored.iterdir())
+                kept = self._set_aside(stored, "mlflow") if replaced else ""
                 fault = Fault(f"{self.version} in MLflow", str(self.version), wrong, kept)
                 faults.append(self._upload(whole, strangers, fault, Path(temporary) / "again"))
             source = "from MLflow" if not wrong else "from another copy"
@@ -106,10 +107,10 @@ class _Copies:
                 self._read_objects(whole[0])
         return Verified(num_versions=1, num_bytes=self.num_bytes, faults=tuple(faults))
 
-    # --- what is there ---------------------------------------------------------------------------
+    # --- finding damage --------------------------------------------------------------------------
 
     def _look_here(self) -> tuple[dict[Path, Fault], list[Path]]:
-        """The copies in this checkout and its workspaces; damaged ones go into the quarantine."""
+        """Damaged and good copies in this checkout and its worktrees; quarantines the damaged."""
         damaged, whole = {}, []
         root, sha256 = self.registry.root, self.version.sha256
         trees = [root, *(tree / root.relative_to(root.anchor) for tree in _workspaces(root))]
@@ -127,7 +128,7 @@ class _Copies:
         return damaged, whole
 
     def _download(self, target: Path) -> tuple[Path, str]:
-        """Bring MLflow's files; returns where they are, and what is wrong with them."""
+        """Download MLflow's files; return their folder and a description of the damage, or ""."""
         target.mkdir(parents=True)
         try:
             folder = self.registry.store.download(self.version, target)
@@ -142,19 +143,16 @@ class _Copies:
         return folder, self._wrong(folder)
 
     def _wrong(self, folder: Path) -> str:
-        """How a folder differs from what was registered; empty where it does not."""
+        """Describe how a folder differs from the registered files; "" if it does not."""
         files = [file for file in folder.rglob("*") if file.is_file()]
         self.num_bytes += sum(file.stat().st_size for file in files)
         try:
-            checksums.verify(folder, self.version.sha256, str(self.version))
-        except RegistryError as error:
-            return str(error).removeprefix(f"{self.version}: ").partition(". Its files")[0]
+            return checksums.fault(folder, self.version.sha256) or ""
         except OSError as error:
             return f"{error.filename} cannot be read"
-        return ""
 
     def _strangers(self, stored: Path, whole: list[Path]) -> list[str]:
-        """Files in MLflow that were not there at registration, as far as that is known here."""
+        """Files in MLflow that a good copy lacks; empty if no good copy exists."""
         files = [file for file in stored.rglob("*") if file.is_file()] if whole else []
         names = [file.relative_to(stored).as_posix() for file in files]
         return [name for name in names if not (whole[0] / name).is_file()]
@@ -165,13 +163,13 @@ class _Copies:
                 if out["path"] not in self.uncached and MD5.fullmatch(str(out.get("md5"))):
                     self.objects[str(out["md5"])] = f"{out['path']} of {self.version}"
 
-    # --- what is done ----------------------------------------------------------------------------
+    # --- repair ----------------------------------------------------------------------------------
 
     def _set_aside(self, folder: Path, place: str) -> str:
         return self.inspection.quarantine.take(folder, f"{place}/{self.name}")
 
     def _upload(self, whole: list[Path], strangers: list[str], fault: Fault, again: Path) -> Fault:
-        """Put the files of a whole copy into MLflow, where the version expects them."""
+        """Upload the files of a good copy to MLflow, in place of the damaged ones."""
         if not whole:
             return replace(fault, cure=self._cure())
         client, model_id = self.registry.store.client, self.version.model_id
@@ -185,7 +183,7 @@ class _Copies:
         except (MlflowException, OSError) as error:
             wrong = (str(error).splitlines() or [type(error).__name__])[0][:200]
         if wrong:
-            return replace(fault, cure=f"MLflow did not take the whole copy: {wrong}.")
+            return replace(fault, cure=f"MLflow did not take the good copy: {wrong}.")
         place = whole[0].parent.relative_to(self.registry.root)
         return replace(fault, repaired=f"from the copy in {place}")
 
@@ -200,11 +198,11 @@ class _Copies:
     def _cure(self) -> str:
         if self.alias == CHAMPION:
             return (
-                "It is champion: `latentworks rollback` goes back to the one before; "
-                "`latentworks register` makes it anew from a checkout that has the result."
+                "It is champion: run `latentworks rollback` to serve the previous champion, or "
+                "`latentworks register` in a checkout that has the result."
             )
-        its = f"It is {self.alias}: `" if self.alias else "`"
-        return f"{its}latentworks register` makes it anew from a checkout that has the result."
+        start = f"It is {self.alias}: run" if self.alias else "Run"
+        return f"{start} `latentworks register` in a checkout that has the result."
 
 
 def _workspaces(root: Path) -> list[Path]:

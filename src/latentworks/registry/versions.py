@@ -1,4 +1,4 @@
-"""Versions of registered models, as whoever serves them sees them: an alias, and files to fetch."""
+"""Versions of registered models: aliases, tags, and verified copies of the files."""
 
 import re
 import shutil
@@ -21,13 +21,13 @@ from latentworks.system import disk, locks
 from latentworks.tracking import local_store
 from latentworks.tracking.uri import configure_client, without_password
 
-# What MLflow calls a fault that another try may not meet; no answer at all is the first.
+# MLflow's error codes that may pass with another try; the first one also means no answer.
 PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
-SHA256 = "sha256"  # tags of a version: of its SHA256SUMS,
-DATA = "data.fingerprint"  # and of its data
-ROOM = 1_000_000  # bytes: with less a disk is full
-VERSIONS = "versions"  # a folder of copies
-SOURCE = "models:/"  # and the id of a logged model: where the files of a version are
+SHA256 = "sha256"  # tag of a version: the SHA-256 of its SHA256SUMS
+DATA = "data.fingerprint"  # tag of a version
+ROOM = 1_000_000  # bytes; a disk with less free space counts as full
+VERSIONS = "versions"  # folder of the local copies
+SOURCE = "models:/"  # a version's source is this and the id of a logged model
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Version:
 
     @property
     def data(self) -> str:
-        """The fingerprint of the data that it was trained and tested on."""
+        """The fingerprint of its training and test data."""
         return self.tags.get(DATA, "")
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class Versions:
     """The versions at a tracking URI, and local copies of their files."""
 
     def __init__(self, uri: str, cache: Path) -> None:
-        """`cache`: where copies are. Raises LatentworksError where a store of files cannot be."""
+        """Keep local copies in `cache`. Raises LatentworksError for an unusable SQLite store."""
         configure_client()
         local_store.make_ready(uri)
         self.uri = uri
@@ -66,7 +66,7 @@ class Versions:
         self.client = MlflowClient(tracking_uri=uri)
 
     def get(self, name: str, number: int) -> Version:
-        """Raises RegistryError where there is none."""
+        """Return a version by its number. Raises RegistryError if it does not exist."""
         try:
             return _version(self.client.get_model_version(name, str(number)))
         except MlflowException as error:
@@ -78,7 +78,7 @@ class Versions:
             ) from None
 
     def versions(self, name: str, tags: dict[str, str] | None = None) -> list[Version]:
-        """Those with these tags, the oldest first."""
+        """The versions of `name` that have these tags, oldest first."""
         terms = [f"name = '{name}'"]
         terms += [f"tags.`{key}` = '{value}'" for key, value in (tags or {}).items()]
         found, token = [], None
@@ -98,14 +98,14 @@ class Versions:
             raise
 
     def fetch(self, version: Version) -> Path:
-        """A local folder with the files of a version, every one as it was registered.
+        """Return a local folder with a version's files, after verifying every hash.
 
-        Raises RegistryError where one is not.
+        Raises RegistryError if a file is missing or differs from the registered one.
         """
-        if not re.fullmatch("[0-9a-f]{64}", version.sha256):  # it becomes the name of a folder
+        if not re.fullmatch("[0-9a-f]{64}", version.sha256):  # names a folder below
             raise RegistryError(
                 f"{version} has no recorded sha256: it was not made by `latentworks register`. "
-                "`latentworks rollback` goes back to a champion that was."
+                "Run `latentworks rollback` to serve an earlier champion."
             )
         with locks.exclusive(version.sha256[:16], f"fetch {version}"):
             return self._fetch(version)
@@ -118,7 +118,7 @@ class Versions:
             try:
                 checksums.verify(folder, version.sha256, str(version))
                 return folder
-            except RegistryError:  # the copy is damaged; what was registered may not be
+            except RegistryError:  # the copy is damaged; MLflow's files may be good
                 shutil.rmtree(folder)
         self.cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.cache) as temporary:
@@ -129,10 +129,10 @@ class Versions:
         return folder
 
     def download(self, version: Version, target: Path) -> Path:
-        """The folder in `target` that the files of a version are brought to, unchecked.
+        """Download a version's files into `target` without verifying them; return their folder.
 
-        Raises RegistryError where one is not there any more, and Unavailable where MLflow does not
-        hand them out now.
+        Raises RegistryError if a file no longer exists, and Unavailable if MLflow does not deliver
+        the files at present.
         """
         location = self.client.get_logged_model(version.model_id).artifact_location
         try:
@@ -143,21 +143,21 @@ class Versions:
             )
         except (MlflowException, OSError):
             if shutil.disk_usage(target).free < ROOM:
-                raise Unavailable(f"there is no room for the files of {version}.") from None
-            if urlsplit(location).scheme in ("", "file") or self._lacks(version.model_id, target):
-                raise RegistryError(
-                    f"{version}: its files are missing or cannot be read."
+                raise Unavailable(
+                    f"Cannot fetch {version}: the disk of {target} is full. Free some space."
                 ) from None
+            if urlsplit(location).scheme in ("", "file") or self._lacks(version.model_id, target):
+                raise RegistryError(f"{version}: files are missing or cannot be read.") from None
             raise Unavailable(
-                f"MLflow at {without_password(self.uri)} did not hand out all files of {version}."
+                f"MLflow at {without_password(self.uri)} did not deliver all files of {version}."
             ) from None
-        # A client that loads from a store of files leaves bytecode there; it is not ours.
+        # A client that loads a model from a store of files leaves bytecode in the folder.
         for bytecode in [*downloaded.rglob("__pycache__")]:
             shutil.rmtree(bytecode)
         return downloaded
 
     def _lacks(self, model_id: str, partly: Path) -> bool:
-        """Whether MLflow names fewer files than there should be, as far as that was downloaded."""
+        """True if MLflow lists fewer files than the downloaded SHA256SUMS files name."""
         waiting: list[str | None] = [None]
         names = set()
         while waiting:
@@ -171,7 +171,7 @@ class Versions:
         return not needed <= names
 
     def forget(self, name: str, aliases: Iterable[str]) -> None:
-        """Remove the local copies of all versions but those with these aliases."""
+        """Remove the local copies of all versions except those with these aliases."""
         kept = {found.sha256 for alias in aliases if (found := self.aliased(name, alias))}
         for folder in self.cache.glob("*"):
             if folder.name not in kept:
@@ -180,7 +180,7 @@ class Versions:
 
 def _version(version: ModelVersion) -> Version:
     if not str(version.version).isdigit():
-        raise Unavailable("what answers is no MLflow server, or one behind something else.")
+        raise Unavailable("The address does not answer as an MLflow server. Check it.")
     return Version(
         version.name,
         int(version.version),
@@ -193,7 +193,10 @@ def _version(version: ModelVersion) -> Version:
 
 @contextmanager
 def one_line(uri: str, resume: str) -> Iterator[None]:
-    """What MLflow raises, as one line with the command that goes on."""
+    """Turn what MLflow raises in a `with` block into one line that ends with `resume`.
+
+    Raises Unavailable if another try may succeed, else RegistryError.
+    """
     try:
         yield
     except Unavailable as error:
@@ -202,12 +205,12 @@ def one_line(uri: str, resume: str) -> Iterator[None]:
         fault = (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
         fault = without_password(fault)
         if isinstance(error, ImportError):
-            resume = "Install what it needs."
+            resume = "Install the missing package."
         elif isinstance(error, DatabaseError) and not isinstance(error, OperationalError):
             resume = (
-                "Bring the database back from a copy, or move it away: `latentworks sync` then "
-                "writes this result into a new one."
+                "Restore the database from a backup, or move it away: `latentworks sync` then "
+                "writes this result into a new database."
             )
         passing = isinstance(error, OperationalError) or getattr(error, "error_code", "") in PASSING
         kind = Unavailable if passing else RegistryError
-        raise kind(f"MLflow at {without_password(uri)} did not do it: {fault}. {resume}") from None
+        raise kind(f"MLflow at {without_password(uri)} failed: {fault}. {resume}") from None

@@ -18,25 +18,33 @@ def seal(folder: Path) -> str:
     return disk.file_digest(folder / SUMS)
 
 
-def verify(folder: Path, digest: str, version: str) -> None:
-    """Compare SHA256SUMS with `digest`, which `seal` returned, and every file with SHA256SUMS.
+def fault(folder: Path, digest: str) -> str | None:
+    """Describe the first file that differs from what `seal`, which returned `digest`, has seen.
 
-    Call it before any file of the folder is opened. Raises RegistryError, which names the first
-    file that differs.
+    Call it before any file of the folder is opened. None for a folder without a difference.
     """
-    cure = "The files were changed after the version was registered. Register it again."
     sums = folder / SUMS
     if not sums.is_file() or disk.file_digest(sums) != digest:
-        raise RegistryError(f"{version}: {SUMS} does not match the recorded sha256. {cure}")
+        return f"{SUMS} does not match the recorded sha256"
     lines = sums.read_text(encoding="utf-8").splitlines()
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for name in sorted({*expected, *_names(folder)}):
         if name not in expected:
-            raise RegistryError(f"{version}: {name} is not part of the version. {cure}")
+            return f"{name} is not part of the version"
         if not (folder / name).is_file():
-            raise RegistryError(f"{version}: {name} is missing. {cure}")
+            return f"{name} is missing"
         if disk.file_digest(folder / name) != expected[name]:
-            raise RegistryError(f"{version}: {name} does not match its sha256. {cure}")
+            return f"{name} does not match its sha256"
+    return None
+
+
+def verify(folder: Path, digest: str, version: str) -> None:
+    """Raise RegistryError with the fault of the folder of a version, if it has one."""
+    if wrong := fault(folder, digest):
+        raise RegistryError(
+            f"{version}: {wrong}. The files were changed after the version was registered. "
+            "Register it again."
+        )
 
 
 def content_digest(folder: Path) -> str:
