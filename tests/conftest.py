@@ -8,6 +8,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,9 +27,11 @@ from latentworks.registry.versions import SHA256
 from latentworks.tracking.local_store import follow_move
 
 ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
 NAME = "autoencoder"  # of the models that are registered
 DEADLINE = 90.0  # seconds that a server may take to do what is waited for
 LEFT_OUT = pytest.StashKey[list[str]]()
+WARM = "LATENTWORKS_WARM"  # in the environment of the tests: the folder of `warm`
 ALONE = pytest.StashKey[ExitStack]()  # the turn of a timed test, which the next one takes over
 LONG = (  # the first three need little that others make, too
     *("retraining", "deployments", "scoring", "races", "runner", "unreliable_server", "pipeline"),
@@ -59,7 +62,7 @@ def environment(**changes: str) -> dict[str, str]:
     """The environment of a person who activated ours, with nothing set for other programs."""
     theirs = ("MLFLOW", "DVC", "PREFECT")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    path = f"{BIN}{os.pathsep}{kept['PATH']}"
     return {**kept, "PATH": path, "COLUMNS": "200", **changes}
 
 
@@ -86,7 +89,10 @@ class Checkout:
         return done
 
     def environment(self, **changes: str) -> dict[str, str]:
-        return environment(DVC_SITE_CACHE_DIR=str(self.path / ".dvc/site_cache"), **changes)
+        ours = environment(DVC_SITE_CACHE_DIR=str(self.path / ".dvc/site_cache"), **changes)
+        if WARM in os.environ:
+            ours["PATH"] = f"{warm()}{os.pathsep}{ours['PATH']}"
+        return ours
 
     def edit(self, name: str, old: str, new: str) -> None:
         path = self.path / name
@@ -100,6 +106,35 @@ class Checkout:
         if (path / "mlflow.db").exists():
             follow_move(path / "mlflow.db")
         return Checkout(path)
+
+
+def warm() -> Path:
+    """The folder of the programs that start warm; see tests/warm/client.py."""
+    folder = Path(os.environ[WARM])
+    with (folder / "lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not (folder / "bin").exists():
+            (folder / "bin").symlink_to(BIN)
+            text = (ROOT / "tests/warm/client.py").read_text()
+            for name in ("python", "latentworks", "dvc"):
+                (folder / name).write_text(f"#!{BIN / 'python'} -IS\n{text}")
+                (folder / name).chmod(0o755)
+            owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+            call = [BIN / "python", ROOT / "tests/warm/server.py", folder, str(owner)]
+            with (folder / "log").open("w") as log:
+                subprocess.Popen(call, env=environment(), stdout=log, stderr=log, cwd=folder)
+            until(lambda: (folder / "tensorflow").exists())
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def interpreters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the code under test start programs warm, but for tests about processes or seconds."""
+    cold = {"cold", "timed"} & {marker.name for marker in request.node.iter_markers()}
+    if cold:
+        monkeypatch.setenv("LATENTWORKS_COLD", "1")
+    elif (Path(os.environ[WARM]) / "python").exists():  # some test has needed it
+        monkeypatch.setattr(sys, "executable", str(Path(os.environ[WARM]) / "python"))
 
 
 def write_digits(path: Path) -> None:
@@ -427,6 +462,16 @@ def slowness() -> float:
 
 
 # --- how the tests are run ------------------------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        os.environ[WARM] = tempfile.mkdtemp(prefix="latentworks-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(WARM))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

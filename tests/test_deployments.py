@@ -23,6 +23,8 @@ from websockets.typing import Subprotocol
 
 from conftest import ROOT, Checkout, closed_port, environment, serving, until
 
+pytestmark = pytest.mark.cold
+
 # A server that looks often, so that a test need not wait for minutes.
 EAGER = {
     "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "1",

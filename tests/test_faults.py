@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from conftest import Checkout
 from faults import Fault, Harness, table
+
+pytestmark = pytest.mark.cold
 
 NUMBER = 20
 LONGEST = 5.0  # seconds to a fault: the long set gives each stage more time

@@ -22,6 +22,8 @@ from latentworks.registry.versions import SHA256
 from latentworks.serving import checksums, packaging
 from latentworks.system import disk, locks
 
+pytestmark = pytest.mark.cold
+
 DEADLINE = 60.0  # seconds that another process may take to do what is waited for
 
 

@@ -240,6 +240,7 @@ def test_what_it_produced_is_kept(project: Project) -> None:
     assert disk.file_digest(model) in pushed
 
 
+@pytest.mark.cold
 def test_a_cancelled_run_ends_its_stage_and_the_next_one_goes_on(project: Project) -> None:
     assert not project.left
     epochs = [int(epoch) for epoch in re.findall(r"Epoch (\d+)/20", project.said)]
@@ -336,6 +337,7 @@ def test_other_mistakes_are_found_as_early(project: Project) -> None:
 IN_PREFECT = "from pipeline.retraining import retrain; retrain(return_state=True)"
 
 
+@pytest.mark.cold
 def test_one_at_a_time(project: Project, server: Server) -> None:
     before = server.last_run()["id"]
     with project.workspace.held("retrain"):
@@ -370,6 +372,7 @@ def test_a_version_that_is_not_there_cannot_be_rebuilt(project: Project) -> None
     assert done.stderr.startswith("Cannot find the version: expected models:/NAME/NUMBER")
 
 
+@pytest.mark.cold
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a child with its parent")
 def test_killed_at_any_level_it_goes_on_with_the_next_run(project: Project) -> None:
     """SIGKILL of the stage, of DVC, of the flow, of who started it; then the same again."""

@@ -24,6 +24,8 @@ from latentworks.runner import repair
 from latentworks.stages.__main__ import TOLD
 from latentworks.system import disk
 
+pytestmark = pytest.mark.cold
+
 LONG = 5000  # epochs; more than any test waits for
 
 

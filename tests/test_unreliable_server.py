@@ -20,6 +20,8 @@ from latentworks.artifacts.curves import read_curves
 from latentworks.repository.result import recorded_outputs
 from latentworks.tracking import outbox
 
+pytestmark = pytest.mark.cold
+
 PATIENCE = 11.5  # ten seconds, and what hashing takes on a machine that others use, too
 SLOW = 2.0  # seconds for an answer
 

@@ -1,0 +1,68 @@
+"""Start a program as a fork of the warm interpreter, or as a process of its own.
+
+A file called `python`, `latentworks` or `dvc` with this text stands first on PATH while the tests
+run. It hands its arguments, folder, environment and open files to server.py, which forks; it passes
+signals on to the fork, and ends as the fork does. A program that the warm interpreter does not
+know, or any program where LATENTWORKS_COLD is set, gets an interpreter of its own. The imports are
+few, since they are a part of every start.
+"""
+
+import contextlib
+import marshal
+import os
+import signal
+import socket
+import sys
+
+HERE = os.path.dirname(os.path.abspath(sys.argv[0]))
+BIN = os.readlink(os.path.join(HERE, "bin"))  # of the environment of the project
+MLFLOW, TENSORFLOW = "mlflow", "tensorflow"  # the sockets of the two warm interpreters
+MODULES = {
+    "latentworks.stages": TENSORFLOW,
+    "latentworks.cli": MLFLOW,
+    "latentworks.serving.preflight": MLFLOW,
+    "pipeline": MLFLOW,
+}
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def interpreter(call: list[str]) -> str:
+    """The warm interpreter that runs a command line; empty where none does."""
+    if "LATENTWORKS_COLD" in os.environ:
+        return ""
+    if call[0] in ("latentworks", "dvc"):
+        return MLFLOW
+    module = call[2:3] if call[1:2] == ["-m"] else call[3:4] if call[1:3] == ["-P", "-m"] else []
+    return MODULES.get(module[0], "") if module else ""
+
+
+def main(call: list[str]) -> None:
+    warm = interpreter(call)
+    if not warm:
+        program = os.path.join(BIN, call[0])
+        os.execv(program, [program, *call[1:]])
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(os.path.join(HERE, warm))
+    deaf = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+    if call[0] != "python":
+        call = ["python", os.path.join(BIN, call[0]), *call[1:]]
+    request = marshal.dumps((call[1:], os.getcwd(), dict(os.environ), deaf, HERE))
+    socket.send_fds(connection, [len(request).to_bytes(8, "little")], [0, 1, 2])
+    connection.sendall(request)
+    pid = int.from_bytes(connection.recv(8), "little")
+
+    def tell(number: int, _: object) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(pid, number)
+
+    for number in SIGNALS:
+        if number not in deaf:
+            signal.signal(number, tell)
+    code = int.from_bytes(connection.recv(8), "little", signed=True)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+main([os.path.basename(sys.argv[0]), *sys.argv[1:]])

@@ -1,0 +1,168 @@
+"""The warm interpreter: two processes that have imported the libraries, run nothing, and fork.
+
+`python server.py FOLDER PID` answers the clients of FOLDER until the process PID is gone. A fork
+differs from a process that was started anew in this: its parent is the warm interpreter, /proc
+shows the warm interpreter's command line, and modules are imported that the program may not need.
+Tests in which one of these matters start their programs cold.
+"""
+
+import contextlib
+import gc
+import importlib
+import marshal
+import os
+import runpy
+import selectors
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = {  # the second process has those of the first
+    "mlflow": (
+        *("numpy", "pandas", "pyarrow.parquet", "scipy.stats", "PIL.Image"),
+        *("mlflow", "mlflow.pyfunc", "mlflow.system_metrics.system_metrics_monitor"),
+        *("alembic", "sqlalchemy", "pydantic", "ruamel.yaml", "typer", "psutil", "requests"),
+        *("dvc.cli", "dvc.repo", "dvc.commands.repro", "dvc.commands.status", "dvc.stage"),
+        *("sklearn.mixture", "skimage.metrics", "matplotlib.pyplot", "tqdm"),
+    ),
+    "tensorflow": ("tensorflow", "keras"),
+}
+
+
+def main(folder: Path, watched: int) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # as latentworks/engine/backend.py does
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    gc.set_threshold(100_000)
+    doors = {}
+    for name in LIBRARIES:
+        doors[name] = socket.socket(socket.AF_UNIX)
+        doors[name].bind(str(folder / f".{name}"))
+        doors[name].listen(64)
+        (folder / f".{name}").rename(folder / name)
+    for library in LIBRARIES["mlflow"]:
+        importlib.import_module(library)
+    if os.fork() == 0:
+        for library in LIBRARIES["tensorflow"]:
+            importlib.import_module(library)
+        serve(doors["tensorflow"], watched)
+    else:
+        serve(doors["mlflow"], watched)
+
+
+def serve(door: socket.socket, watched: int) -> None:
+    """Fork for every client; tell it the fork's number and, in the end, its exit code."""
+    gc.collect()
+    gc.freeze()  # a fork shares these pages as long as nobody writes to them
+    clients: dict[int, socket.socket] = {}  # by the number of the fork
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    hears, told = os.pipe()
+    for end in (hears, told):
+        os.set_blocking(end, False)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    waiting = selectors.DefaultSelector()
+    waiting.register(door, selectors.EVENT_READ)
+    waiting.register(hears, selectors.EVENT_READ)
+    while _is_there(watched):
+        for key, _ in waiting.select(timeout=1.0):
+            if key.fileobj is door:
+                client, _ = door.accept()
+                pid = _fork(client, [waiting, door, *clients.values()], [hears, told])
+                clients[pid] = client
+                waiting.register(client, selectors.EVENT_READ, pid)
+            elif key.data is None:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(hears, 4096)
+            elif key.data in clients:  # a client says nothing more: it is gone
+                _end(key.data)
+        while clients:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            client = clients.pop(pid, None)
+            if client is not None:
+                waiting.unregister(client)
+                code = os.waitstatus_to_exitcode(status)
+                with contextlib.suppress(OSError), client:
+                    client.sendall(code.to_bytes(8, "little", signed=True))
+    for pid in clients:
+        _end(pid)
+    os._exit(0)
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _end(pid: int) -> None:
+    """End a fork with all that it has started in its session."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _fork(client: socket.socket, ours: list[Any], pipe: list[int]) -> int:
+    """Read a request and fork. Only the warm interpreter returns from here."""
+    head, handles, _, _ = socket.recv_fds(client, 8, 3)
+    with client.makefile("rb") as stream:
+        request = marshal.loads(stream.read(int.from_bytes(head, "little")))
+    pid = os.fork()
+    if pid:
+        for handle in handles:
+            os.close(handle)
+        client.sendall(pid.to_bytes(8, "little"))
+        return pid
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for handle, number in zip(handles, (0, 1, 2), strict=True):
+        os.dup2(handle, number)
+    for each in (client, *ours):
+        each.close()
+    for handle in (*handles, *pipe):
+        os.close(handle)
+    _become(*request)
+    raise AssertionError
+
+
+def _become(
+    call: list[str], folder: str, environment: dict[str, str], deaf: list[int], here: str
+) -> None:
+    """Run a program as `python CALL` would in this environment; end as it does."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        initial = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN if number in deaf else initial)
+    os.environ.clear()
+    os.environ.update(environment)
+    if "LATENTWORKS_DVC" in environment:  # the process whose child a stage has to be
+        os.environ["LATENTWORKS_DVC"] = str(os.getppid())
+    os.chdir(folder)
+    sys.executable = os.path.join(here, "python")  # so that what it starts is warm, too
+    sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stdout.reconfigure(write_through="PYTHONUNBUFFERED" in environment)
+    sys.stderr.reconfigure(line_buffering=True)
+    sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if call[0] == "-P":
+        sys.argv = call[2:]
+        runpy.run_module(call[2], run_name="__main__", alter_sys=True)
+    elif call[0] == "-m":
+        sys.path.insert(0, folder)
+        sys.argv = call[1:]
+        runpy.run_module(call[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.path.insert(0, os.path.dirname(call[0]))
+        sys.argv = call
+        runpy.run_path(call[0], run_name="__main__")
+    sys.exit()
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # the folder of this file
+    main(Path(sys.argv[1]), int(sys.argv[2]))
