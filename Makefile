@@ -43,6 +43,7 @@ test-system: setup  ## run the tests that need Debian packages or a package inde
 
 faults: setup  ## kill or damage N=20 runs of the stages, and compare their results
 	@python tests/faults.py --number $(or $(N),20) $(if $(SEED),--seed $(SEED))
+	@LATENTWORKS_FULL=1 pytest tests/test_races.py tests/test_retraining.py -k "champion or killed"
 
 check: setup  ## run ruff, mypy, and the linters of docker/
 	@ruff check

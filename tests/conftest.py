@@ -1,4 +1,4 @@
-"""What the tests share: real data that needs no network, and a small checkout run by real DVC."""
+"""Shared by the tests: real data that needs no network, and a small checkout run by real DVC."""
 
 import fcntl
 import os
@@ -29,6 +29,8 @@ from latentworks.tracking.local_store import follow_move
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 NAME = "autoencoder"  # of the models that are registered
+# Long tests run in full by `make faults` and at night, and as a short version on every push.
+FULL = "LATENTWORKS_FULL" in os.environ
 DEADLINE = 90.0  # seconds that a server may take to do what is waited for
 LEFT_OUT = pytest.StashKey[list[str]]()
 WARM = "LATENTWORKS_WARM"  # in the environment of the tests: the folder of `warm`
@@ -207,7 +209,7 @@ def finished(untouched: Checkout, tmp_path_factory: pytest.TempPathFactory) -> C
 
 
 def until(condition: Callable[[], Any]) -> Any:
-    """What `condition` returns once it is true of the world."""
+    """Wait until `condition` returns something true, and return that."""
     deadline = time.monotonic() + DEADLINE
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -297,7 +299,7 @@ class Project(Checkout):
         return super().environment(**{**ours, **changes})
 
     def ours(self, *call: str, expected: int | None = 0) -> str:
-        """What a command of ours says."""
+        """Run a command of ours and return its output."""
         done = self.run("latentworks", *call, expected=expected)
         assert "Traceback" not in done.stderr
         return done.stdout + done.stderr
@@ -521,7 +523,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """What a worker has left out is told by the process that started it."""
+    """Keep the tests that a worker left out: the process that started it reports them."""
     node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left out", [])
 
 

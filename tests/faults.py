@@ -40,7 +40,7 @@ BUSY, TERMINATED = 75, 143
 
 @dataclass
 class Fault:
-    """What was done, and what became of it."""
+    """One fault: the action, and the state of the checkout afterwards."""
 
     kind: str
     recovered: bool = True  # the next start went on by itself
@@ -391,7 +391,7 @@ class Harness:
 
 
 def done_again(faults: list[Fault], starts: list[list[int]]) -> bool:
-    """Whether a training went back by more than the epoch that it was in.
+    """True if a training went back by more than the epoch that it was in.
 
     Where what it had made was damaged, it has to begin anew.
     """

@@ -1,4 +1,4 @@
-"""What schemathesis is told of /openapi.json that is not written in it."""
+"""Hooks for schemathesis: facts about the API that /openapi.json does not hold."""
 
 import base64
 import io

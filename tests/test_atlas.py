@@ -26,7 +26,7 @@ STEP = 3e-4  # in which latents are kept, at most
 
 @dataclass(frozen=True)
 class Space:
-    """What an atlas is made of."""
+    """The inputs of an atlas."""
 
     z: np.ndarray  # float32 [N, D]
     images: np.ndarray  # uint8 [N, H, W, C]
@@ -128,7 +128,7 @@ DECODERS = {
 
 
 def expected(decoder: Any, z: np.ndarray, label: int = -1) -> np.ndarray:
-    """What Keras decodes, as pixels: float64 [H, W, 3] up to 255."""
+    """The pixels that Keras decodes: float64 [H, W, 3] up to 255."""
     given = [z[None].astype(np.float32)]
     if len(decoder.inputs) > 1:
         given.append(np.equal(np.arange(3)[None], label).astype(np.float32))
@@ -167,7 +167,7 @@ def test_a_layer_that_is_not_known_is_named() -> None:
 
 
 class Page:
-    """What is seen of an atlas, and done on it."""
+    """An atlas in a browser: its visible state, and actions on it."""
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver

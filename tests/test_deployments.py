@@ -316,7 +316,7 @@ with tags("latentworks"):
 
 
 def decisions(received: list[dict[str, str]]) -> set[tuple[str, str]]:
-    """What was told of decisions: the subject, and the state with its message."""
+    """Notifications of decisions: the subject, and the state with its message."""
     said = [(each["subject"], each["text"].partition(": ")[2]) for each in received]
     return {(subject, text.rpartition(" ")[0]) for subject, text in said if "too bad" in text}
 
@@ -344,7 +344,7 @@ def apply_twice(project: Project, block: str) -> None:
 
 
 def messages(received: list[dict[str, str]], name: str) -> list[str]:
-    """What was told of a run, without its end: the fault and the address of its page."""
+    """Notification of a run, without its end: the fault and the address of its page."""
     told = [f"{each['subject']}: {each['text']}" for each in received if name in each["text"]]
     return [". ".join(text.split(". ")[:1]) + "." for text in told]
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Checkout
+from conftest import FULL, Checkout
 from faults import Fault, Harness, table
 
 pytestmark = pytest.mark.cold
 
-NUMBER = 20
+NUMBER = 20 if FULL else 6
 LONGEST = 5.0  # seconds to a fault: the long set gives each stage more time
 
 

@@ -35,7 +35,7 @@ DOWNLOADS, FOLDER = Path("downloads"), Path("folder")
 
 @dataclass
 class Request:
-    """What the client asked for."""
+    """The requests of the client."""
 
     path: str
     offset: int  # of its Range; 0 without

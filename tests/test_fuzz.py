@@ -152,7 +152,7 @@ def nested(scalars: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 def plain(text: bytes | str) -> Any:
-    """What YAML 1.2 says, without any of our code."""
+    """Read a text as YAML 1.2, without any of our code."""
     return YAML(typ="safe", pure=True).load(text)
 
 
@@ -185,7 +185,7 @@ def edited_tree(draw: st.DrawFn, scalars: st.SearchStrategy[Any]) -> dict[str, A
 
 
 def agrees(ours: Any, theirs: Any) -> bool:
-    """Whether a value that was accepted is the one in the file: an int for a float, no more."""
+    """True if a value that was accepted is the one in the file: an int for a float, no more."""
     if isinstance(ours, dict):
         return (
             isinstance(theirs, dict)

@@ -43,7 +43,7 @@ See = Callable[..., Seen]
 
 @pytest.fixture(scope="module")
 def see(digits: np.ndarray, labels: np.ndarray) -> See:
-    """What the shipped network, with a head for digits, makes of images and their labels."""
+    """Features and classes of images, by the shipped network with a head for digits."""
     network = choice.make(digits, TRAIN, labels[TRAIN], NAMES)
 
     def seen(images: np.ndarray, labels: np.ndarray | None = None) -> Seen:

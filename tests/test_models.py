@@ -63,7 +63,7 @@ SHAPES = [(28, 28, 1), (30, 30, 3), (33, 17, 1), (8, 8, 3), (64, 64, 3)]
 
 
 def inputs(model: Any, num: int) -> tuple[Any, np.ndarray, np.ndarray]:
-    """What the model is called with: images, with labels where it is given them; and both."""
+    """The inputs of the model: images, with labels where it is given them; and both."""
     batch, labels = images(num, *model.image_shape), np.arange(num) % NUM_CLASSES
     return ((batch, labels) if model.num_classes else batch), batch, labels
 

@@ -55,7 +55,7 @@ ARROWS = {
 
 
 class Page:
-    """What is seen of a page, and done on it."""
+    """A page in a browser: its visible state, and actions on it."""
 
     def __init__(self, driver: webdriver.Chrome, url: str) -> None:
         self.driver = driver

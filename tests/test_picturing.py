@@ -1,4 +1,4 @@
-"""What is shown in the pictures of a result; how it is laid out is tested with the plots."""
+"""Contents of the pictures of a result; how it is laid out is tested with the plots."""
 
 import numpy as np
 import pandas as pd

@@ -202,7 +202,7 @@ def test_killed_training_goes_on_to_the_same_bytes_in_the_same_run(
     assert run.info.status == "FINISHED"
     history = mlflow.MlflowClient(store).get_metric_history(run.info.run_id, "loss")
     curves = read_curves(killed.path / "models/autoencoder/curves.csv")
-    # What was not sent before a kill is sent at the end, so the points are not in order of time.
+    # Points that a kill left unsent are sent at the end, so the points are not in order of time.
     assert sorted((point.step, point.value) for point in history) == [
         (int(epoch["epoch"]), epoch["loss"]) for epoch in curves
     ]

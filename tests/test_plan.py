@@ -1,4 +1,4 @@
-"""What would run, and why, in a checkout that real DVC knows."""
+"""The plan of a checkout that real DVC knows: stages that would run, with reasons."""
 
 import re
 import shutil

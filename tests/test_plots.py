@@ -365,7 +365,7 @@ def test_each_latent_moves_alone_the_most_effective_first() -> None:
         return np.broadcast_to(greys.repeat(2, axis=1)[..., None, None], (len(z), 6, 8, 1))
 
     figure = plots.traversals(decode_stripes, z)
-    assert texts(figure)[0] == "What each of the 3 latents does to an image"
+    assert texts(figure)[0] == "Effect of each of the 3 latents on an image"
     assert texts(figure)[4::2] == ["z2", "z1", "z0"]
     assert texts(figure)[5::2] == 3 * ["\N{MINUS SIGN}0.98 to 0.98"]
     for axes, latent, strength in zip(figure.axes, (2, 1, 0), (0.5, 0.25, 0.05), strict=True):

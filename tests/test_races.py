@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from conftest import Checkout, Project, aliases, decisions
+from conftest import FULL, Checkout, Project, aliases, decisions
 from latentworks.promotion.scores import Scores
 from latentworks.registry.registry import Registry
 from latentworks.registry.versions import SHA256
@@ -30,7 +30,7 @@ DEADLINE = 60.0  # seconds that another process may take to do what is waited fo
 # --- many at once, and kills ---------------------------------------------------------------------
 
 NUM_PROCESSES = 8
-NUM_ROUNDS = 50
+NUM_ROUNDS = 50 if FULL else 10
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def ladder(server: str, good: Checkout, tmp_path_factory: pytest.TempPathFactory
 def promote_in_every_round(
     root: Path, server: str, number: int, start: Barrier, end: Barrier
 ) -> None:
-    """What one process does: promote its version as soon as a round begins."""
+    """Work of one process: promote its version as soon as a round begins."""
     os.environ["MLFLOW_TRACKING_URI"] = server
     os.chdir(root)
     registry = Registry(root)
@@ -163,7 +163,7 @@ def test_a_holder_that_is_killed_frees_the_lock(
         first.communicate()
         told = second.communicate(timeout=DEADLINE)[0]
         assert "version 8 is champion" in told, told
-        # What the first one had decided is as it says, or was never written.
+        # The decision of the first process is complete, or was never written.
         entries = decisions(server, "ladder")
         assert entries[-1]["champion.after"] == "8"
         assert entries[-1]["champion.before"] in ("", "1")

@@ -1,4 +1,4 @@
-"""What never becomes a version, or champion, and files that were changed since."""
+"""Results that never become a version or champion, and files that were changed since."""
 
 import re
 import shutil

@@ -18,7 +18,7 @@ import pytest
 import requests
 from ruamel.yaml import YAML
 
-from conftest import Checkout, prefect_server, until
+from conftest import FULL, Checkout, prefect_server, until
 from latentworks.errors import Busy
 from latentworks.repository import dag, dvc
 from latentworks.repository.git import code
@@ -32,7 +32,7 @@ QUICK = 20.0  # seconds that a run with nothing to do may take
 
 
 class Server:
-    """What a Prefect server has on its pages."""
+    """The pages of a Prefect server."""
 
     def __init__(self, api: str) -> None:
         self.api = api
@@ -86,7 +86,7 @@ class Project(Checkout):
         self.run("git", *AUTHOR, "commit", "--quiet", "--all", "--message", message)
 
     def retrain(self, *options: str, expected: int = 0) -> str:
-        """What `make retrain` prints."""
+        """Run `make retrain` and return its output."""
         done = self.run("python", "-m", "pipeline", "retrain", *options, expected=expected)
         assert "Traceback" not in done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -375,11 +375,12 @@ def test_a_version_that_is_not_there_cannot_be_rebuilt(project: Project) -> None
 @pytest.mark.cold
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a child with its parent")
 def test_killed_at_any_level_it_goes_on_with_the_next_run(project: Project) -> None:
-    """SIGKILL of the stage, of DVC, of the flow, of who started it; then the same again."""
+    """SIGKILL of the stage, of `retrain`, of DVC, of the flow; then the same retraining again."""
     options = ("--set", "seed=3", "--set", "train.epochs=60", "--set", "train.patience=60")
     number = len(versions(project))
     reached = 0
-    for who in ("latentworks.stages train", "dvc", "pipeline flow", "pipeline retrain"):
+    levels = ("latentworks.stages train", "pipeline retrain", "dvc", "pipeline flow")
+    for who in levels if FULL else levels[:2]:
         reached = kill_in_training(project, who, reached, *options)
     said = project.run("python", "-m", "pipeline", "retrain", *options, expected=None)
     told = said.stdout + said.stderr

@@ -72,7 +72,7 @@ class Copier(PCA):
 
 @dataclass(frozen=True)
 class Diverged(PCA):
-    """What a model with a broken weight gives."""
+    """A model with a broken weight."""
 
     def decode_latents(self, latents: np.ndarray) -> np.ndarray:
         images = super().decode_latents(latents)

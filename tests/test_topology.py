@@ -50,7 +50,7 @@ def password(variable: str) -> str:
 
 
 class Service:
-    """What compose.yaml and the Dockerfile say of a service, for this machine."""
+    """A service of compose.yaml and the Dockerfile, for this machine."""
 
     def __init__(self, name: str, written: dict[str, Any], ports: dict[int, int], folder: Path):
         self.name = name

@@ -1,4 +1,4 @@
-"""What MLflow shows: complete, the same when written again, and never in the way."""
+"""The run in MLflow: complete, the same when written again, and never in the way."""
 
 import shutil
 import socket

@@ -50,7 +50,7 @@ class Kept(Checkout):
         return verified
 
     def md5(self, name: str) -> str:
-        """What dvc.lock says of an out."""
+        """The entry of an out in dvc.lock."""
         text = (self.path / "dvc.lock").read_text()
         found = re.search(
             rf"outs:(?:(?!deps:).)*?path: {name}\n *hash: md5\n *md5: (\S+)", text, 16

@@ -59,7 +59,7 @@ def latent_grid(
     high = np.where(high > low, high, low + 1)
     cell = PLOT // num_side
     rows = range(num_side) if z.shape[1] > 1 else [num_side // 2]
-    title = f"What the decoder draws at {len(rows) * num_side} places of latent space"
+    title = f"Decoder output at {len(rows) * num_side} places of latent space"
     title += f" for {class_name}" if class_name else ""
     subtitle = f"The middle 98% each way of {_count(z)}. {_meaning(labels)}"
     figure, axes = _plot_page(title, subtitle, num_side * cell, labels, class_names)

@@ -69,8 +69,8 @@ def _title(num_rows: int, latent_dim: int, class_name: str | None) -> tuple[str,
     """The title of the page, and the line under it."""
     image = f"an image of {class_name}" if class_name else "an image"
     if latent_dim == 1:
-        return f"What the only latent does to {image}", "It moves in equal steps."
-    title = f"What each of the {latent_dim} latents does to {image}"
+        return f"Effect of the only latent on {image}", "It moves in equal steps."
+    title = f"Effect of each of the {latent_dim} latents on {image}"
     if num_rows < latent_dim:
         title = f"The {num_rows} of {latent_dim:,} latents that change {image} most"
     return title, (
