@@ -122,9 +122,15 @@ def warm() -> Path:
                 (folder / name).write_text(f"#!{BIN / 'python'} -IS\n{text}")
                 (folder / name).chmod(0o755)
             owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
-            call = [BIN / "python", ROOT / "tests/warm/server.py", folder, str(owner)]
-            with (folder / "log").open("w") as log:
-                subprocess.Popen(call, env=environment(), stdout=log, stderr=log, cwd=folder)
+            call = [
+                str(BIN / "python"),
+                str(ROOT / "tests/warm/server.py"),
+                str(folder),
+                str(owner),
+            ]
+            log = (os.POSIX_SPAWN_OPEN, 2, folder / "log", os.O_WRONLY | os.O_CREAT, 0o600)
+            # It ends with the owner, and not with the worker that has started it.
+            os.posix_spawn(call[0], call, environment(), file_actions=[log])
             until(lambda: (folder / "tensorflow").exists())
     return folder
 

@@ -171,6 +171,7 @@ def runs(store: str) -> list[mlflow.entities.Run]:
     return list(client.search_runs([experiment.experiment_id])) if experiment else []
 
 
+@pytest.mark.cold
 def test_killed_training_goes_on_to_the_same_bytes_in_the_same_run(
     finished: Checkout, tmp_path: Path
 ) -> None:
@@ -247,6 +248,7 @@ def has_runs(store: str) -> bool:
     return path.exists() and bool(runs(store))
 
 
+@pytest.mark.cold
 def test_a_stage_ends_with_dvc(finished: Checkout, tmp_path: Path) -> None:
     """SIGKILL of DVC alone: its stage does not write on beside that of the next run."""
     if sys.platform != "linux":
