@@ -19,9 +19,7 @@ BIN = os.readlink(os.path.join(HERE, "bin"))  # of the environment of the projec
 MLFLOW, TENSORFLOW = "mlflow", "tensorflow"  # the sockets of the two warm interpreters
 MODULES = {
     "latentworks.stages": TENSORFLOW,
-    "latentworks.cli": MLFLOW,
     "latentworks.serving.preflight": MLFLOW,
-    "pipeline": MLFLOW,
 }
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
