@@ -36,7 +36,7 @@ repro: setup  ## run the outdated stages; RECIPE=seed first writes a recipe into
 	@latentworks repro $(if $(RECIPE),--recipe $(RECIPE))
 
 test: setup  ## run the tests that need only .venv
-	@pytest -m "not system" --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	@pytest -m "not system" --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 10
 
 test-system: setup  ## run the tests that need Debian packages or a package index
 	@pytest -m system --numprocesses 2 --dist loadfile
@@ -45,10 +45,11 @@ faults: setup  ## kill or damage N=20 runs of the stages, and compare their resu
 	@python tests/faults.py --number $(or $(N),20) $(if $(SEED),--seed $(SEED))
 	@LATENTWORKS_FULL=1 pytest tests/test_races.py tests/test_retraining.py -k "champion or killed"
 
-check: setup  ## run ruff, mypy, and the linters of docker/
+check: setup  ## run ruff, mypy, a spell checker, and the linters of docker/
 	@ruff check
 	@ruff format --check
 	@mypy
+	@codespell README.md CONTRIBUTING.md CHANGELOG.md docs src pipeline scripts benchmarks recipes *.yaml
 	@hadolint docker/Dockerfile
 	@check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
 

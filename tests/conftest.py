@@ -1,7 +1,9 @@
 """Shared by the tests: real data that needs no network, and a small checkout run by real DVC."""
 
 import fcntl
+import hashlib
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -12,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -185,13 +188,31 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     return small_checkout(tmp_path_factory.mktemp("checkouts") / "untouched")
 
 
-def made_once(
-    factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
-) -> Checkout:
-    """A checkout that all workers share, made by the one that needs it first."""
-    base = factory.getbasetemp()
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
-    shared.mkdir(exist_ok=True)
+@cache
+def results() -> Path:
+    """The folder of results that tests only read; another one where code or libraries differ."""
+    digest = hashlib.sha256(platform.platform().encode() + sys.version.encode())
+    inputs = (*COPIED, "requirements/latentworks.txt", "tests/conftest.py", "tests/warm")
+    for path in map(ROOT.joinpath, inputs):
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
+    folder = ROOT / ".cache/results"
+    own = folder / digest.hexdigest()[:16]
+    own.mkdir(parents=True, exist_ok=True)
+    for other in folder.iterdir():
+        if other != own:
+            shutil.rmtree(other, ignore_errors=True)
+    return own
+
+
+def made_once(name: str, make: Callable[[Path], object]) -> Checkout:
+    """A checkout that all workers, and later runs of the tests, share.
+
+    The worker that needs it first makes it.
+    """
+    shared = results()
     with (shared / f"{name}.lock").open("a+") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         turn.seek(0)
@@ -203,7 +224,7 @@ def made_once(
 
 
 @pytest.fixture(scope="session")
-def finished(untouched: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def finished(untouched: Checkout) -> Checkout:
     """A checkout after `dvc repro`. Copy it before changing anything."""
 
     def make(path: Path) -> None:
@@ -211,7 +232,7 @@ def finished(untouched: Checkout, tmp_path_factory: pytest.TempPathFactory) -> C
         checkout.run("dvc", "repro")
         checkout.run("latentworks", "sync")
 
-    return made_once(tmp_path_factory, "finished", make)
+    return made_once("finished", make)
 
 
 def until(condition: Callable[[], Any]) -> Any:
@@ -326,17 +347,17 @@ def trained(finished: Checkout, path: Path, epochs: int) -> Checkout:
 
 
 @pytest.fixture(scope="session")
-def good(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    return made_once(tmp_path_factory, "good", lambda path: trained(finished, path, 20))
+def good(finished: Checkout) -> Checkout:
+    return made_once("good", lambda path: trained(finished, path, 20))
 
 
 @pytest.fixture(scope="session")
-def better(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    return made_once(tmp_path_factory, "better", lambda path: trained(finished, path, 60))
+def better(finished: Checkout) -> Checkout:
+    return made_once("better", lambda path: trained(finished, path, 60))
 
 
 @pytest.fixture(scope="session")
-def experiment(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def experiment(finished: Checkout) -> Checkout:
     """A checkout after an experiment of DVC's with more latents. Its commit has `finished`'s."""
 
     def make(path: Path) -> None:
@@ -347,7 +368,7 @@ def experiment(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> 
         store = f"sqlite:///{path / 'mlflow.db'}"
         checkout.run("dvc", "exp", "run", "-S", "model.latent_dim=16", MLFLOW_TRACKING_URI=store)
 
-    return made_once(tmp_path_factory, "experiment", make)
+    return made_once("experiment", make)
 
 
 @pytest.fixture(scope="module")
@@ -395,7 +416,7 @@ def sha256(server: str, name: str, number: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def champion(good: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def champion(good: Checkout) -> Checkout:
     """A checkout with a champion in a store of its own. Copy it before changing anything."""
 
     def make(path: Path) -> None:
@@ -403,7 +424,7 @@ def champion(good: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checko
         project.ours("register")
         project.ours("promote")
 
-    return made_once(tmp_path_factory, "champion", make)
+    return made_once("champion", make)
 
 
 @pytest.fixture(scope="module")
