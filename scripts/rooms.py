@@ -6,7 +6,7 @@ pipeline/ is one, too. It stands above all the rooms that it imports.
 
 import ast
 from functools import cache
-from itertools import permutations
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,7 +19,10 @@ DOC, PICTURE = ROOT / "CONTRIBUTING.md", ROOT / "docs/pictures/rooms.png"
 START, END = "<!-- written by scripts/rooms.py -->", "<!-- up to here -->"
 FOUNDATION = {"config", "errors", "system"}
 WIDTH, HEIGHT = 1.55, 0.62  # of a box, in inches
-ACROSS, UP = 1.95, 1.15  # from one box to the next
+ACROSS, UP = 1.9, 1.1  # from one box to the next
+PAGE = 15.0  # inches
+SWEEPS = 40
+GREY = "#7a869c"
 
 
 # --- imports -------------------------------------------------------------------------------------
@@ -126,42 +129,44 @@ def table() -> str:
 
 
 def draw() -> None:
-    """The rooms as boxes; an arrow leads from a room to one that it imports.
+    """Draw the rooms as boxes, with an arrow from each room to those that it imports.
 
-    FOUNDATION has no arrows, since nearly every room imports it.
+    FOUNDATION has no arrows, since nearly every room imports it. An arrow that passes a line has a
+    place on that line, between the boxes.
     """
     upper = {
         room: others - FOUNDATION for room, others in rooms().items() if room not in FOUNDATION
     }
     level, arrows = levels(upper), reduced(upper)
-    lines = [[room for room in upper if level[room] == n] for n in range(max(level.values()) + 1)]
-    places = _places(lines, arrows)
-    widest = max(abs(x) for x in places.values()) + ACROSS / 2
-    figure, axes = plt.subplots(figsize=(2 * widest, UP * (len(lines) + 1)))
-    _box(axes, 0, -UP, ", ".join(sorted(FOUNDATION)), 2 * widest - ACROSS + WIDTH)
-    for room, x in places.items():
-        y = UP * level[room]
-        _box(axes, x, y, room, WIDTH)
-        for other in arrows[room]:
-            rise = level[room] - level[other]
-            bent = 0.0 if rise == 1 else 0.12 * (1 if places[other] >= x else -1)
-            axes.annotate(
-                "",
-                (places[other] - (places[other] - x) / 12, UP * level[other] + HEIGHT / 2),
-                (x + (places[other] - x) / 12, y - HEIGHT / 2),
-                arrowprops={
-                    "arrowstyle": "-|>",
-                    "color": "#7a869c",
-                    "shrinkA": 0,
-                    "shrinkB": 1,
-                    "connectionstyle": f"arc3,rad={bent}",
-                },
-                zorder=1,
-            )
-    axes.set_xlim(-widest, widest)
-    axes.set_ylim(-1.5 * UP, UP * (len(lines) - 0.5))
+    ways = {
+        (room, other): [room, *(f"{room}>{other}>{n}" for n in passed), other]
+        for room, others in arrows.items()
+        for other in sorted(others)
+        for passed in [range(level[room] - 1, level[other], -1)]
+    }
+    on_line = level | {
+        point: int(point.rsplit(">")[-1]) for way in ways.values() for point in way[1:-1]
+    }
+    places = _places(on_line, list(ways.values()))
+    right = max(places.values()) + ACROSS / 2
+    height = max(level.values())
+    figure, axes = plt.subplots(figsize=(right, UP * (height + 2)))
+    _box(axes, right / 2 - ACROSS / 4, -UP, ", ".join(sorted(FOUNDATION)), right - ACROSS / 2)
+    for room in upper:
+        _box(axes, places[room], UP * level[room], room, WIDTH)
+    for (room, other), way in ways.items():
+        points = [(places[room], UP * level[room] - HEIGHT / 2)]
+        for point in way[1:-1]:
+            x, y = places[point], UP * on_line[point]
+            points += [(x, y + HEIGHT / 2), (x, y - HEIGHT / 2)]
+        points.append((places[other], UP * level[other] + HEIGHT / 2))
+        axes.plot(*zip(*points[:-1], strict=True), color=GREY, lw=1.0, zorder=1)
+        head = {"arrowstyle": "-|>", "color": GREY, "lw": 1.0, "shrinkA": 0, "shrinkB": 1}
+        axes.annotate("", points[-1], points[-2], arrowprops=head, zorder=1)
+    axes.set_xlim(-ACROSS / 2, right)
+    axes.set_ylim(-1.5 * UP, UP * (height + 0.5))
     axes.axis("off")
-    figure.savefig(PICTURE, dpi=100, bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(PICTURE, dpi=90, bbox_inches="tight", metadata={"Software": None})
 
 
 def _box(axes: Axes, x: float, y: float, text: str, width: float) -> None:
@@ -173,20 +178,44 @@ def _box(axes: Axes, x: float, y: float, text: str, width: float) -> None:
     axes.text(x, y, text, ha="center", va="center", fontsize=12, zorder=3)
 
 
-def _places(lines: list[list[str]], arrows: dict[str, set[str]]) -> dict[str, float]:
-    """Where each room stands on its line: in the order in which the arrows are shortest."""
-    places: dict[str, float] = {}
+def _places(on_line: dict[str, int], ways: list[list[str]]) -> dict[str, float]:
+    """Where each box and each passing arrow stands on its line.
 
-    def length(found: dict[str, float]) -> float:
-        return sum((x - places[other]) ** 2 for room, x in found.items() for other in arrows[room])
-
-    for line in lines:
-        left = -ACROSS * (len(line) - 1) / 2
-        orders = permutations(sorted(line))
-        found = [{room: left + ACROSS * n for n, room in enumerate(order)} for order in orders]
-        best: dict[str, float] = min(found, key=length)
-        places |= best
+    Sugiyama's method: again and again, each line is put in the order of the means of the
+    neighbours on the lines below and above.
+    """
+    lines = [
+        sorted(each for each in on_line if on_line[each] == n)
+        for n in range(max(on_line.values()) + 1)
+    ]
+    near: dict[str, set[str]] = {point: set() for point in on_line}
+    for way in ways:
+        for one, other in pairwise(way):
+            near[one].add(other)
+            near[other].add(one)
+    places = {point: x for line in lines for point, x in _spread(line).items()}
+    for sweep in range(SWEEPS):
+        for line in lines if sweep % 2 == 0 else lines[::-1]:
+            means = {
+                point: _mean([places[each] for each in near[point]] or [places[point]])
+                for point in line
+            }
+            places |= _spread(sorted(line, key=lambda point: (means[point], point)))
     return places
+
+
+def _spread(line: list[str]) -> dict[str, float]:
+    """Place a line from left to right, in the middle of the page; passing arrows take less room."""
+    widths = [ACROSS / 4 if ">" in point else ACROSS for point in line]
+    left = (PAGE - sum(widths)) / 2
+    ends = accumulate(widths)
+    return {
+        point: left + end - width / 2 for point, end, width in zip(line, ends, widths, strict=True)
+    }
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 def main() -> None:
