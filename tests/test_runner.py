@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -59,8 +60,15 @@ def in_training(run: "subprocess.Popen[str]") -> psutil.Process:
     assert run.stdout is not None
     assert len([*islice((line for line in run.stdout if line.startswith("Epoch ")), 3)]) == 3
     children = psutil.Process(run.pid).children(recursive=True)
-    (stage,) = [each for each in children if {"latentworks.stages", "train"} <= {*each.cmdline()}]
+    (stage,) = [each for each in children if {"latentworks.stages", "train"} <= words(each)]
     return stage
+
+
+def words(process: psutil.Process) -> set[str]:
+    """The command line of a process; none of one that has just ended."""
+    with suppress(psutil.NoSuchProcess):
+        return {*process.cmdline()}
+    return set()
 
 
 def rest(run: "subprocess.Popen[str]") -> str:
