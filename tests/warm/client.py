@@ -34,20 +34,30 @@ def interpreter(call: list[str]) -> str:
     return MODULES.get(module[0], "") if module else ""
 
 
+def start_cold(call: list[str]) -> None:
+    program = os.path.join(BIN, call[0])
+    os.execv(program, [program, *call[1:]])
+
+
 def main(call: list[str]) -> None:
     warm = interpreter(call)
     if not warm:
-        program = os.path.join(BIN, call[0])
-        os.execv(program, [program, *call[1:]])
+        start_cold(call)
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(os.path.join(HERE, warm))
+    try:
+        connection.connect(os.path.join(HERE, warm))
+    except OSError:  # it has ended, with the tests
+        start_cold(call)
     deaf = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
     if call[0] != "python":
         call = ["python", os.path.join(BIN, call[0]), *call[1:]]
     request = marshal.dumps((call[1:], os.getcwd(), dict(os.environ), deaf, HERE))
     socket.send_fds(connection, [len(request).to_bytes(8, "little")], [0, 1, 2])
     connection.sendall(request)
-    pid = int.from_bytes(connection.recv(8), "little")
+    answer = connection.recv(8)
+    if not answer:
+        sys.exit("the warm interpreter ended before it forked")
+    pid = int.from_bytes(answer, "little")
 
     def tell(number: int, _: object) -> None:
         with contextlib.suppress(ProcessLookupError):  # it has just ended
@@ -56,7 +66,10 @@ def main(call: list[str]) -> None:
     for number in SIGNALS:
         if number not in deaf:
             signal.signal(number, tell)
-    code = int.from_bytes(connection.recv(8), "little", signed=True)
+    answer = connection.recv(8)
+    if not answer:
+        sys.exit("the warm interpreter ended before its fork")
+    code = int.from_bytes(answer, "little", signed=True)
     if code < 0:
         signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)

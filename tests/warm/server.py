@@ -44,10 +44,12 @@ def main(folder: Path, watched: int) -> None:
     for library in LIBRARIES["mlflow"]:
         importlib.import_module(library)
     if os.fork() == 0:
+        doors.pop("mlflow").close()
         for library in LIBRARIES["tensorflow"]:
             importlib.import_module(library)
         serve(doors["tensorflow"], watched)
     else:
+        doors.pop("tensorflow").close()
         serve(doors["mlflow"], watched)
 
 
@@ -69,8 +71,11 @@ def serve(door: socket.socket, watched: int) -> None:
             if key.fileobj is door:
                 client, _ = door.accept()
                 pid = _fork(client, [waiting, door, *clients.values()], [hears, told])
-                clients[pid] = client
-                waiting.register(client, selectors.EVENT_READ, pid)
+                if pid:
+                    clients[pid] = client
+                    waiting.register(client, selectors.EVENT_READ, pid)
+                else:
+                    client.close()
             elif key.data is None:
                 with contextlib.suppress(BlockingIOError):
                     os.read(hears, 4096)
@@ -106,16 +111,22 @@ def _end(pid: int) -> None:
 
 
 def _fork(client: socket.socket, ours: list[Any], pipe: list[int]) -> int:
-    """Read a request and fork. Only the warm interpreter returns from here."""
+    """Read a request and fork. Only the warm interpreter returns from here.
+
+    Returns 0 for a client that was killed before it had sent its request.
+    """
     head, handles, _, _ = socket.recv_fds(client, 8, 3)
+    size = int.from_bytes(head, "little")
     with client.makefile("rb") as stream:
-        request = marshal.loads(stream.read(int.from_bytes(head, "little")))
-    pid = os.fork()
+        content = stream.read(size)
+    pid = os.fork() if len(head) == 8 and len(content) == size and len(handles) == 3 else -1
     if pid:
         for handle in handles:
             os.close(handle)
-        client.sendall(pid.to_bytes(8, "little"))
-        return pid
+        if pid > 0:
+            with contextlib.suppress(OSError):
+                client.sendall(pid.to_bytes(8, "little"))
+        return max(pid, 0)
     os.setsid()
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -125,7 +136,7 @@ def _fork(client: socket.socket, ours: list[Any], pipe: list[int]) -> int:
         each.close()
     for handle in (*handles, *pipe):
         os.close(handle)
-    _become(*request)
+    _become(*marshal.loads(content))
     raise AssertionError
 
 
