@@ -178,7 +178,7 @@ def test_both_are_scored_on_the_challengers_data(
     new.run("dvc", "repro", MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path / 'new.db'}")
     new.ours("register")
     # From the old checkout the champion cannot be scored on data that is not there.
-    assert "Run this in the checkout that made it" in old.ours("promote", "2", expected=6)
+    assert "Run the command in the checkout that made" in old.ours("promote", "2", expected=6)
     # The same training images and seed, so the same model: no better on any data.
     assert "is not better" in new.ours("promote", expected=7)
     client = MlflowClient(server)
