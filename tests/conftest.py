@@ -140,12 +140,9 @@ def warm() -> Path:
 
 @pytest.fixture(autouse=True)
 def interpreters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the code under test start programs warm, but for tests about processes or seconds."""
-    cold = {"cold", "timed"} & {marker.name for marker in request.node.iter_markers()}
-    if cold:
+    """Start programs cold in tests about processes or seconds."""
+    if {"cold", "timed"} & {marker.name for marker in request.node.iter_markers()}:
         monkeypatch.setenv("LATENTWORKS_COLD", "1")
-    elif (Path(os.environ[WARM]) / "python").exists():  # some test has needed it
-        monkeypatch.setattr(sys, "executable", str(Path(os.environ[WARM]) / "python"))
 
 
 def write_digits(path: Path) -> None:

@@ -17,10 +17,6 @@ import sys
 HERE = os.path.dirname(os.path.abspath(sys.argv[0]))
 BIN = os.readlink(os.path.join(HERE, "bin"))  # of the environment of the project
 MLFLOW, TENSORFLOW = "mlflow", "tensorflow"  # the sockets of the two warm interpreters
-MODULES = {
-    "latentworks.stages": TENSORFLOW,
-    "latentworks.serving.preflight": MLFLOW,
-}
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -30,8 +26,7 @@ def interpreter(call: list[str]) -> str:
         return ""
     if call[0] in ("latentworks", "dvc"):
         return MLFLOW
-    module = call[2:3] if call[1:2] == ["-m"] else call[3:4] if call[1:3] == ["-P", "-m"] else []
-    return MODULES.get(module[0], "") if module else ""
+    return TENSORFLOW if call[1:3] == ["-m", "latentworks.stages"] else ""
 
 
 def start_cold(call: list[str]) -> None:
@@ -51,7 +46,7 @@ def main(call: list[str]) -> None:
     deaf = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
     if call[0] != "python":
         call = ["python", os.path.join(BIN, call[0]), *call[1:]]
-    request = marshal.dumps((call[1:], os.getcwd(), dict(os.environ), deaf, HERE))
+    request = marshal.dumps((call[1:], os.getcwd(), dict(os.environ), deaf))
     socket.send_fds(connection, [len(request).to_bytes(8, "little")], [0, 1, 2])
     connection.sendall(request)
     answer = connection.recv(8)

@@ -140,19 +140,14 @@ def _fork(client: socket.socket, ours: list[Any], pipe: list[int]) -> int:
     raise AssertionError
 
 
-def _become(
-    call: list[str], folder: str, environment: dict[str, str], deaf: list[int], here: str
-) -> None:
+def _become(call: list[str], folder: str, environment: dict[str, str], deaf: list[int]) -> None:
     """Run a program as `python CALL` would in this environment; end as it does."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         initial = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, signal.SIG_IGN if number in deaf else initial)
     os.environ.clear()
     os.environ.update(environment)
-    if "LATENTWORKS_DVC" in environment:  # the process whose child a stage has to be
-        os.environ["LATENTWORKS_DVC"] = str(os.getppid())
     os.chdir(folder)
-    sys.executable = os.path.join(here, "python")  # so that what it starts is warm, too
     sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
@@ -160,10 +155,7 @@ def _become(
     sys.stdout.reconfigure(write_through="PYTHONUNBUFFERED" in environment)
     sys.stderr.reconfigure(line_buffering=True)
     sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    if call[0] == "-P":
-        sys.argv = call[2:]
-        runpy.run_module(call[2], run_name="__main__", alter_sys=True)
-    elif call[0] == "-m":
+    if call[0] == "-m":
         sys.path.insert(0, folder)
         sys.argv = call[1:]
         runpy.run_module(call[1], run_name="__main__", alter_sys=True)
