@@ -92,7 +92,7 @@ def measure(name: str, folders: Namespace) -> tuple[dict[str, float], list[np.nd
     Returns the figures by row of the table, and the latents and images that it computes.
     """
     if "keras" in MODULES[name]:
-        import latentworks.artifacts  # noqa: F401  untimed: pandas is no runtime
+        import latentworks.artifacts.images  # noqa: F401  untimed: pandas is no runtime
     images, latents = questions(folders.servable)
     before, started = Process().memory_info().rss / 1e6, default_timer()
     encoder, decoder = load(name, folders)
