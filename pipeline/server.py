@@ -93,7 +93,7 @@ def _kept_auth() -> str:
             "of the server makes a new password."
         )
     if not re.fullmatch(r"[^\s:]+:\S+", line):  # with an empty one, Prefect asks for none
-        raise LatentworksError(f"{file} should have one line USER:PASSWORD. Remove it, or mend it.")
+        raise LatentworksError(f"{file} should have one line USER:PASSWORD. Correct or remove it.")
     return line
 
 
