@@ -14,6 +14,9 @@ export PREFECT_HOME ?= $(CURDIR)/.latentworks/prefect
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 AS_PINNED := --constraint requirements/latentworks.txt
 
+# Tests with bounds in seconds run afterwards, alone.
+IN_PARALLEL := pytest --dist loadfile --no-loadscope-reorder --ignore tests/test_seconds.py
+
 .DEFAULT_GOAL := help
 .PHONY: help setup repro test test-system faults check retrain prefect schedule automations ui parity recipes timings lock clean
 
@@ -36,10 +39,12 @@ repro: setup  ## run the outdated stages; RECIPE=seed first writes a recipe into
 	@latentworks repro $(if $(RECIPE),--recipe $(RECIPE))
 
 test: setup  ## run the tests that need only .venv
-	@pytest -m "not system" --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 10
+	@$(IN_PARALLEL) -m "not system" --numprocesses 3 --durations 10
+	@pytest -m "not system" tests/test_seconds.py
 
 test-system: setup  ## run the tests that need Debian packages or a package index
-	@pytest -m system --numprocesses 2 --dist loadfile
+	@$(IN_PARALLEL) -m system --numprocesses 2
+	@pytest -m system tests/test_seconds.py
 
 faults: setup  ## kill or damage N=20 runs of the stages, and compare their results
 	@python tests/faults.py --number $(or $(N),20) $(if $(SEED),--seed $(SEED))

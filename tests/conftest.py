@@ -7,13 +7,12 @@ import platform
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from urllib3.util import Retry
 
 from latentworks.registry.decisions import DECISIONS
 from latentworks.registry.versions import SHA256
+from latentworks.repository.result import Outputs, recorded_outputs
 from latentworks.tracking.local_store import follow_move
 
 ROOT = Path(__file__).parents[1]
@@ -34,10 +34,11 @@ BIN = Path(sys.executable).parent
 NAME = "autoencoder"  # of the models that are registered
 # Long tests run in full by `make faults` and at night, and as a short version on every push.
 FULL = "LATENTWORKS_FULL" in os.environ
-DEADLINE = 90.0  # seconds that a server may take to do what is waited for
+# Seconds after which a test gives up, also on a slow machine that does other work.
+DEADLINE = 300.0  # for a condition that a server brings about
+HANGS = 900.0  # for a program that does not end
 LEFT_OUT = pytest.StashKey[list[str]]()
 WARM = "LATENTWORKS_WARM"  # in the environment of the tests: the folder of `warm`
-ALONE = pytest.StashKey[ExitStack]()  # the turn of a timed test, which the next one takes over
 LONG = (  # the first three need little that others make, too
     *("retraining", "deployments", "scoring", "races", "runner", "unreliable_server", "pipeline"),
     *("registry", "server", "verification", "drift", "refusals", "faults", "workspace", "tracking"),
@@ -87,7 +88,7 @@ class Checkout:
             env=self.environment(**changes),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=HANGS,
         )
         if expected is not None and done.returncode != expected:
             pytest.fail(f"{call} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
@@ -140,8 +141,8 @@ def warm() -> Path:
 
 @pytest.fixture(autouse=True)
 def interpreters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start programs cold in tests about processes or seconds."""
-    if {"cold", "timed"} & {marker.name for marker in request.node.iter_markers()}:
+    """Start programs cold in tests about processes."""
+    if request.node.get_closest_marker("cold"):
         monkeypatch.setenv("LATENTWORKS_COLD", "1")
 
 
@@ -230,6 +231,16 @@ def finished(untouched: Checkout) -> Checkout:
         checkout.run("latentworks", "sync")
 
     return made_once("finished", make)
+
+
+@pytest.fixture
+def outputs(finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outputs:
+    """The files of a result, in a checkout that is the working directory."""
+    checkout = finished.copy(tmp_path / "checkout")
+    monkeypatch.chdir(checkout.path)
+    found = recorded_outputs(checkout.path)
+    assert found is not None
+    return found
 
 
 def until(condition: Callable[[], Any]) -> Any:
@@ -470,23 +481,6 @@ def browser() -> Iterator[Any]:
     driver.quit()
 
 
-START = 1.25  # seconds of "import mlflow" where bounds times `slowness` were set
-
-
-@pytest.fixture
-def slowness() -> float:
-    """How much longer a program takes to start here than where the bounds were set; at least 1.
-
-    For bounds of commands that hardly do more than to start.
-    """
-    times = []
-    for _ in range(3):
-        began = time.monotonic()
-        subprocess.run([sys.executable, "-c", "import mlflow"], env=environment(), check=True)
-        times.append(time.monotonic() - began)
-    return max(1.0, statistics.median(times) / START)
-
-
 # --- how the tests are run ------------------------------------------------------------------------
 
 
@@ -504,34 +498,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first, so that no worker is left alone with one."""
     names = [f"test_{name}" for name in LONG]
     items.sort(key=lambda item: [*names, item.path.stem].index(item.path.stem))
-
-
-def is_timed(item: pytest.Item | None) -> bool:
-    return item is not None and item.get_closest_marker("timed") is not None
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """A test that is marked `timed` runs while no other does, also of another worker.
-
-    Those that follow one another wait for that once.
-    """
-    assert item.config.cache is not None
-    shared = item.config.cache.mkdir("turns")  # by all workers
-    with ExitStack() as turn:
-        if ALONE in item.config.stash:
-            turn.push(item.config.stash[ALONE])
-            del item.config.stash[ALONE]
-        else:
-            gate = turn.enter_context((shared / "gate").open("w"))
-            running = turn.enter_context((shared / "running").open("w"))
-            fcntl.flock(gate, fcntl.LOCK_EX)  # so that who waits to be alone has its turn
-            fcntl.flock(running, fcntl.LOCK_EX if is_timed(item) else fcntl.LOCK_SH)
-            fcntl.flock(gate, fcntl.LOCK_UN)
-        result = yield
-        if is_timed(item) and is_timed(nextitem):
-            item.config.stash[ALONE] = turn.pop_all()
-        return result
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

@@ -484,26 +484,3 @@ def test_without_a_decoder_it_shows_the_images(browser: webdriver.Chrome, tmp_pa
     page.moved(*page.place(point)).click().perform()
     assert (page.pixels("#real") == given.images[point]).all()
     assert browser.get_log("browser") == []
-
-
-@pytest.mark.system
-@pytest.mark.timed
-def test_ten_thousand_images_are_there_in_seconds(
-    browser: webdriver.Chrome, tmp_path: Path
-) -> None:
-    """And drawing them all leaves room for more than ten frames in a second, also without a GPU."""
-    given = space(2, (32, 32, 1), 10_000)
-    program = DecoderProgram.of(of_the_book(2, (32, 32, 1)))
-    (tmp_path / "atlas.html").write_text(given.page(program))
-    page = Page(browser)
-    page.window(1280, 800)
-    page.open(tmp_path / "atlas.html")
-    assert int(page.script("return document.body.dataset.ready")) < 5000
-    draw = "const began = performance.now(); draw(true); return performance.now() - began"
-    assert np.median([page.script(draw) for _ in range(9)]) < 100
-    times = []
-    for point in range(9):
-        page.script("take(arguments[0])", point)
-        page.settle()
-        times.append(page.script("return took"))
-    assert np.median(times) < 100

@@ -103,7 +103,6 @@ def test_every_fault_is_listed(tmp_path: Path) -> None:
     assert len(faults(tmp_path, text.replace("seed: 0", "sed: 0"))) == 4  # seed is missing, too
 
 
-@pytest.mark.timed
 def test_alias_bomb_costs_nothing(tmp_path: Path) -> None:
     bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n"
     for name, inner in zip("bcdefghi", "abcdefgh", strict=True):

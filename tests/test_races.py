@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from conftest import FULL, Checkout, Project, aliases, decisions
+from conftest import DEADLINE, FULL, Checkout, Project, aliases, decisions
 from latentworks.promotion.scores import Scores
 from latentworks.registry.registry import Registry
 from latentworks.registry.versions import SHA256
@@ -23,8 +23,6 @@ from latentworks.serving import checksums, packaging
 from latentworks.system import disk, locks
 
 pytestmark = pytest.mark.cold
-
-DEADLINE = 60.0  # seconds that another process may take to do what is waited for
 
 
 # --- many at once, and kills ---------------------------------------------------------------------

@@ -8,62 +8,31 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import psutil
 import pytest
-import requests
 from ruamel.yaml import YAML
 
-from conftest import FULL, Checkout, prefect_server, until
+from conftest import FULL, Checkout, prefect_server
 from latentworks.errors import Busy
 from latentworks.repository import dag, dvc
 from latentworks.repository.git import code
 from latentworks.runner.workspace import Workspace
 from latentworks.system import disk
+from prefect_pages import PrefectPages
 
 AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
 OUTSIDE = "../images/digits.npz"  # of the project, as a person would have their images
 EPOCHS = ("--set", "train.epochs=20")
-QUICK = 20.0  # seconds that a run with nothing to do may take
-
-
-class Server:
-    """The pages of a Prefect server."""
-
-    def __init__(self, api: str) -> None:
-        self.api = api
-
-    def post(self, path: str, **body: Any) -> Any:
-        answer = requests.post(f"{self.api}/{path}", json=body, timeout=30)
-        answer.raise_for_status()
-        return answer.json()
-
-    def last_run(self) -> dict[str, Any]:
-        return dict(self.post("flow_runs/filter", sort="START_TIME_DESC", limit=1)[0])
-
-    def tasks(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """The task runs of a flow run by name, once all that it sent has arrived."""
-        chosen = {"id": {"any_": [run["id"]]}}
-
-        def ended() -> list[dict[str, Any]] | None:
-            found = self.post("task_runs/filter", flow_runs=chosen, sort="EXPECTED_START_TIME_ASC")
-            return found if all(task["end_time"] for task in found) else None
-
-        return {task["name"]: task for task in until(ended)}
-
-    def artifacts(self, run: dict[str, Any]) -> dict[str, Any]:
-        found = self.post("artifacts/filter", artifacts={"flow_run_id": {"any_": [run["id"]]}})
-        return {artifact["key"]: artifact["data"] for artifact in found}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectPages]:
     with prefect_server(tmp_path_factory.mktemp("prefect")) as api:
-        yield Server(api)
+        yield PrefectPages(api)
 
 
 class Project(Checkout):
@@ -73,7 +42,7 @@ class Project(Checkout):
     changed: set[str]  # files that this changed
     left: list[psutil.Process]  # when it was cancelled
 
-    def __init__(self, path: Path, server: Server) -> None:
+    def __init__(self, path: Path, server: PrefectPages) -> None:
         super().__init__(path)
         self.server = server
         self.workspace = Workspace(path, "retraining")
@@ -103,7 +72,7 @@ class Project(Checkout):
 
 @pytest.fixture(scope="module")
 def project(
-    finished: Checkout, server: Server, tmp_path_factory: pytest.TempPathFactory
+    finished: Checkout, server: PrefectPages, tmp_path_factory: pytest.TempPathFactory
 ) -> Project:
     """A project after a first retraining, with one parameter of its own, kept as a branch.
 
@@ -158,7 +127,7 @@ def versions(project: Project) -> list[Any]:
 
 
 def test_each_stage_is_a_task_and_its_state_says_what_became_of_it(
-    project: Project, server: Server
+    project: Project, server: PrefectPages
 ) -> None:
     said = project.said
     stages = stages_of(project.path)
@@ -179,7 +148,7 @@ def test_each_stage_is_a_task_and_its_state_says_what_became_of_it(
     assert {name: task["state_name"] for name, task in server.tasks(run).items()} == outcomes
 
 
-def test_the_pages_of_the_run(project: Project, server: Server) -> None:
+def test_the_pages_of_the_run(project: Project, server: PrefectPages) -> None:
     found = server.artifacts(server.last_run())
     assert set(found) == {
         "stages",
@@ -251,22 +220,8 @@ def test_a_cancelled_run_ends_its_stage_and_the_next_one_goes_on(project: Projec
 # --- and with nothing ----------------------------------------------------------------------------
 
 
-@pytest.mark.timed
-def test_nothing_new_is_said_in_seconds(project: Project, server: Server, slowness: float) -> None:
-    said = project.retrain(*EPOCHS)
-    assert "Nothing new: autoencoder version 1 is this result already" in said
-    run = server.last_run()
-    assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Nothing new")
-    tasks = server.tasks(run)
-    assert {tasks[stage]["state_name"] for stage in stages_of(project.path)} == {"Unchanged"}
-    first = min(datetime.fromisoformat(task["start_time"]) for task in tasks.values())
-    took = datetime.fromisoformat(run["end_time"]) - first
-    assert took.total_seconds() < QUICK * slowness
-    assert len(versions(project)) == 1
-
-
 def test_what_dvc_has_is_restored_and_a_worse_model_is_refused(
-    project: Project, server: Server
+    project: Project, server: PrefectPages
 ) -> None:
     """Four epochs, which the person's own checkout has trained before."""
     said = project.retrain()
@@ -338,7 +293,7 @@ IN_PREFECT = "from pipeline.retraining import retrain; retrain(return_state=True
 
 
 @pytest.mark.cold
-def test_one_at_a_time(project: Project, server: Server) -> None:
+def test_one_at_a_time(project: Project, server: PrefectPages) -> None:
     before = server.last_run()["id"]
     with project.workspace.held("retrain"):
         said = project.retrain(expected=Busy.exit_code)

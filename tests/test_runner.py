@@ -7,184 +7,23 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 
-import psutil
 import pytest
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-from mlflow import MlflowClient
 from ruamel.yaml import YAML
 from voluptuous import Invalid
 
 from conftest import Checkout, until
 from latentworks.repository import dag
 from latentworks.runner import repair
-from latentworks.stages.__main__ import TOLD
 from latentworks.system import disk
+from stage_runs import in_training, long_training, repro, rest, start, states
 
 pytestmark = pytest.mark.cold
 
-LONG = 5000  # epochs; more than any test waits for
-
-
-def start(checkout: Checkout, **changes: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        ["latentworks", "repro"],
-        cwd=checkout.path,
-        env=checkout.environment(PYTHONPATH=str(checkout.path / "src"), **changes),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def repro(checkout: Checkout, expected: int = 0, **changes: str) -> str:
-    done = checkout.run("latentworks", "repro", expected=expected, **changes)
-    assert "Traceback" not in done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def long_training(finished: Checkout, path: Path) -> Checkout:
-    checkout = finished.copy(path)
-    checkout.edit("params.yaml", "epochs: 4", f"epochs: {LONG}")
-    checkout.edit("params.yaml", "patience: 3", f"patience: {LONG}")
-    return checkout
-
-
-def in_training(run: "subprocess.Popen[str]") -> psutil.Process:
-    """The stage, when it has finished two epochs."""
-    assert run.stdout is not None
-    assert len([*islice((line for line in run.stdout if line.startswith("Epoch ")), 3)]) == 3
-    children = psutil.Process(run.pid).children(recursive=True)
-    (stage,) = [each for each in children if {"latentworks.stages", "train"} <= words(each)]
-    return stage
-
-
-def words(process: psutil.Process) -> set[str]:
-    """The command line of a process; none of one that has just ended."""
-    with suppress(psutil.NoSuchProcess):
-        return {*process.cmdline()}
-    return set()
-
-
-def rest(run: "subprocess.Popen[str]") -> str:
-    assert run.stdout is not None
-    with run.stdout:
-        return run.stdout.read()
-
-
-def states(checkout: Checkout) -> list[str]:
-    """Of the runs of training, as MLflow has them."""
-    client = MlflowClient(f"sqlite:///{checkout.path / 'mlflow.db'}")
-    (experiment,) = client.search_experiments(filter_string="name = 'latentworks'")
-    return sorted(run.info.status for run in client.search_runs([experiment.experiment_id]))
-
 
 # --- one at a time, and its end ------------------------------------------------------------------
-
-
-@pytest.mark.timed
-def test_a_second_start_is_told_who_is_at_it_and_a_lock_dies_with_its_holder(
-    finished: Checkout, tmp_path: Path
-) -> None:
-    checkout = long_training(finished, tmp_path / "checkout")
-    first = start(checkout)
-    stage = in_training(first)
-    began = time.monotonic()
-    said = repro(checkout, expected=75)
-    assert time.monotonic() - began < 2
-    host = os.uname().nodename
-    assert re.fullmatch(
-        rf"Cannot run the stages: process {first.pid} on {re.escape(host)} holds the lock "
-        r"since \d{4}-\d\d-\d\dT\S+\. Wait for it, or end it\.\n",
-        said,
-    )
-    first.kill()
-    rest(first)
-    assert first.wait() == -signal.SIGKILL
-    if sys.platform == "linux":
-        psutil.wait_procs([stage], timeout=5)
-        assert not stage.is_running()
-    second = start(checkout)
-    in_training(second)
-    second.terminate()
-    rest(second)
-    second.wait()
-
-
-@pytest.mark.timed
-def test_sigterm_ends_a_stage_within_ten_seconds_and_the_next_run_goes_on(
-    finished: Checkout, tmp_path: Path
-) -> None:
-    checkout = long_training(finished, tmp_path / "checkout")
-    run = start(checkout)
-    stage = in_training(run)
-    began = time.monotonic()
-    stage.terminate()  # the stage alone; DVC tells how it ended
-    said = rest(run)
-    assert time.monotonic() - began < 10
-    assert run.wait() == 1
-    assert (
-        "error: train was stopped by SIGTERM. Run the same command again to continue."
-        in said.splitlines()
-    )
-    assert "exited with 143" in said
-    checkpoint = disk.read_arrays(checkout.path / ".latentworks/checkpoint.npz")
-    finished_epochs = len(json.loads(checkpoint["note"].tobytes())["epochs"])
-    assert finished_epochs >= 2
-
-    run = start(checkout)
-    assert run.stdout is not None
-    goes_on = next(line for line in run.stdout if line.startswith("train: goes on"))
-    assert int(goes_on.split()[5]) == finished_epochs
-    next(line for line in run.stdout if line.startswith("Epoch "))
-    until(lambda: states(checkout) == ["FINISHED", "RUNNING"])
-    began = time.monotonic()
-    run.terminate()  # the runner, which tells the others
-    said = rest(run)
-    assert run.wait() == 143
-    assert time.monotonic() - began < 10
-    assert "train was stopped by SIGTERM" in said
-    assert states(checkout) == ["FINISHED", "KILLED"]
-
-
-BUSY_STAGE = """
-import sys, types, numpy
-from latentworks.stages.__main__ import main
-
-matrix = numpy.random.default_rng(0).normal(size=(6000, 6000))
-
-def busy():
-    print("busy", flush=True)
-    numpy.linalg.eigvals(matrix)
-
-sys.modules["latentworks.stages.busy"] = types.SimpleNamespace(main=busy)
-main("busy")
-"""
-
-
-@pytest.mark.timed
-def test_sigterm_in_one_long_call(tmp_path: Path) -> None:
-    """Python hears of the signal when the call has ended; the stage does not wait so long."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        [sys.executable, "-c", BUSY_STAGE], cwd=tmp_path, stdout=pipe, stderr=pipe, text=True
-    ) as stage:
-        assert stage.stdout is not None
-        assert stage.stderr is not None
-        assert stage.stdout.readline() == "busy\n"
-        process = psutil.Process(stage.pid)
-        before = process.cpu_times().user
-        until(lambda: process.cpu_times().user > before + 2)  # in the call, past its checks
-        began = time.monotonic()
-        stage.terminate()
-        assert stage.wait(20) == 143
-        assert time.monotonic() - began < 10
-        assert stage.stderr.read() == f"error: busy {TOLD}\n"
 
 
 def test_a_run_that_never_goes_on_is_closed(finished: Checkout, tmp_path: Path) -> None:

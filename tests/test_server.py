@@ -14,7 +14,6 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -370,29 +369,6 @@ def test_other_addresses_and_methods(url: str) -> None:
         assert answer.json()["error"]
 
 
-@pytest.mark.timed
-def test_a_slow_sender_is_told_to_go(url: str) -> None:
-    host, port = url.removeprefix("http://").split(":")
-    head = b"POST /decode HTTP/1.1\r\nHost: it\r\nContent-Length: 100\r\n\r\n"
-    with ExitStack() as stack:
-        connections = [
-            stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
-            for _ in range(3)
-        ]
-        started = time.monotonic()
-        for connection, begun in zip(connections, (head + b"{", head[:30], b""), strict=True):
-            connection.sendall(begun)
-        for connection in connections:
-            answer = connection.recv(10_000)
-            assert answer.startswith(b"HTTP/1.1 408"), answer
-            assert 8 < time.monotonic() - started < 20
-            while b'"error":"' not in answer:
-                more = connection.recv(10_000)
-                assert more, answer
-                answer += more
-    assert asked(url, "sample", num=1)
-
-
 def test_pictures_that_are_too_much_together(url: str) -> None:
     file = io.BytesIO()
     Image.new("L", (6000, 5000)).save(file, "PNG")  # a small file
@@ -434,28 +410,6 @@ def test_what_was_sent_is_not_sent_back(url: str, body: dict[str, Any]) -> None:
     answer = requests.post(f"{url}/sample", json=body, timeout=30)
     assert answer.status_code == 422
     assert len(answer.text) < 300
-
-
-@pytest.mark.timed
-def test_large_calls_do_not_keep_small_ones(url: str) -> None:
-    """They wait for moments, and not until the large ones are done."""
-    pages = [[[0] * 8] * 8] * 9000  # grey images
-    large = {
-        "log_density": {"inputs": pages},
-        "sample": {"num": 10_000},
-        "encode": {"inputs": pages},
-    }
-    with concurrent.futures.ThreadPoolExecutor(len(large)) as pool:
-        begun = [
-            pool.submit(requests.post, f"{url}/{verb}", json=body, timeout=120)
-            for verb, body in large.items()
-        ]
-        num_small = 0
-        while not all(each.done() for each in begun):
-            assert asked(url, "decode", inputs=[[0.5, 0.5]])
-            num_small += 1
-        assert all(each.result().status_code == 200 for each in begun)
-    assert num_small >= 10
 
 
 def test_a_version_that_is_no_longer_at_work_leaves_memory(project: Project) -> None:

@@ -1,8 +1,6 @@
 """The run in MLflow: complete, the same when written again, and never in the way."""
 
 import shutil
-import socket
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -216,59 +214,6 @@ def test_a_store_that_was_copied_goes_on_beside_its_database(
 def test_a_password_is_not_shown() -> None:
     assert without_password("http://me:secret@host/x") == "http://host/x"
     assert without_password("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
-
-
-@pytest.fixture
-def outputs(finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outputs:
-    """The files of a result, in a checkout that is the working directory."""
-    checkout = finished.copy(tmp_path / "checkout")
-    monkeypatch.chdir(checkout.path)
-    found = recorded_outputs(checkout.path)
-    assert found is not None
-    return found
-
-
-@pytest.mark.timed
-@pytest.mark.parametrize("kind", ["dead", "silent"])
-def test_a_server_that_does_not_answer_costs_seconds_and_nothing_else(
-    kind: str,
-    outputs: Outputs,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = int(listener.getsockname()[1])
-        if kind == "silent":
-            listener.listen()  # the kernel accepts, and nobody ever answers
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-        started = time.monotonic()
-        outbox.log("encode", outputs)
-        blocked = time.monotonic() - started
-    assert blocked <= 10.5  # ten seconds, and half a one for hashing the files
-    said = capfd.readouterr().err
-    assert "was not updated" in said
-    assert "`latentworks sync` writes the run from the files" in said
-
-
-@pytest.mark.timed
-def test_a_training_does_not_wait_for_a_silent_server(
-    outputs: Outputs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{listener.getsockname()[1]}")
-        assert outputs.model is not None
-        curves = read_curves(outputs.model / "curves.csv")
-        started = time.monotonic()
-        with outbox.live_run("a fingerprint", replace(outputs, model=None)) as live:
-            for _ in range(500):
-                live.log_epoch(curves[0], np.zeros((8, 8, 3), dtype="uint8"))
-            trained = time.monotonic() - started
-            live.finish(outputs.model)
-        assert trained < 1
-        assert time.monotonic() - started <= 11
 
 
 @pytest.fixture

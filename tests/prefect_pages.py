@@ -1,0 +1,36 @@
+"""What a Prefect server knows of flow runs, as its pages show it."""
+
+from typing import Any
+
+import requests
+
+from conftest import until
+
+
+class PrefectPages:
+    """The pages of a Prefect server."""
+
+    def __init__(self, api: str) -> None:
+        self.api = api
+
+    def post(self, path: str, **body: Any) -> Any:
+        answer = requests.post(f"{self.api}/{path}", json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+    def last_run(self) -> dict[str, Any]:
+        return dict(self.post("flow_runs/filter", sort="START_TIME_DESC", limit=1)[0])
+
+    def tasks(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """The task runs of a flow run by name, once all that it sent has arrived."""
+        chosen = {"id": {"any_": [run["id"]]}}
+
+        def ended() -> list[dict[str, Any]] | None:
+            found = self.post("task_runs/filter", flow_runs=chosen, sort="EXPECTED_START_TIME_ASC")
+            return found if all(task["end_time"] for task in found) else None
+
+        return {task["name"]: task for task in until(ended)}
+
+    def artifacts(self, run: dict[str, Any]) -> dict[str, Any]:
+        found = self.post("artifacts/filter", artifacts={"flow_run_id": {"any_": [run["id"]]}})
+        return {artifact["key"]: artifact["data"] for artifact in found}

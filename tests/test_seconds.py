@@ -1,0 +1,329 @@
+"""Bounds in seconds. `make test` runs this file last and alone."""
+
+import concurrent.futures
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import requests
+from selenium import webdriver
+
+from conftest import (
+    Checkout,
+    Project,
+    closed_port,
+    environment,
+    prefect_server,
+    until,
+)
+from latentworks.artifacts.curves import read_curves
+from latentworks.plots.decoder_program import DecoderProgram
+from latentworks.repository import dvc
+from latentworks.repository.result import Outputs
+from latentworks.stages.__main__ import TOLD
+from latentworks.system import disk
+from latentworks.tracking import outbox
+from prefect_pages import PrefectPages
+from stage_runs import in_training, long_training, repro, rest, start, states
+from test_atlas import Page, of_the_book, space
+from test_server import asked
+
+pytestmark = pytest.mark.cold
+
+START = 1.25  # seconds of "import mlflow" where bounds times `slowness` were set
+
+
+@pytest.fixture
+def slowness() -> float:
+    """How much longer a program takes to start here than where the bounds were set; at least 1.
+
+    For bounds of commands that hardly do more than to start.
+    """
+    times = []
+    for _ in range(3):
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-c", "import mlflow"], env=environment(), check=True)
+        times.append(time.monotonic() - began)
+    return max(1.0, statistics.median(times) / START)
+
+
+def test_a_second_start_is_told_who_is_at_it_and_a_lock_dies_with_its_holder(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = long_training(finished, tmp_path / "checkout")
+    first = start(checkout)
+    stage = in_training(first)
+    began = time.monotonic()
+    said = repro(checkout, expected=75)
+    assert time.monotonic() - began < 2
+    host = os.uname().nodename
+    assert re.fullmatch(
+        rf"Cannot run the stages: process {first.pid} on {re.escape(host)} holds the lock "
+        r"since \d{4}-\d\d-\d\dT\S+\. Wait for it, or end it\.\n",
+        said,
+    )
+    first.kill()
+    rest(first)
+    assert first.wait() == -signal.SIGKILL
+    if sys.platform == "linux":
+        psutil.wait_procs([stage], timeout=5)
+        assert not stage.is_running()
+    second = start(checkout)
+    in_training(second)
+    second.terminate()
+    rest(second)
+    second.wait()
+
+
+def test_sigterm_ends_a_stage_within_ten_seconds_and_the_next_run_goes_on(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = long_training(finished, tmp_path / "checkout")
+    run = start(checkout)
+    stage = in_training(run)
+    began = time.monotonic()
+    stage.terminate()  # the stage alone; DVC tells how it ended
+    said = rest(run)
+    assert time.monotonic() - began < 10
+    assert run.wait() == 1
+    assert (
+        "error: train was stopped by SIGTERM. Run the same command again to continue."
+        in said.splitlines()
+    )
+    assert "exited with 143" in said
+    checkpoint = disk.read_arrays(checkout.path / ".latentworks/checkpoint.npz")
+    finished_epochs = len(json.loads(checkpoint["note"].tobytes())["epochs"])
+    assert finished_epochs >= 2
+
+    run = start(checkout)
+    assert run.stdout is not None
+    goes_on = next(line for line in run.stdout if line.startswith("train: goes on"))
+    assert int(goes_on.split()[5]) == finished_epochs
+    next(line for line in run.stdout if line.startswith("Epoch "))
+    until(lambda: states(checkout) == ["FINISHED", "RUNNING"])
+    began = time.monotonic()
+    run.terminate()  # the runner, which tells the others
+    said = rest(run)
+    assert run.wait() == 143
+    assert time.monotonic() - began < 10
+    assert "train was stopped by SIGTERM" in said
+    assert states(checkout) == ["FINISHED", "KILLED"]
+
+
+BUSY_STAGE = """
+import sys, types, numpy
+from latentworks.stages.__main__ import main
+
+matrix = numpy.random.default_rng(0).normal(size=(6000, 6000))
+
+def busy():
+    print("busy", flush=True)
+    numpy.linalg.eigvals(matrix)
+
+sys.modules["latentworks.stages.busy"] = types.SimpleNamespace(main=busy)
+main("busy")
+"""
+
+
+def test_sigterm_in_one_long_call(tmp_path: Path) -> None:
+    """Python hears of the signal when the call has ended; the stage does not wait so long."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY_STAGE], cwd=tmp_path, stdout=pipe, stderr=pipe, text=True
+    ) as stage:
+        assert stage.stdout is not None
+        assert stage.stderr is not None
+        assert stage.stdout.readline() == "busy\n"
+        process = psutil.Process(stage.pid)
+        before = process.cpu_times().user
+        until(lambda: process.cpu_times().user > before + 2)  # in the call, past its checks
+        began = time.monotonic()
+        stage.terminate()
+        assert stage.wait(20) == 143
+        assert time.monotonic() - began < 10
+        assert stage.stderr.read() == f"error: busy {TOLD}\n"
+
+
+QUICK = 20.0  # seconds that a retraining with nothing to do may take
+
+
+def test_a_retraining_with_nothing_to_do(
+    champion: Checkout, tmp_path: Path, slowness: float
+) -> None:
+    path = tmp_path / "project"
+    project = Project(champion.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    author = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
+    project.run("git", "add", "--all")
+    project.run("git", *author, "commit", "--quiet", "--message", "the champion")
+    with prefect_server(tmp_path) as api:
+        pages = PrefectPages(api)
+        for _ in range(2):  # the first one makes the worktree
+            retrain = ("python", "-m", "pipeline", "retrain")
+            said = project.run(*retrain, PREFECT_API_URL=api).stdout
+            assert "Nothing new: autoencoder version 1 is this result already" in said
+        run = pages.last_run()
+        assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Nothing new")
+        tasks = pages.tasks(run)
+    assert {tasks[stage]["state_name"] for stage in dvc.needs(path)} == {"Unchanged"}
+    first = min(datetime.fromisoformat(task["start_time"]) for task in tasks.values())
+    took = datetime.fromisoformat(run["end_time"]) - first
+    assert took.total_seconds() < QUICK * slowness
+
+
+def test_it_is_quick_and_leaves_tensorflow_alone(
+    finished: Checkout, tmp_path: Path, slowness: float
+) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    checkout.edit("params.yaml", "epochs: 4", "epochs: 12")
+    script = (
+        "import sys; from latentworks import cli; "
+        "cli.app(['plan'], standalone_mode=False); "
+        "print(sorted({'tensorflow', 'keras', 'mlflow'} & set(sys.modules)))"
+    )
+    assert checkout.run(sys.executable, "-c", script).stdout.splitlines()[-1] == "[]"
+    times = []
+    for _ in range(3):
+        start = time.monotonic()
+        checkout.run("latentworks", "plan")
+        times.append(time.monotonic() - start)
+    assert statistics.median(times) < 3 * slowness
+
+
+def test_a_server_that_is_down_is_one_line(finished: Checkout, tmp_path: Path) -> None:
+    away = Project(finished.copy(tmp_path / "checkout").path, f"http://127.0.0.1:{closed_port()}")
+    for call in ("register", "promote", "rollback", "history"):
+        start = time.monotonic()
+        told = away.ours(call, expected=69)  # EX_UNAVAILABLE
+        assert time.monotonic() - start < 30
+        assert told.startswith("MLflow at http://127.0.0.1:"), told
+        assert len(told.splitlines()) == 1, told
+
+
+def test_rollback_takes_seconds(pair: Project, slowness: float) -> None:
+    times = []
+    for _ in range(4):  # there and back again, twice
+        shutil.rmtree(pair.path / ".latentworks/versions", ignore_errors=True)  # nothing at hand
+        start = time.monotonic()
+        pair.ours("rollback")
+        times.append(time.monotonic() - start)
+    assert statistics.median(times) <= 5 * slowness, times  # the machine is shared
+
+
+def test_a_slow_sender_is_told_to_go(url: str) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    head = b"POST /decode HTTP/1.1\r\nHost: it\r\nContent-Length: 100\r\n\r\n"
+    with ExitStack() as stack:
+        connections = [
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+            for _ in range(3)
+        ]
+        started = time.monotonic()
+        for connection, begun in zip(connections, (head + b"{", head[:30], b""), strict=True):
+            connection.sendall(begun)
+        for connection in connections:
+            answer = connection.recv(10_000)
+            assert answer.startswith(b"HTTP/1.1 408"), answer
+            assert 8 < time.monotonic() - started < 20
+            while b'"error":"' not in answer:
+                more = connection.recv(10_000)
+                assert more, answer
+                answer += more
+    assert asked(url, "sample", num=1)
+
+
+def test_large_calls_do_not_keep_small_ones(url: str) -> None:
+    """They wait for moments, and not until the large ones are done."""
+    pages = [[[0] * 8] * 8] * 9000  # grey images
+    large = {
+        "log_density": {"inputs": pages},
+        "sample": {"num": 10_000},
+        "encode": {"inputs": pages},
+    }
+    with concurrent.futures.ThreadPoolExecutor(len(large)) as pool:
+        begun = [
+            pool.submit(requests.post, f"{url}/{verb}", json=body, timeout=120)
+            for verb, body in large.items()
+        ]
+        num_small = 0
+        while not all(each.done() for each in begun):
+            assert asked(url, "decode", inputs=[[0.5, 0.5]])
+            num_small += 1
+        assert all(each.result().status_code == 200 for each in begun)
+    assert num_small >= 10
+
+
+@pytest.mark.parametrize("kind", ["dead", "silent"])
+def test_a_server_that_does_not_answer_costs_seconds_and_nothing_else(
+    kind: str,
+    outputs: Outputs,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = int(listener.getsockname()[1])
+        if kind == "silent":
+            listener.listen()  # the kernel accepts, and nobody ever answers
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        started = time.monotonic()
+        outbox.log("encode", outputs)
+        blocked = time.monotonic() - started
+    assert blocked <= 10.5  # ten seconds, and half a one for hashing the files
+    said = capfd.readouterr().err
+    assert "was not updated" in said
+    assert "`latentworks sync` writes the run from the files" in said
+
+
+def test_a_training_does_not_wait_for_a_silent_server(
+    outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        assert outputs.model is not None
+        curves = read_curves(outputs.model / "curves.csv")
+        started = time.monotonic()
+        with outbox.live_run("a fingerprint", replace(outputs, model=None)) as live:
+            for _ in range(500):
+                live.log_epoch(curves[0], np.zeros((8, 8, 3), dtype="uint8"))
+            trained = time.monotonic() - started
+            live.finish(outputs.model)
+        assert trained < 1
+        assert time.monotonic() - started <= 11
+
+
+@pytest.mark.system
+def test_ten_thousand_images_are_there_in_seconds(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    """And drawing them all leaves room for more than ten frames in a second, also without a GPU."""
+    given = space(2, (32, 32, 1), 10_000)
+    program = DecoderProgram.of(of_the_book(2, (32, 32, 1)))
+    (tmp_path / "atlas.html").write_text(given.page(program))
+    page = Page(browser)
+    page.window(1280, 800)
+    page.open(tmp_path / "atlas.html")
+    assert int(page.script("return document.body.dataset.ready")) < 5000
+    draw = "const began = performance.now(); draw(true); return performance.now() - began"
+    assert np.median([page.script(draw) for _ in range(9)]) < 100
+    times = []
+    for point in range(9):
+        page.script("take(arguments[0])", point)
+        page.settle()
+        times.append(page.script("return took"))
+    assert np.median(times) < 100
