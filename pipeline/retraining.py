@@ -20,10 +20,9 @@ from latentworks.integrity import verification
 from latentworks.params import recipes
 from latentworks.registry.registry import Registry
 from latentworks.registry.versions import Version
-from latentworks.repository import dag, dvc, git
-from latentworks.repository.result import recorded_outputs
-from latentworks.runner import resources
-from latentworks.runner.reproduce import require_whole
+from latentworks.repository import dag, git
+from latentworks.repository.result import recorded_result
+from latentworks.runner.reproduce import UNCHANGED, reproduce, reproduce_stage
 from latentworks.runner.workspace import RETRAINING, Workspace
 from latentworks.tracking.live import Live
 from latentworks.tracking.uri import without_password
@@ -157,40 +156,30 @@ def _edited(source: Path) -> bool:
 
 def run_stages(workspace: Workspace) -> list[Step]:
     """Run each stage as a task, in DVC's order."""
-    needs = dvc.needs(workspace.path, workspace.environment)
-    changed = set(dvc.status(workspace.path, workspace.environment))
-    may_run: list[str] = []
-    for stage in needs:
-        if stage in changed or needs[stage] & set(may_run):
-            may_run.append(stage)
-    resources.make_ready(workspace.path, may_run, workspace.environment)
     path = Path(params.read(workspace.path / params.PARAMS)["dataset"]["path"])
     fetched = dag.is_made(workspace.path, path)
     steps: list[Step] = []
-    for stage in needs:
-        due = stage in changed or any(
-            step.outcome != "unchanged" for step in steps if step.stage in needs[stage]
-        )
-        retries = len(DELAYS) if stage == NETWORK_STAGE and fetched else 0
+
+    def each(stage: str, needs: set[str], due: bool) -> str:
         started = time.monotonic()
-        run = run_stage.with_options(retries=retries)
-        state = run(stage, workspace, needs[stage], due, return_state=True)
-        steps.append(Step(stage, str(state.result()), time.monotonic() - started))
+        run = run_stage.with_options(
+            retries=len(DELAYS) if stage == NETWORK_STAGE and fetched else 0
+        )
+        outcome = str(run(stage, workspace, needs, due, return_state=True).result())
+        steps.append(Step(stage, outcome, time.monotonic() - started))
+        return outcome
+
+    reproduce(workspace.path, each, workspace.environment)
     return steps
 
 
 @task(task_run_name="{stage}", retry_delay_seconds=DELAYS, cache_policy=NO_CACHE)
-def run_stage(stage: str, workspace: Workspace, needed: set[str], due: bool) -> Any:
-    """Run one stage and log its lines. The state's name is the outcome of the stage.
-
-    `needed` names the stages whose outs this stage reads. `due` is false if DVC found no change in
-    this stage and in the stages before it.
-    """
-    log = get_run_logger()
-    outcome = "unchanged"
+def run_stage(stage: str, workspace: Workspace, needs: set[str], due: bool) -> Any:
+    """Run one stage if it is due, and log its lines. The state's name is the outcome."""
+    outcome = UNCHANGED
     if due:
-        require_whole(workspace.path, needed, log.info, workspace.environment)
-        outcome = workspace.reproduce(stage, log.info)
+        log, path = get_run_logger(), workspace.path
+        outcome = reproduce_stage(path, stage, needs, log.info, workspace.environment)
     return Completed(name=outcome.capitalize(), data=outcome)
 
 
@@ -287,7 +276,7 @@ def report(
         return
     registry = Registry(workspace.path, workspace.uri)
     reports.decision(entry, registry.pages(version["number"], version["run_id"]))
-    outputs = recorded_outputs(workspace.path)
-    if outputs and outputs.pictures:
-        reports.pictures(f"{version['name']} version {version['number']}", outputs.pictures)
+    result = recorded_result(workspace.path)
+    if result and "figures" in result.outs:
+        reports.pictures(f"{version['name']} version {version['number']}", result.outs["figures"])
     registry.tidy()  # so that nightly retraining does not fill the disk

@@ -26,7 +26,7 @@ from urllib3.util import Retry
 
 from latentworks.registry.decisions import DECISIONS
 from latentworks.registry.versions import SHA256
-from latentworks.repository.result import Outputs, recorded_outputs
+from latentworks.repository.result import Result, recorded_result
 from latentworks.tracking.local_store import follow_move
 
 ROOT = Path(__file__).parents[1]
@@ -234,11 +234,11 @@ def finished(untouched: Checkout) -> Checkout:
 
 
 @pytest.fixture
-def outputs(finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outputs:
+def result(finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Result:
     """The files of a result, in a checkout that is the working directory."""
     checkout = finished.copy(tmp_path / "checkout")
     monkeypatch.chdir(checkout.path)
-    found = recorded_outputs(checkout.path)
+    found = recorded_result(checkout.path)
     assert found is not None
     return found
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from conftest import ROOT
 from latentworks import params
 from latentworks.config import Config
 from latentworks.errors import LatentworksError, ParamsError
-from latentworks.promotion.decision import METRICS, PromotionConfig, decide
+from latentworks.promotion.decision import METRICS, FirstLimits, Margins, PromotionConfig, decide
 from latentworks.promotion.scores import Score, Scores
 from latentworks.registry.tables import decision as table
 
@@ -70,6 +71,11 @@ def verdicts(challenger: Scores, champion: Scores | None, **changes: object) -> 
 
 
 # --- against a champion --------------------------------------------------------------------------
+
+
+def test_every_metric_has_a_margin_and_a_limit() -> None:
+    assert [*Margins.model_fields] == [*FirstLimits.model_fields] == [*METRICS]
+    assert {*get_args(PromotionConfig.model_fields["metric"].annotation)} == {*METRICS}
 
 
 def test_better_beyond_chance_is_promoted() -> None:

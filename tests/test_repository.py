@@ -19,10 +19,10 @@ def test_order_is_that_of_dvc(finished: Checkout) -> None:
 def test_outcomes_and_failures(finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     lines: list[str] = []
-    assert dvc.reproduce(checkout.path, "sample", lines.append) == "unchanged"
+    assert dvc.repro(checkout.path, "sample", lines.append) == "unchanged"
     shutil.rmtree(checkout.path / "data/samples")
-    assert dvc.reproduce(checkout.path, "sample", lines.append) == "restored"
+    assert dvc.repro(checkout.path, "sample", lines.append) == "restored"
     checkout.edit("params.yaml", "num_components: 5", "num_components: 0")
     with pytest.raises(dvc.StageError, match="Stage sample failed: dvc exited with 255"):
-        dvc.reproduce(checkout.path, "sample", lines.append)
+        dvc.repro(checkout.path, "sample", lines.append)
     assert any("sample.sampler.num_components should be greater than" in line for line in lines)

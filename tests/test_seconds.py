@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from conftest import (
 from latentworks.artifacts.curves import read_curves
 from latentworks.plots.decoder_program import DecoderProgram
 from latentworks.repository import dvc
-from latentworks.repository.result import Outputs
+from latentworks.repository.result import Result
 from latentworks.stages.__main__ import TOLD
 from latentworks.system import disk
 from latentworks.tracking import outbox
@@ -269,7 +268,7 @@ def test_large_calls_do_not_keep_small_ones(url: str) -> None:
 @pytest.mark.parametrize("kind", ["dead", "silent"])
 def test_a_server_that_does_not_answer_costs_seconds_and_nothing_else(
     kind: str,
-    outputs: Outputs,
+    result: Result,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -280,7 +279,7 @@ def test_a_server_that_does_not_answer_costs_seconds_and_nothing_else(
             listener.listen()  # the kernel accepts, and nobody ever answers
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         started = time.monotonic()
-        outbox.log("encode", outputs)
+        outbox.log("encode", result)
         blocked = time.monotonic() - started
     assert blocked <= 10.5  # ten seconds, and half a one for hashing the files
     said = capfd.readouterr().err
@@ -289,20 +288,19 @@ def test_a_server_that_does_not_answer_costs_seconds_and_nothing_else(
 
 
 def test_a_training_does_not_wait_for_a_silent_server(
-    outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+    result: Result, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{listener.getsockname()[1]}")
-        assert outputs.model is not None
-        curves = read_curves(outputs.model / "curves.csv")
+        curves = read_curves(result.outs["autoencoder"] / "curves.csv")
         started = time.monotonic()
-        with outbox.live_run("a fingerprint", replace(outputs, model=None)) as live:
+        with outbox.live_run("a fingerprint", Result.of(result.outs["prepared"])) as live:
             for _ in range(500):
                 live.log_epoch(curves[0], np.zeros((8, 8, 3), dtype="uint8"))
             trained = time.monotonic() - started
-            live.finish(outputs.model)
+            live.finish(result.outs["autoencoder"])
         assert trained < 1
         assert time.monotonic() - started <= 11
 

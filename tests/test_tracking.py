@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from mlflow.entities import Run
 from conftest import Checkout, mlflow_server
 from latentworks.artifacts.curves import read_curves
 from latentworks.repository import dag
-from latentworks.repository.result import Outputs, recorded_outputs
+from latentworks.repository.result import Result, recorded_result
 from latentworks.system import disk
 from latentworks.tracking import outbox
 from latentworks.tracking.live import Live
@@ -134,17 +133,12 @@ def test_a_result_that_is_only_half_there_is_not_mixed_with_another(
     checkout = finished.copy(tmp_path / "checkout")
     checkout.edit("params.yaml", "seed: 0", "seed: 1")
     checkout.run("dvc", "repro", "--single-item", "train", MLFLOW_TRACKING_URI="sqlite:///x.db")
-    outputs = recorded_outputs(checkout.path)
-    assert outputs is not None
+    result = recorded_result(checkout.path)
+    assert result is not None
     # Latents, samples and pictures on disk are still those of the model before.
-    assert outputs == Outputs(
-        prepared=checkout.path / "data/prepared",
-        model=checkout.path / "models/autoencoder",
-        features=checkout.path / "models/features",
-        params=outputs.params,
-    )
-    assert outputs.params is not None
-    assert outputs.params["seed"] == 1
+    made = ("data/raw", "data/prepared", "models/features", "models/autoencoder")
+    assert result.outs == Result.of(*map(checkout.path.joinpath, made)).outs
+    assert result.params["seed"] == 1
 
 
 @pytest.mark.parametrize(
@@ -235,27 +229,26 @@ def test_one_variable_moves_everything_to_a_server(
 
 
 def test_an_equal_model_keeps_the_run_it_has(
-    outputs: Outputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = f"sqlite:///{tmp_path / 'runs.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    assert outputs.model is not None
     ids = []
     for fingerprint in ("first", "second"):
-        with outbox.live_run(fingerprint, replace(outputs, model=None)) as live:
-            live.finish(outputs.model)
+        with outbox.live_run(fingerprint, Result.of(result.outs["prepared"])) as live:
+            live.finish(result.outs["autoencoder"])
         ids.append(the_run(store)[1].info.run_id)
     assert ids[0] == ids[1]
 
 
 def test_a_training_that_fails_leaves_a_failed_run(
-    outputs: Outputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = f"sqlite:///{tmp_path / 'runs.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     with (
         pytest.raises(ZeroDivisionError),
-        outbox.live_run("a fingerprint", replace(outputs, model=None)),
+        outbox.live_run("a fingerprint", Result.of(result.outs["prepared"])),
     ):
         raise ZeroDivisionError
     assert the_run(store)[1].info.status == "FAILED"

@@ -17,7 +17,7 @@ from mlflow.entities import Run
 
 from conftest import Checkout, mlflow_server
 from latentworks.artifacts.curves import read_curves
-from latentworks.repository.result import recorded_outputs
+from latentworks.repository.result import recorded_result
 from latentworks.tracking import outbox
 
 pytestmark = pytest.mark.cold
@@ -112,11 +112,10 @@ def proxy(upstream: str) -> Iterator[Proxy]:
 
 TRAINING = """
 import sys, time
-from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from latentworks.artifacts.curves import read_curves
-from latentworks.repository.result import recorded_outputs
+from latentworks.repository.result import Result, recorded_result
 from latentworks.tracking.outbox import live_run
 
 began, waited = 0.0, 0.0
@@ -132,16 +131,16 @@ def moment(name):  # the one who reads this does to the server what is to happen
     sys.stdin.readline()
     waited += time.monotonic() - reached  # by the test, and not for the server
 
-outputs = recorded_outputs(Path())
+result = recorded_result(Path())
 moment("start")
 began, waited = time.monotonic(), 0.0
-with live_run(sys.argv[1], replace(outputs, model=None)) as live:
-    for number, epoch in enumerate(read_curves(outputs.model / "curves.csv")):
+with live_run(sys.argv[1], Result.of(result.outs["prepared"])) as live:
+    for number, epoch in enumerate(read_curves(result.outs["autoencoder"] / "curves.csv")):
         if number == 1:
             moment("middle")
         live.log_epoch(epoch, np.full((8, 8, 3), number, dtype=np.uint8))
     moment("end")
-    live.finish(outputs.model)
+    live.finish(result.outs["autoencoder"])
 print(time.monotonic() - began - waited, flush=True)
 """
 
@@ -195,9 +194,9 @@ def test_nothing_is_lost_and_nothing_doubled(
         server.released.set()
         checkout.run("latentworks", "sync", MLFLOW_TRACKING_URI=server.url)  # by hand,
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)  # and by itself with the next run
-        outputs = recorded_outputs(checkout.path)
-        assert outputs is not None
-        assert outbox.sync(outputs, checkout.path) is None
+        result = recorded_result(checkout.path)
+        assert result is not None
+        assert outbox.sync(result, checkout.path) is None
     run = the_run(upstream)
     client = mlflow.MlflowClient(upstream)
     assert run.info.status == "FINISHED"

@@ -88,9 +88,9 @@ def repro(
     with _one_line_errors(), _ended_by_sigterm():
         root = dag.root()
         with locks.exclusive(locks.of(root), "run the stages", wait=False):
-            from latentworks.repository.result import recorded_outputs
+            from latentworks.repository.result import recorded_result
             from latentworks.runner import repair
-            from latentworks.runner.reproduce import reproduce
+            from latentworks.runner.reproduce import reproduce_on_terminal
             from latentworks.tracking import outbox
 
             for line in repair.repair_checkout(root):
@@ -99,9 +99,9 @@ def repro(
                 _write_recipe(root, recipe)
             _refuse_images_among_outputs(root, _checked(root).dataset)
             typer.echo("params.yaml is valid")
-            reproduce(root, typer.echo)
-            outputs = recorded_outputs(root)
-            if outputs is not None and outbox.sync(outputs, root) is None:  # else it warns
+            reproduce_on_terminal(root, typer.echo)
+            result = recorded_result(root)
+            if result is not None and outbox.sync(result, root) is None:  # else it warns
                 uri = without_password(tracking_uri(root))
                 typer.echo(f"MLflow has this result: {uri}")
 
@@ -125,16 +125,16 @@ def _checked(root: Path) -> Params:
 @app.command()
 def sync() -> None:
     """Write the result of this checkout to MLflow, as far as it is missing there."""
-    from latentworks.repository.result import recorded_outputs
+    from latentworks.repository.result import recorded_result
     from latentworks.tracking import outbox
 
     with _one_line_errors():
         root = dag.root()
-        outputs = recorded_outputs(root)
-        if outputs is None:
+        result = recorded_result(root)
+        if result is None:
             typer.echo("Nothing to write: dvc.lock records no trained model. Run `make repro`.")
             return
-        if outbox.sync(outputs, root) is not None:
+        if outbox.sync(result, root) is not None:
             raise typer.Exit(1)
         typer.echo(f"MLflow has this result: {without_password(tracking_uri(root))}")
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from latentworks.datasets.source import MAX_PIXELS, Item, Source, Split
 from latentworks.errors import DataError
+from latentworks.params.faults import escaped
 
 BLOCK_BYTES = 4 << 20  # read into memory at once
 MAX_CLASSES = 100_000
@@ -33,12 +34,7 @@ DAMAGE = (
 def reason(error: Exception) -> str:
     """Shorten an error to one printable line: its text may quote the bytes of a damaged file."""
     first = (str(error).splitlines() or [""])[0][:MAX_REASON].rstrip(".")
-    return printable(first) or type(error).__name__
-
-
-def printable(text: str) -> str:
-    """Escape unprintable characters."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return escaped(first) or type(error).__name__
 
 
 class Readable(Protocol):

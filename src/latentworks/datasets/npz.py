@@ -19,11 +19,11 @@ from latentworks.datasets.arrays import (
     Part,
     Readable,
     open_parts,
-    printable,
     reason,
 )
 from latentworks.datasets.source import Source
 from latentworks.errors import DataError
+from latentworks.params.faults import escaped
 
 
 def load(path: Path) -> Source:
@@ -40,7 +40,7 @@ def load(path: Path) -> Source:
         raise DataError(f"{path}: not an .npz archive: {reason(error)}.") from None
     suffix = "_train" if "x_train" in names else ""
     if f"x{suffix}" not in names:
-        received = ", ".join(printable(name[:20]) for name in sorted(names)[:10]) or "none"
+        received = ", ".join(escaped(name[:20]) for name in sorted(names)[:10]) or "none"
         raise DataError(f"{path}: expected an array called x_train or x. Received: {received}.")
     train = Part(
         _array_file(path, f"x{suffix}"),

@@ -92,7 +92,7 @@ def _run(
     inspection.source = f"by stage {stage}, which ran again"
     inspection.forget()
     try:
-        dvc.reproduce(root, stage, report, env, force=True)
+        dvc.repro(root, stage, report, env, force=True)
         made = {out["path"]: out["md5"] for out in dag.locked(root)[stage]["outs"]}
     except LatentworksError as error:
         return str(error)

@@ -96,5 +96,9 @@ def dotted(path: Sequence[str]) -> str:
 
 def printable(text: str) -> str:
     """Return the first line, shortened and escaped: it may quote any bytes of the file."""
-    first = (text.splitlines() or [""])[0][:MAX_SHOWN].removesuffix(".")
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in first)
+    return escaped((text.splitlines() or [""])[0][:MAX_SHOWN].removesuffix("."))
+
+
+def escaped(text: str) -> str:
+    """Escape unprintable characters."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -1,15 +1,16 @@
 """The decision of the gate: does the challenger replace the champion?
 
 The functions are pure: they compare recorded scores, and use neither a disk nor MLflow. To gate
-another metric, add it to METRICS, to `promotion` in params.yaml and to `scoring.score`.
+another metric, add it to METRICS, Margins, FirstLimits, `promotion` in params.yaml and
+`scoring.score`.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, create_model
+from pydantic import Field
 
 from latentworks.config import Config
 from latentworks.errors import RegistryError
@@ -21,42 +22,50 @@ ROUNDING = 1e-9  # relative: a loss of 7 from 100 is within 0.07, although 0.07 
 
 @dataclass(frozen=True)
 class Metric:
-    """The rule for a metric. The limit of a first model is a multiple of the reference."""
+    """The rule for a metric."""
 
     better: Literal[-1, 1]  # -1: lower is better, 1: higher is better
     reference: str  # name of the value with which a first model is compared
-    limit: Any  # the allowed range of the multiple
     optional: bool = False  # absent if the data has no such score
     enough: float = math.inf  # values above this count as equal to this
 
 
 METRICS = {
-    "mse": Metric(-1, "the mean image's", Field(gt=0, le=1)),
-    "sliced_wasserstein": Metric(-1, "real against real", Field(ge=1)),
-    "active_units": Metric(1, "all latents", Field(ge=0, le=1)),
-    "memorisation": Metric(1, "that of fresh images", Field(ge=0, le=1), optional=True, enough=1.0),
+    "mse": Metric(-1, "the mean image's"),
+    "sliced_wasserstein": Metric(-1, "real against real"),
+    "active_units": Metric(1, "all latents"),
+    "memorisation": Metric(1, "that of fresh images", optional=True, enough=1.0),
 }
 
-_MARGIN = Annotated[float, Field(ge=0)]
-_margins: dict[str, Any] = dict.fromkeys(METRICS, _MARGIN)
-_limits: dict[str, Any] = {name: Annotated[float, each.limit] for name, each in METRICS.items()}
-Margins = create_model("Margins", __base__=Config, **_margins)
-FirstLimits = create_model("FirstLimits", __base__=Config, **_limits)
+Share = Annotated[float, Field(ge=0, le=1)]
+Margin = Annotated[float, Field(ge=0)]
+
+
+class Margins(Config):
+    """How much worse each metric may get, as a share of the champion's value."""
+
+    mse: Margin
+    sliced_wasserstein: Margin
+    active_units: Margin
+    memorisation: Margin
+
+
+class FirstLimits(Config):
+    """Limits of a first model, which has no champion to replace, as multiples of the references."""
+
+    mse: Annotated[float, Field(gt=0, le=1)]
+    sliced_wasserstein: Annotated[float, Field(ge=1)]
+    active_units: Share
+    memorisation: Share
 
 
 class PromotionConfig(Config):
-    """The conditions for a promotion.
-
-    `metric`: the metric that must get better. `margins`: how much worse each other metric may get,
-    as a share of the champion's value. `first`: the limits of a first model, which has no champion
-    to replace, as multiples of the references in METRICS.
-    """
+    """The conditions for a promotion. `metric` must get better, the others stay within margins."""
 
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
-    # mypy does not follow types that are computed from a table.
-    metric: Literal[*METRICS]  # type: ignore[valid-type]
-    margins: Margins  # type: ignore[valid-type]
-    first: FirstLimits  # type: ignore[valid-type]
+    metric: Literal["mse", "sliced_wasserstein", "active_units", "memorisation"]
+    margins: Margins
+    first: FirstLimits
 
 
 # --- the decision --------------------------------------------------------------------------------

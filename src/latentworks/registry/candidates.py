@@ -10,7 +10,7 @@ from latentworks import params
 from latentworks.artifacts.curves import read_curves
 from latentworks.errors import DataError, Refused
 from latentworks.repository import dag, dvc, git
-from latentworks.repository.result import Outputs, recorded_outputs
+from latentworks.repository.result import Result, flat, recorded_result
 from latentworks.serving import checksums, packaging, preflight
 from latentworks.system import disk
 
@@ -20,13 +20,13 @@ class Candidate:
     """A complete result that passed `check`."""
 
     root: Path
-    outputs: Outputs
+    result: Result
     commit: str
     fingerprint: str
 
     @property
     def servable(self) -> Path:
-        return _required(self.outputs.servable)
+        return self.result.outs["servable"]
 
     def interface(self) -> str:
         """The shapes and labels that clients rely on, as one line."""
@@ -39,35 +39,35 @@ class Candidate:
 
     def content(self) -> dict[str, str]:
         """Digests of the version's parts: equal digests mean the same version."""
-        return {**content(self.outputs), "wrapping.sha256": packaging.wrapping_digest()}
+        return {**content(self.result), "wrapping.sha256": packaging.wrapping_digest()}
 
     def assemble(self, folder: Path, run_id: str, model_id: str) -> None:
         """Write the model folder, then test and score it in a fresh process.
 
         Raises RegistryError if the model's answers differ from its golden answers.
         """
-        model = _required(self.outputs.model)
+        model = self.result.outs["autoencoder"]
         provenance = [
             *(model / name for name in ("model.keras", "config.json", "curves.csv")),
-            _required(self.outputs.metrics),
+            self.result.outs["metrics"],
             self.root / params.PARAMS,
             self.root / dag.LOCK,
         ]
         packaging.assemble(folder, self.servable, provenance, run_id, model_id)
-        preflight.run(folder, _required(self.outputs.prepared), folder / packaging.SCORES)
+        preflight.run(folder, self.result.outs["prepared"], folder / packaging.SCORES)
 
     def flat_params(self) -> dict[str, str]:
         """The params of the result as text, by dotted names."""
         return {
             f"{section}.{name}": str(value)
             for section in ("model", "train", "sample")
-            for name, value in self.outputs.params[section].items()
+            for name, value in self.result.params[section].items()
         }
 
     def about(self) -> str:
         """Markdown for the version's page in MLflow."""
-        kind, data = self.outputs.params["model"]["kind"], self.outputs.params["dataset"]["kind"]
-        scores = disk.read_json(_required(self.outputs.metrics))
+        kind, data = self.result.params["model"]["kind"], self.result.params["dataset"]["kind"]
+        scores = disk.read_json(self.result.outs["metrics"])
         rows = [
             f"| {group} | {name} | {value if isinstance(value, str) else format(value, '.4g')} |"
             for group, values in scores.items()
@@ -136,23 +136,23 @@ def check(root: Path) -> Candidate:
             f"Cannot register: the result is not what dvc.lock records: {stale[0]}. "
             "Run `make repro`."
         )
-    outputs = recorded_outputs(root)
-    if outputs is None or outputs.servable is None or outputs.metrics is None:
+    result = recorded_result(root)
+    if result is None or not {"servable", "metrics"} <= result.outs.keys():
         raise Refused("Cannot register: the result is incomplete. Run `make repro`.")
     try:
-        data = fingerprint(_required(outputs.prepared))
+        data = fingerprint(result.outs["prepared"])
     except DataError as error:
         raise Refused(f"Cannot register: {error}") from None
-    _refuse_diverged(_required(outputs.model), outputs.metrics)
-    return Candidate(root, outputs, commit, data)
+    _refuse_diverged(result.outs["autoencoder"], result.outs["metrics"])
+    return Candidate(root, result, commit, data)
 
 
-def content(outputs: Outputs) -> dict[str, str]:
+def content(result: Result) -> dict[str, str]:
     """Digests of a complete result: its model, its servable and its data."""
     return {
-        "model.sha256": outputs.model_digest(),
-        "content.sha256": checksums.content_digest(_required(outputs.servable)),
-        "data.fingerprint": fingerprint(_required(outputs.prepared)),
+        "model.sha256": result.model_digest(),
+        "content.sha256": checksums.content_digest(result.outs["servable"]),
+        "data.fingerprint": fingerprint(result.outs["prepared"]),
     }
 
 
@@ -178,21 +178,9 @@ def _refuse_diverged(model: Path, metrics: Path) -> None:
                     f"Cannot register: the training diverged: {name} is {value} after epoch "
                     f"{epoch['epoch']:.0f}. Lower train.learning_rate."
                 )
-    for name, score in flat(disk.read_json(metrics)):
+    for name, score in flat(disk.read_json(metrics)).items():
         if not isinstance(score, str) and not math.isfinite(score):
             raise Refused(
                 f"Cannot register: the training diverged: {name} is {score}. "
                 "Lower train.learning_rate."
             )
-
-
-def flat(metrics: dict[str, dict[str, float | str]]) -> list[tuple[str, float | str]]:
-    """Flatten nested scores: {"test": {"bce": 0.25}} becomes ("test.bce", 0.25)."""
-    return [
-        (f"{group}.{name}", v) for group, values in metrics.items() for name, v in values.items()
-    ]
-
-
-def _required(path: Path | None) -> Path:
-    assert path is not None  # `check` has verified that the result is complete
-    return path

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlflow.entities import Experiment, Metric, Run
 
+from latentworks.tracking.once import create_once
 from latentworks.tracking.runs import Store
 
 DECISIONS = "latentworks decisions"  # name of the experiment
@@ -44,10 +45,14 @@ class Decisions:
         tags = {
             tag: "" if values[name] is None else str(values[name]) for name, tag in _TAGS.items()
         }
-        run = self.client.create_run(
-            self.experiment.experiment_id,
-            tags={**tags, "mlflow.source.name": "latentworks", "mlflow.source.type": "LOCAL"},
-            run_name=f"{entry.name} {entry.version} {entry.decision}",
+        run = create_once(
+            lambda: [*self._runs(f"tags.`{_TAGS['id']}` = '{entry.id}'")],
+            lambda: self.client.create_run(
+                self.experiment.experiment_id,
+                tags={**tags, "mlflow.source.name": "latentworks", "mlflow.source.type": "LOCAL"},
+                run_name=f"{entry.name} {entry.version} {entry.decision}",
+            ),
+            lambda double: self.client.delete_run(double.info.run_id),
         )
         now = int(time.time() * 1000)
         self.client.log_batch(
@@ -57,25 +62,21 @@ class Decisions:
         return _entry(run)
 
     def close(self, entry: Entry, status: str = "FINISHED") -> None:
-        """End the run of a decision: FINISHED if the aliases follow it, KILLED if they never will.
-
-        Also deletes its duplicates, from a request that MLflow's client sent twice.
-        """
+        """End the run: FINISHED once the aliases follow the decision, KILLED if they never do."""
         self.client.set_terminated(entry.run_id, status)
-        for other in self._runs(f"tags.`{_TAGS['id']}` = '{entry.id}'"):
-            if other.info.run_id != entry.run_id:
-                self.client.delete_run(other.info.run_id)
 
     def of(self, name: str, *, unfinished: bool = False) -> list[Entry]:
         """Decisions about the model `name`, oldest first; with `unfinished` the open ones only."""
         terms = [f"tags.`{_TAGS['name']}` = '{name}'"]
         if unfinished:
             terms.append("attributes.status = 'RUNNING'")
-        entries = []
+        entries: dict[str, Entry] = {}
         for run in self._runs(" and ".join(terms)):
             with suppress(ValueError, TypeError):  # skip a run whose tags were edited by hand
-                entries.append(_entry(run))
-        return entries
+                entry = _entry(run)
+                # A kill may have left two runs of one decision.
+                entries.setdefault(entry.id or entry.run_id, entry)
+        return [*entries.values()]
 
     def _runs(self, terms: str) -> Iterator[Run]:
         token = None

@@ -14,7 +14,8 @@ from latentworks.registry import candidates
 from latentworks.registry.registry import Registry
 from latentworks.registry.versions import Version
 from latentworks.repository import dag, dvc, git
-from latentworks.repository.result import recorded_outputs
+from latentworks.repository.result import flat, recorded_result
+from latentworks.runner.reproduce import reproduce_stage
 from latentworks.runner.workspace import Workspace
 from latentworks.serving import packaging
 from latentworks.system import disk
@@ -130,7 +131,7 @@ def _make(workspace: Workspace, version: Version, report: Callable[[str], None])
     except LatentworksError:  # not in the cache, nor in the remote: make the data from its source
         workspace.bring_source()
         for stage in data:
-            workspace.reproduce(stage, report)
+            reproduce_stage(workspace.path, stage, (), report, workspace.environment)
     (prepare,) = needs[TRAIN]
     made = dag.recorded(workspace.path).get(prepare)
     found = candidates.fingerprint(made.outs[0]) if made else "none"
@@ -141,7 +142,7 @@ def _make(workspace: Workspace, version: Version, report: Callable[[str], None])
             "Run `dvc pull`, or restore the source."
         )
     for stage in later:
-        workspace.reproduce(stage, report, force=True)
+        reproduce_stage(workspace.path, stage, (), report, workspace.environment, force=True)
 
 
 def _before(needs: dict[str, set[str]], stage: str) -> list[str]:
@@ -154,10 +155,9 @@ def _before(needs: dict[str, set[str]], stage: str) -> list[str]:
 
 
 def _compare(workspace: Workspace, version: Version, recorded: Path) -> list[Row]:
-    outputs = recorded_outputs(workspace.path)
-    assert outputs is not None  # all stages have just run
-    assert outputs.metrics is not None
-    before = candidates.flat(disk.read_json(recorded / outputs.metrics.name))
-    after = dict(candidates.flat(disk.read_json(outputs.metrics)))
-    rows = [Row(MODEL, version.tags[MODEL], outputs.model_digest())]
-    return rows + [Row(name, value, after.get(name, "")) for name, value in before]
+    result = recorded_result(workspace.path)
+    assert result is not None  # all stages have just run
+    metrics = result.outs["metrics"]
+    before, after = (flat(disk.read_json(file)) for file in (recorded / metrics.name, metrics))
+    rows = [Row(MODEL, version.tags[MODEL], result.model_digest())]
+    return rows + [Row(name, value, after.get(name, "")) for name, value in before.items()]

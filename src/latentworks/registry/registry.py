@@ -26,7 +26,7 @@ from latentworks.registry.candidates import Candidate
 from latentworks.registry.decisions import Entry
 from latentworks.registry.store import RegistryStore
 from latentworks.registry.versions import Version, one_line
-from latentworks.repository.result import recorded_outputs
+from latentworks.repository.result import recorded_result
 from latentworks.serving import packaging, preflight
 from latentworks.system import disk, locks
 from latentworks.tracking import outbox
@@ -81,7 +81,7 @@ class Registry:
             known = self._registered(candidate)
             if known:
                 return known
-            if outbox.sync(candidate.outputs, self.root) is not None:
+            if outbox.sync(candidate.result, self.root) is not None:
                 raise Unavailable("Cannot register: MLflow did not take the run of this result.")
             uploaded = self.store.upload(self.name, candidate)
             self.store.create(self.name, candidate)
@@ -114,10 +114,10 @@ class Registry:
 
         Completes first a decision that a killed process had recorded but not carried out.
         """
-        outputs = recorded_outputs(self.root)
-        if outputs is None or outputs.servable is None or outputs.prepared is None:
+        result = recorded_result(self.root)
+        if result is None or not {"servable", "prepared"} <= result.outs.keys():
             return None
-        content = candidates.content(outputs)
+        content = candidates.content(result)
         with self.one_line("Try again when MLflow answers."):
             known = self.store.versions(self.name, content)
             if known and self.store.decisions.of(self.name, unfinished=True):
@@ -231,8 +231,8 @@ class Registry:
                 scores = Scores.from_json(disk.read_json(path))
                 if (scores.data, scores.scorer) == (data, scorer_digest()):
                     return scores
-        outputs = recorded_outputs(self.root)
-        prepared = outputs.prepared if outputs else None
+        result = recorded_result(self.root)
+        prepared = result.outs.get("prepared") if result else None
         if prepared is None or candidates.fingerprint(prepared) != data:
             raise RegistryError(
                 f"Cannot score {version}: it was scored on other test data, or by other code, and "

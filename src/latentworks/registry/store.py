@@ -17,6 +17,7 @@ from latentworks.registry.decisions import Decisions, Entry
 from latentworks.registry.versions import SHA256, SOURCE, VERSIONS, Version, Versions
 from latentworks.serving import checksums
 from latentworks.system.state import STATE
+from latentworks.tracking.once import create_once
 from latentworks.tracking.runs import Store
 from latentworks.tracking.uri import URI
 
@@ -55,18 +56,17 @@ class RegistryStore(Versions):
     def create(self, name: str, candidate: Candidate) -> None:
         """Create the registered model if it does not exist."""
         tags, description = {INTERFACE: candidate.interface()}, candidate.about_model(name)
-        try:
-            self.client.create_registered_model(name, tags, description)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
+        create_once(
+            lambda: self.client.search_registered_models(f"name = '{name}'"),
+            lambda: self.client.create_registered_model(name, tags, description),
+        )
 
     def upload(self, name: str, candidate: Candidate) -> Uploaded:
         """Log the model folder of a result under its run.
 
         Raises RegistryError if the folder fails its pre-flight.
         """
-        run_id = self.store.find(candidate.outputs)
+        run_id = self.store.find(candidate.result)
         assert run_id is not None  # the result was synced before
         params = candidate.flat_params()
         model = self._create_model(name, run_id, params)
@@ -83,42 +83,40 @@ class RegistryStore(Versions):
         return Uploaded(model.model_id, run_id, sha256)
 
     def _create_model(self, name: str, run_id: str, params: dict[str, str]) -> LoggedModel:
-        """Create one logged model, even if MLflow's client sends the request twice."""
+        """Create the logged model of an upload."""
         key = uuid.uuid4().hex
         experiment = self.store.experiment_id
-        self.client.create_logged_model(experiment, name, run_id, {UPLOAD: key}, params)
-        first, *doubles = self.client.search_logged_models(
-            [experiment], f"tags.`{UPLOAD}` = '{key}'"
+        return create_once(
+            lambda: self.client.search_logged_models([experiment], f"tags.`{UPLOAD}` = '{key}'"),
+            lambda: self.client.create_logged_model(
+                experiment, name, run_id, {UPLOAD: key}, params
+            ),
+            lambda double: self.client.delete_logged_model(double.model_id),
         )
-        for model in doubles:
-            with _deleted_already():
-                self.client.delete_logged_model(model.model_id)
-        return first
 
     def discard(self, uploaded: Uploaded) -> None:
         self.client.delete_logged_model(uploaded.model_id)
 
     def create_version(self, name: str, candidate: Candidate, uploaded: Uploaded) -> Version:
         """Create the next version of `name` from uploaded files."""
-        with _default(self.uri):
-            self.client.create_model_version(
-                name,
-                source=f"{SOURCE}{uploaded.model_id}",
-                run_id=uploaded.run_id,
-                model_id=uploaded.model_id,
-                tags={
-                    **candidate.content(),
-                    SHA256: uploaded.sha256,
-                    "git.commit": candidate.commit,
-                },
-                description=candidate.about(),
-            )
-        # MLflow's client may send the request twice, which creates two versions.
-        first, *doubles = self.versions(name, {SHA256: uploaded.sha256})
-        for version in doubles:
-            with _deleted_already():
-                self.client.delete_model_version(name, str(version.number))
-        return first
+        tags = {SHA256: uploaded.sha256, "git.commit": candidate.commit}
+
+        def create() -> None:
+            with _default(self.uri):
+                self.client.create_model_version(
+                    name,
+                    source=f"{SOURCE}{uploaded.model_id}",
+                    run_id=uploaded.run_id,
+                    model_id=uploaded.model_id,
+                    tags={**candidate.content(), **tags},
+                    description=candidate.about(),
+                )
+
+        return create_once(
+            lambda: self.versions(name, {SHA256: uploaded.sha256}),
+            create,
+            lambda double: self.client.delete_model_version(name, str(double.number)),
+        )
 
     def tag(self, name: str, number: int, key: str, value: str) -> None:
         self.client.set_model_version_tag(name, str(number), key, value)
@@ -157,16 +155,6 @@ class RegistryStore(Versions):
         if TABLE not in entry.text:
             parts[1:1] = [text for text in earlier if TABLE in text]
         self.client.update_model_version(entry.name, str(entry.version), RULE.join(parts))
-
-
-@contextmanager
-def _deleted_already() -> Iterator[None]:
-    """Accept that a delete request which MLflow's client sends twice finds nothing to delete."""
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from latentworks.registry.versions import VERSIONS, Version
 from latentworks.repository import dag, dvc
 from latentworks.serving import checksums, packaging
 from latentworks.system import disk, locks
+from latentworks.system.console import first_line
 from latentworks.system.state import STATE
 from latentworks.tracking.uri import SQLITE, tracking_uri
 
@@ -181,7 +182,7 @@ class _Copies:
             client.log_model_artifacts(model_id, str(whole[0]))
             _, wrong = self._download(again)
         except (MlflowException, OSError) as error:
-            wrong = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            wrong = first_line(error)
         if wrong:
             return replace(fault, cure=f"MLflow did not take the good copy: {wrong}.")
         place = whole[0].parent.relative_to(self.registry.root)

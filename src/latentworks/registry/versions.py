@@ -18,6 +18,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 from latentworks.errors import RegistryError, Unavailable
 from latentworks.serving import checksums
 from latentworks.system import disk, locks
+from latentworks.system.console import first_line
 from latentworks.tracking import local_store
 from latentworks.tracking.uri import configure_client, without_password
 
@@ -202,8 +203,7 @@ def one_line(uri: str, resume: str) -> Iterator[None]:
     except Unavailable as error:
         raise Unavailable(f"{str(error).removesuffix(resume).strip()} {resume}") from None
     except (MlflowException, SQLAlchemyError, ImportError) as error:
-        fault = (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
-        fault = without_password(fault)
+        fault = without_password(first_line(error)).rstrip(".")
         if isinstance(error, ImportError):
             resume = "Install the missing package."
         elif isinstance(error, DatabaseError) and not isinstance(error, OperationalError):

@@ -66,7 +66,7 @@ def _read_stages(path: Path) -> dict[str, Any]:
 
 def is_made(folder: Path, path: Path) -> bool:
     """True if a path of the project is an out of a stage, or lies in one."""
-    outs = (out for stage in stages(folder).values() for out in paths(stage["outs"]))
+    outs = (out for stage in stages(folder).values() for out in outs_of(stage))
     return any(Path(os.path.normpath(path)).is_relative_to(out) for out in outs)
 
 
@@ -153,7 +153,19 @@ def _md5(path: Path) -> str:
 
 def outs_of(stage: dict[str, Any]) -> list[str]:
     """Return the paths of all outs of a stage of dvc.yaml, metrics last."""
-    return paths([*stage["outs"], *stage.get("metrics", ())])
+    return paths([*stage.get("outs", ()), *stage.get("metrics", ())])
+
+
+def metrics(folder: Path) -> list[str]:
+    """Return the names of the outs that dvc.yaml lists as metrics: `reports/x.json` is `x`."""
+    found = (path for stage in stages(folder).values() for path in paths(stage.get("metrics", ())))
+    return [Path(path).stem for path in found]
+
+
+def files_of(stage: dict[str, Any]) -> list[str]:
+    """Return the deps and outs of a stage of dvc.yaml, without its code."""
+    deps = paths(stage.get("deps", ()))
+    return [path for path in (*deps, *outs_of(stage)) if not path.startswith("src/")]
 
 
 def paths(entries: Iterable[Any]) -> list[str]:

@@ -35,7 +35,7 @@ def needs(folder: Path, env: Environment = None) -> dict[str, set[str]]:
     return {name: graph[name] for name in TopologicalSorter(graph).static_order()}
 
 
-def reproduce(
+def repro(
     folder: Path,
     stage: str,
     report: Callable[[str], None],

@@ -2,13 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from latentworks import params
 from latentworks.repository import dag, dvc, timings
+from latentworks.repository.result import flat
 from latentworks.system.console import columns
 
 MAX_REASONS = 4  # shown for a stage; of the others the number is shown
@@ -34,16 +35,28 @@ def plan(root: Path) -> list[Step]:
         return []
     locked = dag.locked(root)
     current = params.read(root / params.PARAMS)
+    needs = dvc.needs(root)
+    due = may_run(changed, needs)
     steps: list[Step] = []
-    for stage, needed in dvc.needs(root).items():
-        before = [step.stage for step in steps if step.stage in needed]
+    for stage in due:
+        needed = needs[stage]
+        before = [other for other in due if other in needed]
         if stage in changed:
             reasons = [*_reasons(root, stage, changed[stage], locked.get(stage), current)]
             # Without a reason of its own, the stage lacks only outs of the stages before it.
             steps.append(_step(root, stage, needed, "runs", reasons or _after(before), locked))
-        elif before:
+        else:
             steps.append(_step(root, stage, needed, "may run", _after(before), locked))
     return steps
+
+
+def may_run(changed: Container[str], needs: Mapping[str, set[str]]) -> list[str]:
+    """Return the changed stages and those after them, in the order of `needs`."""
+    found: list[str] = []
+    for stage, needed in needs.items():
+        if stage in changed or needed & set(found):
+            found.append(stage)
+    return found
 
 
 def _after(before: list[str]) -> list[str]:
@@ -99,16 +112,10 @@ def _outs_of_others(root: Path, stage: str) -> set[str]:
 def _parameters(before: dict[str, Any], now: dict[str, Any], names: list[str]) -> Iterator[str]:
     """Yield `train.epochs 9 → 12` for each value of the sections that differs."""
     for name in names:
-        was, is_now = _flat(name, before.get(name)), _flat(name, now.get(name))
+        was, is_now = flat({name: before.get(name)}), flat({name: now.get(name)})
         for key in {**was, **is_now}:
             if was.get(key) != is_now.get(key):
                 yield f"{key} {was.get(key, 'not set')} → {is_now.get(key, 'not set')}"
-
-
-def _flat(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {name: value}
-    return {key: v for part in value for key, v in _flat(f"{name}.{part}", value[part]).items()}
 
 
 def _file(path: Path, how: str, entry: dict[str, Any] | None, name: str) -> str:

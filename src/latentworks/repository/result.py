@@ -1,4 +1,4 @@
-"""The files of a result, and the digests that identify it."""
+"""The result of a checkout: outs that belong together, and the digests that identify it."""
 
 from __future__ import annotations
 
@@ -11,68 +11,65 @@ from latentworks.system import disk
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """The files of one result; None for those that do not exist yet."""
+class Result:
+    """The outs of one result by name, and the sections of params.yaml that made them.
 
-    prepared: Path | None = None
-    model: Path | None = None
-    latents: Path | None = None
-    sampler: Path | None = None
-    samples: Path | None = None
-    metrics: Path | None = None
-    pictures: Path | None = None
-    atlas: Path | None = None
-    servable: Path | None = None
-    features: Path | None = None
-    params: dict[str, Any] = field(default_factory=dict)  # sections of params.yaml
+    The name of an out is the last part of its path, without the ending: `models/sampler` is
+    `sampler`. Outs that do not exist yet are missing.
+    """
+
+    outs: dict[str, Path]
+    params: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, *outs: Path) -> Result:
+        """Return the result with these outs."""
+        return cls({out.stem: out for out in outs})
 
     def model_digest(self) -> str:
-        assert self.model is not None
-        return disk.file_digest(self.model / "model.keras")
+        return disk.file_digest(self.outs["autoencoder"] / "model.keras")
 
     def sampler_digest(self) -> str | None:
-        return disk.file_digest(self.sampler / "sampler.npz") if self.sampler else None
+        folder = self.outs.get("sampler")
+        return disk.file_digest(folder / "sampler.npz") if folder else None
 
     def samples_digest(self) -> str | None:
         """Digest of the latents drawn; it changes with the sampler, their number and the seed."""
-        return disk.file_digest(self.samples / "latents.npy") if self.samples else None
+        folder = self.outs.get("samples")
+        return disk.file_digest(folder / "latents.npy") if folder else None
 
-    def digest_of(self, stage: str) -> str:
-        """Digest that tells whether timings of `stage` belong to this result."""
-        if stage in ("sample", "evaluate"):
-            return f"{self.model_digest()} {self.samples_digest()}"
-        return self.model_digest()
+    def digest_for(self, stage: dict[str, Any]) -> str | None:
+        """Digest that tells whether timings of a stage of dvc.yaml belong to this result.
+
+        It is made from the last of the identifying outs that the stage reads or writes; None if
+        this result lacks that out.
+        """
+        touched = {Path(path).stem for path in dag.files_of(stage)}
+        if "samples" in touched:
+            samples = self.samples_digest()
+            return samples and f"{self.model_digest()} {samples}"
+        if "autoencoder" in touched:
+            return self.model_digest() if "autoencoder" in self.outs else None
+        if "prepared" not in self.outs:
+            return None
+        profile = disk.read_json(self.outs["prepared"] / "profile.json")
+        return str(profile["fingerprint" if "prepared" in touched else "source"])
 
 
-def recorded_outputs(root: Path) -> Outputs | None:
+def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested scores or sections by dotted names: {"a": {"b": 1}} becomes {"a.b": 1}."""
+    found: dict[str, Any] = {}
+    for name, value in nested.items():
+        dotted = f"{prefix}{name}"
+        found |= flat(value, f"{dotted}.") if isinstance(value, dict) else {dotted: value}
+    return found
+
+
+def recorded_result(root: Path) -> Result | None:
     """Return the result that dvc.lock records in a checkout; None without a trained model."""
-    stages = dag.recorded(root)
-    if "train" not in stages:
-        return None
+    outs: dict[str, Path] = {}
     sections: dict[str, Any] = {}
-    for stage in stages.values():
+    for stage in dag.recorded(root).values():
+        outs |= Result.of(*stage.outs).outs
         sections |= stage.params
-
-    def outs(stage: str, num: int) -> list[Path | None]:
-        return [*stages[stage].outs] if stage in stages else [None] * num
-
-    (prepared,) = outs("prepare", 1)
-    (model,) = outs("train", 1)
-    (latents,) = outs("encode", 1)
-    sampler, samples = outs("sample", 2)
-    _, pictures, atlas, metrics = outs("evaluate", 4)
-    (servable,) = outs("export", 1)
-    (features,) = outs("features", 1)
-    return Outputs(
-        prepared,
-        model,
-        latents,
-        sampler,
-        samples,
-        metrics,
-        pictures,
-        atlas,
-        servable,
-        features,
-        sections,
-    )
+    return Result(outs, sections) if "autoencoder" in outs else None

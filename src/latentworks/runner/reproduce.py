@@ -13,27 +13,79 @@ from latentworks.runner import resources
 from latentworks.system import disk
 from latentworks.system.state import STATE
 
+UNCHANGED = "unchanged"  # an outcome: DVC had nothing to do
 KEPT = STATE / "kept"  # hard links to the previous outputs, while their stage runs
 
 
-def reproduce(root: Path, report: Callable[[str], None]) -> None:
-    """Run the stages that are out of date, on the terminal of this process.
+def reproduce(
+    root: Path, each: Callable[[str, set[str], bool], str], env: dvc.Environment = None
+) -> dict[str, str]:
+    """Run the stages of a checkout in DVC's order, and return their outcomes by name.
+
+    `each(stage, needs, due)` runs one stage and returns its outcome, a value of `dvc.OUTCOMES`.
+    `needs` are the stages whose outs it reads. `due` is false if DVC finds no change in it, and no
+    stage of `needs` changed its outs. The caller holds the lock of the checkout.
+    """
+    changed = dvc.status(root, env)
+    needs = dvc.needs(root, env) if changed else {stage: set() for stage in dag.stages(root)}
+    if changed:
+        resources.make_ready(root, plan.may_run(changed, needs), env)
+    outcomes: dict[str, str] = {}
+    for stage, needed in needs.items():
+        due = stage in changed or any(outcomes[other] != UNCHANGED for other in needed)
+        outcomes[stage] = each(stage, needed, due)
+    return outcomes
+
+
+def reproduce_on_terminal(root: Path, report: Callable[[str], None]) -> None:
+    """Run the stages that are out of date, with their progress bars on this process's terminal.
 
     The caller holds the lock of the checkout. Raises LatentworksError if a stage cannot run or
     fails; its previous outputs are then back in place.
     """
-    steps = plan.plan(root)
-    if not steps:
-        require_whole(root, dag.stages(root), report)
+
+    def each(stage: str, needs: set[str], due: bool) -> str:
+        if not due:
+            return UNCHANGED
+        return reproduce_stage(root, stage, needs, report, on_terminal=True)
+
+    outcomes = reproduce(root, each)
+    require_whole(root, outcomes, report)
+    if {*outcomes.values()} == {UNCHANGED}:
         report("everything is up to date")
-        return
-    stages = [step.stage for step in steps]
-    resources.make_ready(root, stages)
-    for step in steps:
-        require_whole(root, step.needs, report)
-        with outputs_kept(root, step.stage):
-            dvc.reproduce(root, step.stage, report, on_terminal=True)
-    require_whole(root, stages, report)
+
+
+def reproduce_stage(
+    root: Path,
+    stage: str,
+    needs: Iterable[str],
+    report: Callable[[str], None],
+    env: dvc.Environment = None,
+    *,
+    force: bool = False,
+    on_terminal: bool = False,
+) -> str:
+    """Verify the outs of `needs`, run a stage if it is out of date, and return the outcome.
+
+    The options are those of `dvc.repro`. If the stage fails, its previous outputs are back.
+    """
+    require_whole(root, needs, report, env)
+    restored = not force and _restore_persisting(root, stage, env)
+    with outputs_kept(root, stage, env):
+        outcome = dvc.repro(root, stage, report, env, force=force, on_terminal=on_terminal)
+    return "restored" if restored and outcome == UNCHANGED else outcome
+
+
+def _restore_persisting(root: Path, stage: str, env: dvc.Environment) -> bool:
+    """Restore missing outs with `persist: true` from DVC's cache, which `dvc repro` does not do."""
+    options = dag.options(dag.stages(root)[stage])
+    persisting = [out for out in options if options[out]["persist"]]
+    if not persisting or any((root / out).exists() for out in persisting):
+        return False
+    with suppress(LatentworksError):  # not in the cache: the stage makes them
+        dvc.run(root, "checkout", "--quiet", stage, env=env)
+        return True
+    return False
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from latentworks import errors, params
 from latentworks.errors import LatentworksError
 from latentworks.repository import dag, dvc, git
 from latentworks.runner import repair
-from latentworks.runner.reproduce import outputs_kept
 from latentworks.system import disk, locks, processes
 from latentworks.system.state import STATE
 from latentworks.tracking.uri import absolute, tracking_uri
@@ -188,9 +187,7 @@ class Workspace:
         return {path: path.read_bytes() for path in paths if path.is_file()}
 
     def _outs(self) -> list[str]:
-        stages = dag.stages(self.path).values()
-        entries = [[*stage["outs"], *stage.get("metrics", ())] for stage in stages]
-        return [path for each in entries for path in dag.paths(each)]
+        return [out for stage in dag.stages(self.path).values() for out in dag.outs_of(stage)]
 
     def _replace(self, path: Path, content: bytes) -> None:
         if not path.is_file() or path.read_bytes() != content:
@@ -237,20 +234,6 @@ class Workspace:
     def dvc(self, *arguments: str) -> str:
         """Return the output of a DVC command in the worktree. Raises as `dvc.run` does."""
         return dvc.run(self.path, *arguments, env=self.environment)
-
-    def reproduce(self, stage: str, report: Callable[[str], None], *, force: bool = False) -> str:
-        """Run a stage if it is out of date, and return the outcome; see `dvc.reproduce`."""
-        written = dag.stages(self.path)[stage]
-        outs = dag.paths([*written["outs"], *written.get("metrics", ())])
-        restored = False
-        if not force and not any((self.path / out).exists() for out in outs):
-            # `dvc repro` does not restore outs with `persist: true` from the cache.
-            with suppress(LatentworksError):
-                self.dvc("checkout", "--quiet", stage)
-                restored = True
-        with outputs_kept(self.path, stage, self.environment):
-            outcome = dvc.reproduce(self.path, stage, report, self.environment, force=force)
-        return "restored" if restored and outcome == "unchanged" else outcome
 
     def command(self, report: Callable[[str], None], *arguments: str) -> dict[str, Any]:
         """Run a latentworks command with the code of the worktree; return the JSON that it prints.

@@ -14,6 +14,7 @@ from latentworks.server.model import Model, Named
 from latentworks.server.service import Service
 from latentworks.serving import checksums
 from latentworks.system import disk, processes
+from latentworks.system.console import first_line
 from latentworks.tracking.uri import URI
 
 AGAIN = 5.0  # seconds until a watching process that has ended is started again
@@ -104,4 +105,4 @@ class Follower:
 def _line(error: Exception) -> str:
     if isinstance(error, LatentworksError):
         return str(error)
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -18,6 +18,7 @@ from typing import Any
 from latentworks.errors import LatentworksError, RegistryError, Unavailable
 from latentworks.registry.versions import VERSIONS, Versions, one_line
 from latentworks.system import processes
+from latentworks.system.console import first_line
 from latentworks.tracking.uri import URI
 
 PATIENCE = 120.0  # seconds for a pre-flight
@@ -55,8 +56,8 @@ def watch(uri: str, home: Path, name: str, alias: str, every: float) -> None:
         except (LatentworksError, OSError) as error:
             _say(fault=str(error))
         except Exception as error:  # a server that is no registry may cause anything
-            text = (str(error).splitlines() or [""])[0][:200]
-            _say(fault=f"The registry sent no valid answer: {type(error).__name__}: {text}")
+            fault = f"{type(error).__name__}: {first_line(error)}"
+            _say(fault=f"The registry sent no valid answer: {fault}")
         time.sleep(every)
 
 

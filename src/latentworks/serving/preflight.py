@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from latentworks.errors import LatentworksError, RegistryError
 from latentworks.serving import loading
+from latentworks.serving.trial import exit_with_line
 from latentworks.system import disk, processes
 
 
@@ -101,12 +102,4 @@ def _arrays(answer: Any) -> Any:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except LatentworksError as error:
-        print(error)
-        sys.exit(error.exit_code)
-    except Exception as error:  # a broken model may raise anything; the parent reads one line
-        text = (str(error).splitlines() or [""])[0]
-        print(f"pre-flight: the model fails: {type(error).__name__}: {json.dumps(text)[1:-1]}")
-        sys.exit(RegistryError.exit_code)
+    exit_with_line(main)

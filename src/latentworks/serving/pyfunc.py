@@ -1,13 +1,11 @@
 """The code by which MLflow calls a servable. Every registered version has a copy of this file."""
 
-import inspect
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
-from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc.model import PythonModel
 
 
@@ -28,9 +26,10 @@ class Verbs:
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Return arrays, or for `anomaly_score` a table with a row for each image.
 
-        Raises MlflowException for inputs or params that the verb does not take.
+        Raises MlflowException for inputs or params that the verb does not take. Params that the
+        signature does not name never arrive here: MLflow drops them, with a warning.
         """
-        asked = {name: value for name, value in _as_sent(params).items() if value is not None}
+        asked = {name: value for name, value in (params or {}).items() if value is not None}
         verb = asked.pop("verb", "reconstruct")
         try:
             answer = self.servable.call(verb, model_input, asked)
@@ -41,21 +40,6 @@ class Verbs:
 
 class LatentworksModel(Verbs, PythonModel):
     """The model that MLflow loads."""
-
-
-def _as_sent(params: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the params as the caller wrote them.
-
-    MLflow drops params that the signature does not name and only logs a warning, so that a
-    misspelt `seed` would pass unnoticed. Only the frame of MLflow's own call still has them.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if frame.f_code.co_name == "predict" and isinstance(caller, PyFuncModel):
-            return dict(frame.f_locals["params"] or {})
-        frame = frame.f_back
-    return dict(params or {})
 
 
 set_model(LatentworksModel())

@@ -12,7 +12,7 @@ from latentworks.artifacts.latents import write_latents
 from latentworks.artifacts.model import read_model
 from latentworks.engine import inference
 from latentworks.models.config import ModelConfig
-from latentworks.repository.result import Outputs
+from latentworks.repository.result import Result
 from latentworks.tracking import outbox
 
 
@@ -26,7 +26,7 @@ def main(prepared: Path, model: Path, latents: Path) -> None:
     num_images = write_latents(latents, _tables(data, batches))
     print(f"encode: {num_images} images to {network.latent_dim} latents each")
 
-    outbox.log("encode", Outputs(prepared=prepared, model=model, latents=latents))
+    outbox.log("encode", Result.of(prepared, model, latents))
 
 
 def _tables(data: Prepared, batches: Iterator[np.ndarray]) -> Iterator[pd.DataFrame]:

@@ -1,6 +1,5 @@
 """Score the model and its samples, and draw the figures and the atlas."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from latentworks.engine import backend, inference
 from latentworks.evaluation import generation, pictures
 from latentworks.evaluation.features import training
 from latentworks.models.config import ModelConfig
-from latentworks.repository.result import Outputs
+from latentworks.repository.result import Result
 from latentworks.system import disk
 from latentworks.tracking import outbox
 
@@ -82,8 +81,8 @@ def main(
         f"in {judge.kind} features; {len(drawings)} pictures in {figures}, and {atlas}"
     )
 
-    outputs = Outputs(prepared, model, latents, sampler, samples, metrics_file, figures)
-    outbox.log("evaluate", replace(outputs, features=features, atlas=atlas))
+    shown = (prepared, model, latents, sampler, samples, metrics_file, figures, atlas)
+    outbox.log("evaluate", Result.of(*shown))
 
 
 def _trustworthiness(network: Any, data: Prepared, rows: np.ndarray) -> dict[str, float]:

@@ -10,7 +10,7 @@ from latentworks.artifacts.model import read_model
 from latentworks.artifacts.samples import read_sampler
 from latentworks.engine import inference
 from latentworks.models.config import ModelConfig
-from latentworks.repository.result import Outputs
+from latentworks.repository.result import Result
 from latentworks.samplers.config import SamplerConfig
 from latentworks.samplers.drawing import class_shares
 from latentworks.serving import export
@@ -42,7 +42,7 @@ def main(prepared: Path, model: Path, sampler: Path, servable: Path) -> None:
     size = sum(file.stat().st_size for file in servable.rglob("*") if file.is_file())
     print(f"export: {size / 1e6:.1f} MB in {servable}, with {len(golden)} golden test images")
 
-    outbox.log("export", Outputs(prepared=prepared, model=model))
+    outbox.log("export", Result.of(prepared, model))
 
 
 def _reconstruction_errors(network: object, images: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from latentworks.config import Config, Seed
 from latentworks.engine import inference
 from latentworks.models.config import ModelConfig
 from latentworks.params import load
-from latentworks.repository.result import Outputs
+from latentworks.repository.result import Result
 from latentworks.samplers.config import SampleConfig
 from latentworks.samplers.drawing import class_shares, draw
 from latentworks.system import disk
@@ -54,5 +54,4 @@ def main(model: Path, latents: Path, sampler: Path, samples: Path) -> None:
                 bar.update(len(images))
     print(f"sample: {config.kind} fitted to {len(train.z)} latents; {num_images} images decoded")
 
-    outputs = Outputs(model=model, latents=latents, sampler=sampler, samples=samples)
-    outbox.log("sample", outputs)
+    outbox.log("sample", Result.of(model, latents, sampler, samples))

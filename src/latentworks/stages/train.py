@@ -15,7 +15,7 @@ from latentworks.engine.checkpoint import Checkpoint, Epoch
 from latentworks.models.config import ModelConfig, TrainConfig
 from latentworks.params import load
 from latentworks.repository import dag
-from latentworks.repository.result import Outputs
+from latentworks.repository.result import Result
 from latentworks.system import disk
 from latentworks.system.state import STATE
 from latentworks.tracking import outbox
@@ -53,7 +53,7 @@ def main(prepared: Path, model: Path) -> None:
     checkpoint = Checkpoint(STATE / "checkpoint.npz", fingerprint)
     checkpoint.forget_finished(dag.locked_md5(Path(), model))
 
-    with outbox.live_run(fingerprint, Outputs(prepared=prepared)) as live:
+    with outbox.live_run(fingerprint, Result.of(prepared)) as live:
 
         def report(epoch: Epoch) -> None:
             images, classes = watched

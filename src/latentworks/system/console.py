@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+MAX_LINE = 500  # characters
+
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Format rows of cells as lines with aligned columns."""
@@ -12,7 +14,12 @@ def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def first_line(text: str) -> str:
-    """Shorten an error text to its first line, plus two lines if the first ends with a colon."""
-    first, *others = text.strip().splitlines() or ["no reason given"]
-    return " ".join([first, *(line.strip() for line in others[:2])]) if first[-1:] == ":" else first
+def first_line(fault: str | Exception) -> str:
+    """Return the first line of an error or of its text, without an end longer than MAX_LINE.
+
+    Two more lines follow a line that ends with a colon. An error without text is its type.
+    """
+    none = "no reason given" if isinstance(fault, str) else type(fault).__name__
+    first, *others = str(fault).strip().splitlines() or [none]
+    more = [line.strip() for line in others[:2]] if first.endswith(":") else []
+    return " ".join([first, *more])[:MAX_LINE]

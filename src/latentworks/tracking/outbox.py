@@ -21,8 +21,9 @@ import numpy as np
 from latentworks import params
 from latentworks.errors import LatentworksError
 from latentworks.repository import dag, git, timings
-from latentworks.repository.result import Outputs
+from latentworks.repository.result import Result
 from latentworks.system import locks
+from latentworks.system.console import first_line
 from latentworks.tracking.live import Live
 from latentworks.tracking.uri import SQLITE, configure_client, tracking_uri, without_password
 
@@ -41,43 +42,50 @@ def _sections(root: Path, stage: str) -> dict[str, Any]:
     """
     sections: dict[str, Any] = {}
     with suppress(LatentworksError):  # params.yaml became unreadable: the run shows fewer params
-        sections |= params.read(root / params.PARAMS)
+        current = params.read(root / params.PARAMS)
+        stages = dag.stages(root)
+        until_now = list(stages)[: list(stages).index(stage) + 1]
+        for name in until_now:
+            chosen = stages[name].get("params", ())
+            sections |= {section: current[section] for section in chosen if section in current}
         recorded = dag.recorded(root)
-        names = list(dag.stages(root))
-        for earlier in names[: names.index(stage)]:
+        for earlier in until_now[:-1]:
             if earlier in recorded:
                 sections |= recorded[earlier].params
     return sections
 
 
-def log(stage: str, outputs: Outputs) -> None:
-    """Write the outs of `stage` to the run of this result. Never fails, and never waits long."""
-    timings.write(stage, outputs.digest_of(stage))
+def log(stage: str, result: Result) -> None:
+    """Write the outs of `stage` to the run of this result. Never fails, and never waits long.
+
+    `result` has the outs that the stage has read and written. runs.py lists those that are shown.
+    """
     root = dag.root()
+    timings.write(stage, result.digest_for(dag.stages(root)[stage]) or "")
     outbox = Outbox(root)
-    made = replace(outputs, params=_sections(root, stage))
+    made = replace(result, params=_sections(root, stage))
     outbox.send(lambda store: store.write(made))
     outbox.close()
 
 
-def sync(outputs: Outputs, root: Path) -> str | None:
+def sync(result: Result, root: Path) -> str | None:
     """Write the run of the result in `root`, as far as MLflow lacks it; return the error, or None.
 
     There is no time limit, since no stage waits for it; each call of MLflow's client has its own.
     """
     with locks.exclusive(locks.of(root, "sync"), "write to MLflow"):
         outbox = Outbox(root, patience=None)
-        outbox.send(lambda store: store.write_all(outputs))  # one call: none hides its error
+        outbox.send(lambda store: store.write_all(result))  # one call: none hides its error
         return outbox.close()
 
 
 class LiveRun:
     """The run of a training in progress."""
 
-    def __init__(self, outbox: Outbox, live: Live, outputs: Outputs) -> None:
+    def __init__(self, outbox: Outbox, live: Live, result: Result) -> None:
         self.outbox = outbox
         self.live = live
-        self.outputs = outputs
+        self.result = result
         self.code = git.code(outbox.root)
 
     def log_epoch(self, epoch: dict[str, float], grid: np.ndarray) -> None:
@@ -88,23 +96,23 @@ class LiveRun:
 
     def finish(self, model: Path) -> None:
         """Give the run to the model, which the finished training has written."""
-        outputs = replace(self.outputs, model=model)
-        timings.write("train", outputs.digest_of("train"), self.code)
-        self.live.became(outputs.model_digest())
-        self.outbox.send(lambda store: store.finish_training(outputs))
+        result = replace(self.result, outs={**self.result.outs, **Result.of(model).outs})
+        timings.write("train", result.model_digest(), self.code)
+        self.live.became(result.model_digest())
+        self.outbox.send(lambda store: store.finish_training(result))
 
 
 @contextmanager
-def live_run(fingerprint: str, outputs: Outputs) -> Iterator[LiveRun]:
+def live_run(fingerprint: str, result: Result) -> Iterator[LiveRun]:
     """Open the run of a training, or reopen it if the same training was interrupted."""
     root = dag.root()
     outbox = Outbox(root)
-    outputs = replace(outputs, params=_sections(root, "train"))
+    result = replace(result, params=_sections(root, "train"))
     live = Live(root, without_password(outbox.uri))
     live.begin(fingerprint)
-    outbox.send(lambda store: store.start_training(fingerprint, outputs))
+    outbox.send(lambda store: store.start_training(fingerprint, result))
     try:
-        yield LiveRun(outbox, live, outputs)
+        yield LiveRun(outbox, live, result)
     except Exception:
         outbox.send(lambda store: store.stop_training("FAILED"))
         raise
@@ -172,7 +180,6 @@ class Outbox:
                 call(store)
                 self.fault = None  # the last call decides: it writes all that is missing
             except Exception as error:  # any error: a training must not fail because of MLflow
-                fault = (str(error).splitlines() or [type(error).__name__])[0][:200]
-                self.fault = without_password(fault)
+                self.fault = without_password(first_line(error))
         if store is not None:
             store.close()

@@ -6,26 +6,25 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from PIL import Image
 
 from latentworks import params
 from latentworks.artifacts.curves import read_curves
-from latentworks.artifacts.features import read_features
 from latentworks.repository import dag, git, timings
-from latentworks.repository.result import Outputs
+from latentworks.repository.result import Result, flat
 from latentworks.system import disk, locks
 from latentworks.tracking import local_store
 from latentworks.tracking.live import Live
 from latentworks.tracking.local_store import ARTIFACTS, EXPERIMENT
+from latentworks.tracking.once import create_once
 from latentworks.tracking.uri import SQLITE, without_password
 
 PAGES = {"mlflow.experimentKind": "custom_model_development"}  # opens MLflow's training pages
@@ -34,7 +33,16 @@ MODEL = "model.sha256"  # tag of a run: digest of its model, once trained
 SAMPLER = "sampler.sha256"
 SAMPLES = "samples.sha256"
 DATA = "data.fingerprint"
-FEATURES = "features.kind"  # kind of the feature network
+FEATURES = "features.kind"  # tag of a run: kind of the feature network
+FEATURES_METRIC = "samples.features"
+SHOWN = {  # the outs whose files the run shows: by name, the folder of the run
+    "autoencoder": "model",
+    "latents": "latents",
+    "sampler": "sampler",
+    "figures": "pictures",
+    "metrics": "reports",
+    "atlas": "reports",
+}
 KEY = "run.key"  # of one run; a training that is interrupted and continued keeps it
 RECONSTRUCTIONS = "reconstructions"
 PICTURE = re.compile(rf"{RECONSTRUCTIONS}\+step\+(\d+)\+.*\.png")  # MLflow's file names
@@ -61,25 +69,23 @@ class Store:
 
     def experiment(self, name: str, tags: dict[str, str] | None = None) -> Experiment:
         """Return the experiment `name`; create it if it does not exist."""
-        known = self.client.get_experiment_by_name(name)
-        if known is not None:
-            return known
         # Artifacts lie beside the database, for every process; a server chooses its own location.
         local = None
         if self.uri.startswith(SQLITE):
             database = Path(self.uri.removeprefix(SQLITE).partition("?")[0])
             local = (database.resolve().parent / ARTIFACTS).as_uri()
-        try:
-            made = self.client.create_experiment(name, artifact_location=local, tags=tags)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
-                raise
-            return self.experiment(name)
-        return self.client.get_experiment(made)
+
+        def search() -> list[Experiment]:
+            known = self.client.get_experiment_by_name(name)
+            return [known] if known else []
+
+        return create_once(
+            search, lambda: self.client.create_experiment(name, artifact_location=local, tags=tags)
+        )
 
     # --- a training in progress ------------------------------------------------------------------
 
-    def start_training(self, fingerprint: str, outputs: Outputs) -> None:
+    def start_training(self, fingerprint: str, result: Result) -> None:
         """Open a run, or reopen it if the training with this fingerprint was interrupted."""
         self.close_left()
         key = self.live.key
@@ -88,12 +94,10 @@ class Store:
         if runs:
             run_id = runs[-1].info.run_id
         else:
-            run_id = self._create(outputs, key, {TRAINING: fingerprint, **_code_tags(self.root)})
+            run_id = self._create(result, key, {TRAINING: fingerprint, **_code_tags(self.root)})
         self.training_run = run_id
-        self._log_params(
-            run_id, self._sections(outputs, "seed", "dataset", "prepare", "model", "train")
-        )
-        self._log_data(run_id, outputs)
+        self._log_params(run_id, result)
+        self._log_data(run_id, result)
         self.client.update_run(run_id, status="RUNNING")
         self.monitor = SystemMetricsMonitor(
             run_id,
@@ -138,11 +142,11 @@ class Store:
                     self.logged.add(step)
             file.unlink()
 
-    def finish_training(self, outputs: Outputs) -> None:
+    def finish_training(self, result: Result) -> None:
         """Give the run to the model that the training has written, and complete it."""
         self._stop_monitor()
         self.training_run = None
-        self.write(outputs)
+        self.write(result)
 
     def _adopt(self, digest: str) -> None:
         """Give the run of a training to its model.
@@ -173,52 +177,37 @@ class Store:
 
     # --- a result --------------------------------------------------------------------------------
 
-    def write(self, outputs: Outputs) -> None:
+    def write(self, result: Result) -> None:
         """Find or create the run of this result, and write what it lacks."""
-        assert outputs.model is not None
-        digest = outputs.model_digest()
+        digest = result.model_digest()
         self._adopt(digest)
-        run_id = self.find(outputs)
+        run_id = self.find(result)
         if run_id is None:
-            run_id = self._create(outputs, uuid.uuid4().hex, {MODEL: digest})
+            run_id = self._create(result, uuid.uuid4().hex, {MODEL: digest})
         if self.client.get_run(run_id).info.status == "RUNNING":  # until now, or of a kill
             self.client.set_terminated(run_id)
-        self._log_params(
-            run_id, self._sections(outputs, "seed", "dataset", "prepare", "model", "train")
-        )
-        self._log_data(run_id, outputs)
-        self._log_curves(run_id, read_curves(outputs.model / "curves.csv"))
-        self._log_files(run_id, "model", sorted(outputs.model.iterdir()))
-        if outputs.latents:
-            self._log_files(run_id, "latents", [outputs.latents])
-        if outputs.sampler:
-            self.client.set_tag(run_id, SAMPLER, outputs.sampler_digest())
-            self.client.set_tag(run_id, SAMPLES, outputs.samples_digest())
-            self._log_params(run_id, self._sections(outputs, "sample"))
-            self._log_files(run_id, "sampler", sorted(outputs.sampler.iterdir()))
-        if outputs.metrics:
-            scores = dict(_flat(disk.read_json(outputs.metrics)))
-            numbers = {name: each for name, each in scores.items() if not isinstance(each, str)}
-            self._log_metrics(run_id, numbers, step=0)
-            self._log_files(run_id, "reports", [outputs.metrics])
-            if outputs.features:
-                kind = read_features(outputs.features).kind
-                self.client.set_tag(run_id, FEATURES, kind)
-        if outputs.pictures:
-            self._log_files(run_id, "pictures", sorted(outputs.pictures.iterdir()))
-        if outputs.atlas:
-            self._log_files(run_id, "reports", [outputs.atlas])
-        self._log_records(run_id, outputs)
+        self._log_data(run_id, result)
+        if "samples" in result.outs:
+            self.client.set_tag(run_id, SAMPLER, result.sampler_digest())
+            self.client.set_tag(run_id, SAMPLES, result.samples_digest())
+        self._log_params(run_id, result)
+        self._log_curves(run_id, read_curves(result.outs["autoencoder"] / "curves.csv"))
+        self._log_scores(run_id, result)
+        for folder in dict.fromkeys(SHOWN.values()):
+            outs = [out for name, out in result.outs.items() if SHOWN.get(name) == folder]
+            if outs:
+                self._log_files(run_id, folder, [*chain.from_iterable(map(_files, outs))])
+        self._log_records(run_id, result)
         if self.live.model == digest:
             self._log_pictures(run_id)
             self.close_left()
             self.live.end()
 
-    def write_all(self, outputs: Outputs) -> None:
+    def write_all(self, result: Result) -> None:
         """Write a complete result, with dvc.lock and params.yaml."""
-        self.write(outputs)
+        self.write(result)
         self._close_interrupted()
-        self._write_settings(outputs)
+        self._write_settings(result)
 
     def _close_interrupted(self) -> None:
         """Close the run of a training that was killed and not continued."""
@@ -228,19 +217,19 @@ class Store:
             self.live.forget_left()
             self._stop(key)
 
-    def _write_settings(self, outputs: Outputs) -> None:
+    def _write_settings(self, result: Result) -> None:
         """Upload dvc.lock, which is complete after the last stage, and params.yaml if unedited."""
-        run_id = self.find(outputs)
+        run_id = self.find(result)
         assert run_id is not None
         files = [self.root / dag.LOCK]
-        if outputs.params.items() <= params.read(self.root / params.PARAMS).items():
+        if result.params.items() <= params.read(self.root / params.PARAMS).items():
             files.append(self.root / params.PARAMS)
         self._log_files(run_id, "", [file for file in files if file.is_file()])
 
-    def find(self, outputs: Outputs) -> str | None:
+    def find(self, result: Result) -> str | None:
         """Return the run with this model and these samples, else one that has no samples yet."""
-        runs = self._search({MODEL: outputs.model_digest()})
-        samples = outputs.samples_digest()
+        runs = self._search({MODEL: result.model_digest()})
+        samples = result.samples_digest()
         if samples is not None:
             same = [run for run in runs if run.data.tags.get(SAMPLES) == samples]
             runs = same or [run for run in runs if SAMPLES not in run.data.tags]
@@ -251,31 +240,34 @@ class Store:
         terms = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
         return list(self.client.search_runs([self.experiment_id], " and ".join(terms)))
 
-    def _create(self, outputs: Outputs, key: str, tags: dict[str, str]) -> str:
-        """Create the run with this key, and delete doubles of it.
-
-        MLflow's client repeats a call that a server has received but not answered.
-        """
-        kind = self._sections(outputs, "dataset", "model")
-        name = "-".join(kind[key] for key in ("model.kind", "dataset.kind") if key in kind)
+    def _create(self, result: Result, key: str, tags: dict[str, str]) -> str:
+        """Create the run with this key, and return its id."""
+        kind = flat(result.params)
+        name = "-".join(str(kind[key]) for key in ("model.kind", "dataset.kind") if key in kind)
         if "model.latent_dim" in kind:
             name += f"-{kind['model.latent_dim']}d"
         tags = {"mlflow.source.name": "dvc repro", "mlflow.source.type": "LOCAL", **tags, KEY: key}
-        self.client.create_run(self.experiment_id, tags=tags, run_name=name)
-        *doubles, first = self._search({KEY: key})
-        for run in doubles:
-            self.client.delete_run(run.info.run_id)
-        return str(first.info.run_id)
+        run = create_once(
+            lambda: self._search({KEY: key})[::-1],
+            lambda: self.client.create_run(self.experiment_id, tags=tags, run_name=name),
+            lambda double: self.client.delete_run(double.info.run_id),
+        )
+        return str(run.info.run_id)
 
-    def _sections(self, outputs: Outputs, *names: str) -> dict[str, str]:
-        """Return sections of params.yaml as flat names and texts."""
-        chosen = {name: outputs.params[name] for name in names if name in outputs.params}
-        return {key: str(value) for key, value in _flat(chosen)}
-
-    def _log_params(self, run_id: str, values: dict[str, str]) -> None:
+    def _log_params(self, run_id: str, result: Result) -> None:
         known = self.client.get_run(run_id).data.params
-        new = [Param(name, value) for name, value in values.items() if name not in known]
+        values = flat(result.params)
+        new = [Param(name, str(value)) for name, value in values.items() if name not in known]
         self.client.log_batch(run_id, params=new)
+
+    def _log_scores(self, run_id: str, result: Result) -> None:
+        """Log the numbers of the files that dvc.yaml lists as metrics."""
+        for name in dag.metrics(self.root):
+            if name in result.outs:
+                scores = flat(disk.read_json(result.outs[name]))
+                if FEATURES_METRIC in scores:
+                    self.client.set_tag(run_id, FEATURES, scores.pop(FEATURES_METRIC))
+                self._log_metrics(run_id, scores, step=0)
 
     def _log_metrics(self, run_id: str, values: dict[str, float], step: int) -> None:
         known = self.client.get_run(run_id).data.metrics
@@ -299,16 +291,16 @@ class Store:
                 self._log_metrics(run_id, _without_epoch(epoch), step)
                 self.curves[run_id].add(step)
 
-    def _log_data(self, run_id: str, outputs: Outputs) -> None:
-        if outputs.prepared is None or DATA in self.client.get_run(run_id).data.tags:
+    def _log_data(self, run_id: str, result: Result) -> None:
+        if "prepared" not in result.outs or DATA in self.client.get_run(run_id).data.tags:
             return
-        profile = disk.read_json(outputs.prepared / "profile.json")
-        dataset = self._sections(outputs, "dataset")
+        profile = disk.read_json(result.outs["prepared"] / "profile.json")
+        dataset = result.params["dataset"]
         data = Dataset(
-            name=dataset["dataset.kind"],
+            name=dataset["kind"],
             digest=profile["fingerprint"][:36],
             source_type="local",
-            source=dataset["dataset.path"],
+            source=dataset["path"],
         )
         context = [InputTag("mlflow.data.context", "training")]
         self.client.log_inputs(run_id, [DatasetInput(data, context)])
@@ -325,17 +317,11 @@ class Store:
             self.client.log_artifact(run_id, str(file), folder or None)
         self.client.set_tag(run_id, tag, digest)
 
-    def _log_records(self, run_id: str, outputs: Outputs) -> None:
+    def _log_records(self, run_id: str, result: Result) -> None:
         """Log the timings of each stage, if they were recorded for this result."""
-        stages = ("train", "encode", "sample", "evaluate", "export")
-        results = {stage: outputs.digest_of(stage) for stage in stages}
-        if outputs.prepared is not None:
-            profile = disk.read_json(outputs.prepared / "profile.json")
-            results |= {"fetch": profile["source"]}
-            results |= dict.fromkeys(("prepare", "features"), profile["fingerprint"])
-        for stage, digest in results.items():
+        for stage, written in dag.stages(self.root).items():
             record = timings.read(stage, self.root)
-            if record is None or record["result"] != digest:
+            if record is None or record["result"] != result.digest_for(written):
                 continue
             figures = {f"{figure}.{stage}": record[figure] for figure in timings.FIGURES}
             self._log_metrics(run_id, figures, step=0)
@@ -373,10 +359,5 @@ def _without_epoch(epoch: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in epoch.items() if name != "epoch"}
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield {"a": {"b": 1}} as ("a.b", 1)."""
-    for name, item in value.items():
-        if isinstance(item, dict):
-            yield from _flat(item, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", item
+def _files(out: Path) -> list[Path]:
+    return sorted(out.iterdir()) if out.is_dir() else [out]
