@@ -8,6 +8,7 @@ its bound. `python scripts/parity.py vae-book` compares one model alone.
 
 import statistics
 import sys
+from typing import Any
 
 from goals import goals
 from latentworks.artifacts.images import read_prepared
@@ -26,7 +27,7 @@ LOSSES = {"seed": ("test.bce", 1), "vae-book": ("parity.total_loss", 500)}
 
 def test_loss(scratch: Scratch) -> float:
     """The training loss on the test images; a VAE decodes drawn latents, as in training."""
-    model = read_model(scratch.folder / "models/autoencoder", ModelConfig)
+    model: Any = read_model(scratch.folder / "models/autoencoder", ModelConfig)
     data = read_prepared(scratch.folder / "data/prepared")
     model.compile()
     batches = Batches(data.images, data.rows("test"), BATCH_SIZE)

@@ -1,4 +1,4 @@
-"""What a Prefect server knows of flow runs, as its pages show it."""
+"""Flow runs, task runs and artifacts that a Prefect server has, as its pages show them."""
 
 from typing import Any
 

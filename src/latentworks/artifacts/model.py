@@ -9,6 +9,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from latentworks.artifacts.keras_file import require_ours
 from latentworks.errors import UnsafeModel
+from latentworks.models.network import Network
 from latentworks.system import disk
 
 
@@ -39,7 +40,7 @@ def _write_without_dates(source: Path, target: Path) -> None:
             dateless.writestr(zipfile.ZipInfo(name), content)
 
 
-def read_model(folder: Path, schema: Any) -> Any:
+def read_model(folder: Path, schema: Any) -> Network:
     """Load the model in `folder`. `schema` is the union of model configs.
 
     Raises UnsafeModel if a file does not come from this project: if possible, before Keras opens
@@ -48,7 +49,8 @@ def read_model(folder: Path, schema: Any) -> Any:
     require_ours(folder / "model.keras")
     try:
         config = TypeAdapter(schema).validate_json((folder / "config.json").read_bytes())
-        return config.load(folder / "model.keras")
+        network: Network = config.load(folder / "model.keras")
+        return network
     except (OSError, MemoryError, ImportError):
         raise
     except Exception as error:  # Keras raises anything for values that a class does not accept

@@ -2,24 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, TypeAdapter
 
+from latentworks.samplers.drawing import Sampler
 from latentworks.system import disk
-
-
-class Sampler(Protocol):
-    """The methods of every sampler."""
-
-    def sample(self, num: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw `num` latents: float32 [num, D]."""
-        ...
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Return the fitted arrays by name."""
-        ...
 
 
 def write_sampler(folder: Path, sampler: Sampler, config: BaseModel) -> None:

@@ -8,13 +8,14 @@ import numpy as np
 from tqdm import tqdm
 
 from latentworks.engine.backend import keras
+from latentworks.models.network import Network
 
 MAX_BATCH_SIZE = 500
 MAX_BATCH_BYTES = 16_000_000  # of float32 pixels; a convolution needs many times that
 
 
 def encode(
-    model: Any, images: np.ndarray, rows: np.ndarray, labels: np.ndarray | None = None
+    model: Network, images: np.ndarray, rows: np.ndarray, labels: np.ndarray | None = None
 ) -> Iterator[np.ndarray]:
     """Encode `rows`, int64 [N], of `images`, uint8 [M, H, W, C]: yields latents float32 [B, D].
 
@@ -27,7 +28,7 @@ def encode(
 
 
 def decode(
-    model: Any, latents: np.ndarray, labels: np.ndarray | None = None
+    model: Network, latents: np.ndarray, labels: np.ndarray | None = None
 ) -> Iterator[np.ndarray]:
     """Decode `latents`, float32 [N, D]: yields images float32 [B, H, W, C] in [0, 1].
 
@@ -45,7 +46,7 @@ def _part(labels: np.ndarray | None, part: slice) -> np.ndarray | None:
 
 
 def reconstruct(
-    model: Any, images: np.ndarray, rows: np.ndarray, labels: np.ndarray | None = None
+    model: Network, images: np.ndarray, rows: np.ndarray, labels: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield originals uint8 and reconstructions float32, [B, H, W, C], of `images[rows]`."""
     start = 0

@@ -1,7 +1,6 @@
 """Scores of samples against real images, by classifiers and in the features of a network."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -12,12 +11,13 @@ from latentworks.artifacts.images import Prepared
 from latentworks.artifacts.samples import Samples
 from latentworks.engine import inference
 from latentworks.evaluation.features import choice, classifier, training
+from latentworks.models.network import Network
 from latentworks.preprocess import to_pixels
 
 NUM_SEEN = 100_000  # images in all epochs of the classifier that is trained on samples
 
 
-def compare(judge: Features, model: Any, data: Prepared, samples: Samples) -> dict[str, float]:
+def compare(judge: Features, model: Network, data: Prepared, samples: Samples) -> dict[str, float]:
     """Measure `metrics.generation_metrics` of samples and of reconstructions.
 
     At most metrics.MAX_SEEN images of each kind are used, always the same ones, and as many samples

@@ -10,6 +10,7 @@ from latentworks.artifacts.images import Prepared
 from latentworks.artifacts.latents import Latents
 from latentworks.artifacts.samples import Samples
 from latentworks.engine import inference
+from latentworks.models.network import Network
 from latentworks.plots.tiles import Decode
 
 NUM_PER_CLASS = 8  # test images that are shown with their reconstructions
@@ -22,7 +23,7 @@ MAX_POINTS = 10_000  # of the atlas
 MAX_POINT_BYTES = 2**29  # of the images of all points, which limits the number of large images
 
 
-def of_data(network: Any, data: Prepared) -> dict[str, Figure]:
+def of_data(network: Network, data: Prepared) -> dict[str, Figure]:
     """Draw the profile of the data, reconstructions of test images, and interpolations."""
     shown = _some_of_each_class(data, data.rows("test"))
     originals, labels = data.images[shown], data.labels(shown)
@@ -44,7 +45,7 @@ def of_data(network: Any, data: Prepared) -> dict[str, Figure]:
     }
 
 
-def of_latents(network: Any, train: Latents, names: list[str]) -> dict[str, Figure]:
+def of_latents(network: Network, train: Latents, names: list[str]) -> dict[str, Figure]:
     """Draw the latents of training images, a grid of decoded points, and latent traversals."""
     label = _typical_label(train) if network.num_classes else -1
     class_name = names[label] if label >= 0 else None
@@ -82,7 +83,7 @@ def of_samples(data: Prepared, drawn: Samples) -> dict[str, Figure]:
     return pictures
 
 
-def atlas(network: Any, data: Prepared, mse: float) -> str:
+def atlas(network: Network, data: Prepared, mse: float) -> str:
     """Make the atlas page: test images at their positions in latent space, and the decoder."""
     num = min(MAX_POINTS, max(1, MAX_POINT_BYTES // data.images[0].size))
     rows = metrics.subset(data.rows("test"), num)
@@ -105,12 +106,12 @@ def atlas(network: Any, data: Prepared, mse: float) -> str:
     )
 
 
-def _encoded(network: Any, data: Prepared, rows: np.ndarray) -> np.ndarray:
+def _encoded(network: Network, data: Prepared, rows: np.ndarray) -> np.ndarray:
     """Encode `data.images[rows]` to latents float32 [n, D]."""
     return np.concatenate([*inference.encode(network, data.images, rows, data.labels(rows))])
 
 
-def _decoder(network: Any, labels: np.ndarray | None = None) -> Decode:
+def _decoder(network: Network, labels: np.ndarray | None = None) -> Decode:
     """Make a function that decodes latents float32 [M, D] to images.
 
     `labels`, for a conditional model, are int64 [M], or one label for all, int64 [].

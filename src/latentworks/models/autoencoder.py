@@ -19,6 +19,7 @@ import keras
 from keras import layers, ops
 
 from latentworks.models.architectures import build_decoder, build_encoder
+from latentworks.models.network import Tensor
 
 
 @keras.saving.register_keras_serializable(package="latentworks")
@@ -60,15 +61,15 @@ class Autoencoder(keras.Model):
     def _build_decoder(self) -> keras.Model:
         return build_decoder(self.architecture, self.image_shape, self.filters, self.latent_dim)
 
-    def encode(self, images: Any, labels: Any = None) -> Any:
+    def encode(self, images: Tensor, labels: Tensor = None) -> Tensor:
         """Encode images uint8 [B, H, W, C] to latents [B, D]. `labels` are ignored."""
         return self.encoder(scale(images))
 
-    def decode(self, latents: Any, labels: Any = None) -> Any:
+    def decode(self, latents: Tensor, labels: Tensor = None) -> Tensor:
         """Decode latents [B, D] to images [B, H, W, C] in [0, 1]. `labels` are ignored."""
         return self.decoder(latents)
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         latents = self.encoder(scale(inputs), training=training)
         if self.latent_l2:
             norms = ops.sum(ops.square(latents), axis=-1) / 2
@@ -86,12 +87,12 @@ class Autoencoder(keras.Model):
 
     def compute_loss(
         self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
+        x: Tensor = None,
+        y: Tensor = None,
+        y_pred: Tensor = None,
+        sample_weight: Tensor = None,
         training: bool = True,
-    ) -> Any:
+    ) -> Tensor:
         """Reconstruction loss, mean over pixels and images, plus the losses that `call` added.
 
         The images are the targets. Added losses are divided by the number of pixels, too.
@@ -123,6 +124,6 @@ class Autoencoder(keras.Model):
         }
 
 
-def scale(images: Any) -> Any:
+def scale(images: Tensor) -> Tensor:
     """Scale images from uint8, 0 to 255, to float32, 0 to 1."""
     return ops.cast(images, "float32") / 255.0

@@ -12,6 +12,7 @@ from keras import layers, ops
 
 from latentworks.models.architectures import build_decoder, build_encoder
 from latentworks.models.autoencoder import scale
+from latentworks.models.network import Tensor
 from latentworks.models.vae import VAE
 
 
@@ -60,16 +61,16 @@ class Conditional(VAE):
         sizes = self.latent_dim, self.num_classes
         return build_decoder(self.architecture, self.image_shape, self.filters, *sizes)
 
-    def encode(self, images: Any, labels: Any = None) -> Any:
+    def encode(self, images: Tensor, labels: Tensor = None) -> Tensor:
         """Encode images uint8 [B, H, W, C] with labels [B] to the means of their latents [B, D]."""
         return self.encoder(self._with_channel(images, self._one_hot(labels, images)))[0]
 
-    def decode(self, latents: Any, labels: Any = None) -> Any:
+    def decode(self, latents: Tensor, labels: Tensor = None) -> Tensor:
         """Decode latents [B, D] with labels [B] to images [B, H, W, C] in [0, 1]."""
         latents = ops.convert_to_tensor(latents)
         return self.decoder([latents, self._one_hot(labels, latents)])
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         images, labels = inputs
         if training and self.label_dropout:
             hidden = keras.random.uniform(ops.shape(labels), seed=self.seeds) < self.label_dropout
@@ -79,13 +80,13 @@ class Conditional(VAE):
         latents = self._sampled(z_mean, z_log_var, training)
         return self.decoder([latents, one_hot], training=training)
 
-    def _one_hot(self, labels: Any, rows: Any) -> Any:
+    def _one_hot(self, labels: Tensor, rows: Tensor) -> Tensor:
         """One-hot labels: [B] -> float32 [B, K], all 0 for -1. Without labels, 0 for each row."""
         if labels is None:
             return ops.zeros((ops.shape(rows)[0], self.num_classes))
         return ops.one_hot(labels + 1, self.num_classes + 1)[:, 1:]
 
-    def _with_channel(self, images: Any, one_hot: Any) -> Any:
+    def _with_channel(self, images: Tensor, one_hot: Tensor) -> Tensor:
         """Scale images, and append a channel computed from the label: [B, H, W, C + 1]."""
         height, width, _ = self.image_shape
         channel = ops.reshape(self.label_channel(one_hot), (-1, height, width, 1))
@@ -107,12 +108,12 @@ class Conditional(VAE):
 
     def compute_loss(
         self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
+        x: Tensor = None,
+        y: Tensor = None,
+        y_pred: Tensor = None,
+        sample_weight: Tensor = None,
         training: bool = True,
-    ) -> Any:
+    ) -> Tensor:
         """The loss of a VAE. The images are the targets; the labels are not."""
         images, _ = x
         return super().compute_loss(images, y, y_pred, sample_weight, training)

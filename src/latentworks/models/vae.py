@@ -15,6 +15,7 @@ from keras import ops
 
 from latentworks.models.architectures import build_encoder
 from latentworks.models.autoencoder import Autoencoder, scale
+from latentworks.models.network import Tensor
 
 
 @keras.saving.register_keras_serializable(package="latentworks")
@@ -48,15 +49,15 @@ class VAE(Autoencoder):
         outputs = {"z_mean": self.latent_dim, "z_log_var": self.latent_dim}
         return build_encoder(self.architecture, self.image_shape, self.filters, outputs)
 
-    def encode(self, images: Any, labels: Any = None) -> Any:
+    def encode(self, images: Tensor, labels: Tensor = None) -> Tensor:
         """Encode images uint8 [B, H, W, C] to the means of their latents [B, D]."""
         return self.encoder(scale(images))[0]
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         z_mean, z_log_var = self.encoder(scale(inputs), training=training)
         return self.decoder(self._sampled(z_mean, z_log_var, training), training=training)
 
-    def _sampled(self, z_mean: Any, z_log_var: Any, training: bool | None) -> Any:
+    def _sampled(self, z_mean: Tensor, z_log_var: Tensor, training: bool | None) -> Tensor:
         """Draw latents [B, D] from the Gaussians, and add the KL divergence to the loss."""
         kl = kl_divergence(z_mean, z_log_var)  # [B]
         self.kl_loss.update_state(kl)
@@ -64,7 +65,7 @@ class VAE(Autoencoder):
         noise = keras.random.normal(ops.shape(z_mean), seed=self.seeds)
         return z_mean + ops.exp(z_log_var / 2) * noise
 
-    def _weight(self, training: bool | None) -> Any:
+    def _weight(self, training: bool | None) -> Tensor:
         """The KL weight: β, or in training the part of β that the warm-up has reached."""
         if not training or not self.kl_warmup_steps:
             return self.beta
@@ -78,6 +79,6 @@ class VAE(Autoencoder):
         return {**config, "beta": self.beta, "kl_warmup_steps": self.kl_warmup_steps}
 
 
-def kl_divergence(z_mean: Any, z_log_var: Any) -> Any:
+def kl_divergence(z_mean: Tensor, z_log_var: Tensor) -> Tensor:
     """KL(N(z_mean, exp(z_log_var)) || N(0, I)), in nats: [B, D] -> [B]."""
     return ops.sum(ops.square(z_mean) + ops.exp(z_log_var) - 1.0 - z_log_var, axis=-1) / 2

@@ -29,6 +29,7 @@ from latentworks.registry.versions import Version
 from latentworks.repository import dag
 from latentworks.runner.workspace import RETRAINING, Workspace
 from latentworks.serving import loading, packaging
+from latentworks.serving.servable import Servable
 from latentworks.system.console import columns
 
 PREPARE = "prepare"  # the stage that makes the index and the test images
@@ -53,7 +54,7 @@ class _Incoming:
     latents: list[np.ndarray] = field(default_factory=list)
     worst: list[tuple[float, int, np.ndarray]] = field(default_factory=list)  # a heap
 
-    def add(self, images: np.ndarray, servable: Any) -> None:
+    def add(self, images: np.ndarray, servable: Servable) -> None:
         """Measure a batch: uint8 [B, H, W, C]."""
         measured, _ = measure(servable, images)
         first = sum(map(len, self.errors))
@@ -153,7 +154,7 @@ def check(root: Path) -> Report:
     return Report(str(champion), path, counts, comparison, figure)
 
 
-def _incoming(dataset: Any, known: set[str], servable: Any) -> _Incoming:
+def _incoming(dataset: Any, known: set[str], servable: Servable) -> _Incoming:
     source = dataset.load()
     size, _, channels = servable.image_shape
     interface = servable.interface
@@ -193,7 +194,7 @@ def _batches(rows: np.ndarray) -> Iterator[np.ndarray]:
         yield rows[start : start + BATCH]
 
 
-def measure(servable: Any, images: np.ndarray) -> tuple[Measured, np.ndarray]:
+def measure(servable: Servable, images: np.ndarray) -> tuple[Measured, np.ndarray]:
     """Errors and latents of images uint8 [B, H, W, C], and reconstructions float32 [B, H, W, C]."""
     latents = servable.encode_images(images)
     decoded_images = servable.decode_latents(latents)
@@ -208,7 +209,7 @@ def _figure(
     comparison: Comparison,
     both: tuple[Measured, Measured],
     incoming: _Incoming,
-    servable: Any,
+    servable: Servable,
 ) -> Any:
     if not incoming.worst:
         return None

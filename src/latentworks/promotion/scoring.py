@@ -37,11 +37,11 @@ class Servable(Protocol):
     @property
     def latent_dim(self) -> int: ...
 
-    def encode_images(self, images: np.ndarray, *labels: np.ndarray) -> np.ndarray:
+    def encode_images(self, images: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
         """Encode images uint8 [N, H, W, C] to latents [N, D]. Conditional models take labels."""
         ...
 
-    def decode_latents(self, latents: np.ndarray, *labels: np.ndarray) -> np.ndarray:
+    def decode_latents(self, latents: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
         """Decode latents [N, D] to images float32 [N, H, W, C] in [0, 1], labels as above."""
         ...
 
@@ -107,13 +107,13 @@ def _reconstruction(servable: Servable, prepared: Prepared) -> Score:
     return Score(float(each.mean()), replicates, float(np.concatenate(of_mean).mean()))
 
 
-def _labels(servable: Any, prepared: Prepared, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+def _labels(servable: Servable, prepared: Prepared, rows: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return the labels of images as the extra argument of a conditional model, else ()."""
     labels = prepared.labels(rows) if _is_conditional(servable) else None
     return () if labels is None else (labels,)
 
 
-def _is_conditional(servable: Any) -> bool:
+def _is_conditional(servable: Servable) -> bool:
     """Return True for a conditional model. Versions from before these existed lack the flag."""
     return getattr(servable, "conditional", False)
 

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol, TypeGuard
 
 import numpy as np
 
 from latentworks.errors import DataError
 
 
+class Sampler(Protocol):
+    """A distribution of latents, fitted to those of the training images."""
+
+    def sample(self, num: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw `num` latents: float32 [num, D]."""
+        ...
+
+    def log_density(self, latents: np.ndarray) -> np.ndarray:
+        """The log density at latents [N, D]: float64 [N], in nats."""
+        ...
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The arrays that define the sampler, by name."""
+        ...
+
+
+class ClassSampler(Sampler, Protocol):
+    """A distribution of latents for each class."""
+
+    classes: np.ndarray  # int64 [K]
+
+    def sample_of(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draw a latent of each of the classes `labels`, int64 [N]: float32 [N, D]."""
+        ...
+
+
 def draw(
-    sampler: Any,
+    sampler: Sampler,
     num: int,
     rng: np.random.Generator,
     shares: np.ndarray | None = None,
@@ -22,20 +48,19 @@ def draw(
     without classes ignore the class of a latent.
     """
     if shares is None:
-        latents: np.ndarray = sampler.sample(num, rng)
-        return latents, None
+        return sampler.sample(num, rng), None
     labels = rng.choice(len(shares), num, p=shares) if label is None else np.full(num, label)
     drawn = sampler.sample_of(labels, rng) if has_classes(sampler) else sampler.sample(num, rng)
     return drawn, labels.astype(np.int64)
 
 
-def has_classes(sampler: Any) -> bool:
+def has_classes(sampler: Sampler) -> TypeGuard[ClassSampler]:
     """True if the sampler can draw latents of a given class."""
     return hasattr(sampler, "sample_of")
 
 
 def class_shares(
-    sampler: Any, conditional: bool, labels: np.ndarray | None, num_classes: int
+    sampler: Sampler, conditional: bool, labels: np.ndarray | None, num_classes: int
 ) -> np.ndarray | None:
     """Compute the probability of drawing each class: its share of labels int64 [N].
 

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from latentworks.artifacts.samples import Sampler
 from latentworks.engine.backend import keras
+from latentworks.models.network import Network
+from latentworks.samplers.drawing import Sampler
 from latentworks.serving import golden
 from latentworks.serving.servable import Interface, Servable
 from latentworks.system import disk
@@ -35,7 +36,7 @@ SOURCE = Path(__file__).parents[2]
 
 def write(
     folder: Path,
-    network: Any,
+    network: Network,
     sampler: Sampler,
     sampler_folder: Path,
     prepare: dict[str, Any],

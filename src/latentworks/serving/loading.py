@@ -3,12 +3,15 @@
 import importlib
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from latentworks.serving.servable import Servable
 
 SERVABLE = Path("artifacts/servable")  # in a model folder
 
 
-def load(folder: Path) -> Any:
+def load(folder: Path) -> "Servable":
     """Load the servable in the model folder of a version.
 
     Each version has its own package name, so that one process can run two versions.
@@ -19,6 +22,7 @@ def load(folder: Path) -> Any:
     writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:  # SHA256SUMS covers the folder, so that it must not get .pyc files
         module = importlib.import_module(f"{package.name}.serving.servable")
-        return module.load(folder / SERVABLE)  # imports the module of the sampler, too
+        servable: Servable = module.load(folder / SERVABLE)  # imports that of its sampler, too
+        return servable
     finally:
         sys.dont_write_bytecode = writes_bytecode

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from latentworks.errors import InputError
 from latentworks.preprocess import Fit, prepare_image, to_pixels
 from latentworks.samplers.config import SamplerConfig
-from latentworks.samplers.drawing import draw
+from latentworks.samplers.drawing import Sampler, draw
 from latentworks.serving import inputs as checks
 
 BATCH_SIZE = 256  # images in one run of a graph; its layers need many times their memory
@@ -67,7 +67,7 @@ class Servable:
         interface: Interface,
         encode: Graph,
         decode: Graph,
-        sampler: Any,
+        sampler: Sampler,
         test_errors: np.ndarray,
         class_shares: np.ndarray | None = None,
         *,

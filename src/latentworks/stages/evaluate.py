@@ -17,6 +17,7 @@ from latentworks.engine import backend, inference
 from latentworks.evaluation import generation, pictures
 from latentworks.evaluation.features import training
 from latentworks.models.config import ModelConfig
+from latentworks.models.network import Network
 from latentworks.repository.result import Result
 from latentworks.system import disk
 from latentworks.tracking import outbox
@@ -85,7 +86,7 @@ def main(
     outbox.log("evaluate", Result.of(*shown))
 
 
-def _trustworthiness(network: Any, data: Prepared, rows: np.ndarray) -> dict[str, float]:
+def _trustworthiness(network: Network, data: Prepared, rows: np.ndarray) -> dict[str, float]:
     """Return the trustworthiness of a map of at most MAX_MAP_DIM latents; else an empty dict."""
     if network.latent_dim > MAX_MAP_DIM:
         return {}

@@ -10,6 +10,7 @@ from latentworks.artifacts.model import read_model
 from latentworks.artifacts.samples import read_sampler
 from latentworks.engine import inference
 from latentworks.models.config import ModelConfig
+from latentworks.models.network import Network
 from latentworks.repository.result import Result
 from latentworks.samplers.config import SamplerConfig
 from latentworks.samplers.drawing import class_shares
@@ -45,7 +46,7 @@ def main(prepared: Path, model: Path, sampler: Path, servable: Path) -> None:
     outbox.log("export", Result.of(prepared, model))
 
 
-def _reconstruction_errors(network: object, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _reconstruction_errors(network: Network, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the mean squared errors [N] of `rows` int64 [N] of `images` uint8 [M, H, W, C]."""
     errors = []
     with tqdm(total=len(rows), unit=" images", desc="export", disable=None) as bar:
