@@ -115,16 +115,19 @@ class Checkout:
 
 
 def warm() -> Path:
-    """The folder of the programs that start warm; see tests/warm/client.py."""
+    """The `bin` of the programs that start warm; see tests/warm/client.py."""
     folder = Path(os.environ[WARM])
     with (folder / "lock").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         if not (folder / "bin").exists():
-            (folder / "bin").symlink_to(BIN)
+            (folder / "real").symlink_to(BIN)
+            (folder / "lib").symlink_to(BIN.parent / "lib")
+            shutil.copy(BIN.parent / "pyvenv.cfg", folder)
+            (folder / "bin").mkdir()
             text = (ROOT / "tests/warm/client.py").read_text()
             for name in ("python", "latentworks", "dvc"):
-                (folder / name).write_text(f"#!{BIN / 'python'} -IS\n{text}")
-                (folder / name).chmod(0o755)
+                (folder / "bin" / name).write_text(f"#!{BIN / 'python'} -IS\n{text}")
+                (folder / "bin" / name).chmod(0o755)
             owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
             call = [
                 str(BIN / "python"),
@@ -136,7 +139,7 @@ def warm() -> Path:
             # It ends with the owner, and not with the worker that has started it.
             os.posix_spawn(call[0], call, environment(), file_actions=[log])
             until(lambda: (folder / "tensorflow").exists())
-    return folder
+    return folder / "bin"
 
 
 @pytest.fixture(autouse=True)

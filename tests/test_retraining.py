@@ -100,7 +100,7 @@ def cancel_in_epoch(project: Project, epoch: str, *options: str) -> list[psutil.
     with subprocess.Popen(
         ["python", "-m", "pipeline", "retrain", *options],
         cwd=project.path,
-        env=project.environment(),
+        env=project.environment(LATENTWORKS_COLD="1"),  # so that the stage is a child
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

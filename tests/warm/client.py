@@ -5,6 +5,10 @@ run. It hands its arguments, folder, environment and open files to server.py, wh
 signals on to the fork, and ends as the fork does. A program that the warm interpreter does not
 know, or any program where LATENTWORKS_COLD is set, gets an interpreter of its own. The imports are
 few, since they are a part of every start.
+
+The folder around is a virtual environment, whose `lib` is a link to that of the project. So
+`sys.executable` is a file of this folder in every program, and programs that it starts by this name
+are warm, too.
 """
 
 import contextlib
@@ -14,8 +18,9 @@ import signal
 import socket
 import sys
 
-HERE = os.path.dirname(os.path.abspath(sys.argv[0]))
-BIN = os.readlink(os.path.join(HERE, "bin"))  # of the environment of the project
+HERE = os.path.dirname(os.path.abspath(sys.argv[0]))  # `bin` of the virtual environment
+FOLDER = os.path.dirname(HERE)
+BIN = os.readlink(os.path.join(FOLDER, "real"))  # `bin` of the environment of the project
 MLFLOW, TENSORFLOW = "mlflow", "tensorflow"  # the sockets of the two warm interpreters
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -30,8 +35,9 @@ def interpreter(call: list[str]) -> str:
 
 
 def start_cold(call: list[str]) -> None:
-    program = os.path.join(BIN, call[0])
-    os.execv(program, [program, *call[1:]])
+    """Replace this process. Python finds its environment by the name that it is given here."""
+    arguments = call[1:] if call[0] == "python" else [os.path.join(BIN, call[0]), *call[1:]]
+    os.execv(os.path.join(BIN, "python"), [os.path.join(HERE, "python"), *arguments])
 
 
 def main(call: list[str]) -> None:
@@ -40,13 +46,13 @@ def main(call: list[str]) -> None:
         start_cold(call)
     connection = socket.socket(socket.AF_UNIX)
     try:
-        connection.connect(os.path.join(HERE, warm))
+        connection.connect(os.path.join(FOLDER, warm))
     except OSError:  # it has ended, with the tests
         start_cold(call)
     deaf = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
     if call[0] != "python":
         call = ["python", os.path.join(BIN, call[0]), *call[1:]]
-    request = marshal.dumps((call[1:], os.getcwd(), dict(os.environ), deaf))
+    request = marshal.dumps((call[1:], os.getcwd(), dict(os.environ), deaf, HERE))
     socket.send_fds(connection, [len(request).to_bytes(8, "little")], [0, 1, 2])
     connection.sendall(request)
     answer = connection.recv(8)

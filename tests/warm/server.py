@@ -140,14 +140,19 @@ def _fork(client: socket.socket, ours: list[Any], pipe: list[int]) -> int:
     raise AssertionError
 
 
-def _become(call: list[str], folder: str, environment: dict[str, str], deaf: list[int]) -> None:
+def _become(
+    call: list[str], folder: str, environment: dict[str, str], deaf: list[int], here: str
+) -> None:
     """Run a program as `python CALL` would in this environment; end as it does."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         initial = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, signal.SIG_IGN if number in deaf else initial)
     os.environ.clear()
     os.environ.update(environment)
+    if "LATENTWORKS_DVC" in environment:  # the process that has to be the parent of a stage
+        os.environ["LATENTWORKS_DVC"] = str(os.getppid())
     os.chdir(folder)
+    sys.executable = os.path.join(here, "python")
     sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
