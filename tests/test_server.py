@@ -332,6 +332,8 @@ REFUSED: list[tuple[str, bytes, int, str]] = [
     ("invocations", b'{"inputs": [[1, 2]], "params": {"verb": "paint"}}', 400, "verb is one of"),
     ("invocations", b'{"inputs": [[1, 2]], "params": 3}', 400, "params is an object"),
     ("invocations", b'{"inputs": [[1, 2]], "params": {"verb": ["decode"]}}', 400, "verb is one"),
+    ("sample", b'{"sede": 0}', 422, "Did you mean seed?"),
+    ("invocations", b'{"params": {"verb": "sample", "sede": 0}, "inputs": []}', 400, "mean seed?"),
 ]
 
 
