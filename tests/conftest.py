@@ -1,4 +1,4 @@
-"""Shared by the tests: real data that needs no network, and a small checkout run by real DVC."""
+"""Fixtures of all tests: real data that needs no network, and a small checkout run by real DVC."""
 
 import fcntl
 import hashlib
@@ -31,15 +31,15 @@ from latentworks.tracking.local_store import follow_move
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-NAME = "autoencoder"  # of the models that are registered
-# Long tests run in full by `make faults` and at night, and as a short version on every push.
+NAME = "autoencoder"  # of the registered models
+# `make faults` and the nightly tests run long tests in full. Every push runs a short version.
 FULL = "LATENTWORKS_FULL" in os.environ
-# Seconds after which a test gives up, also on a slow machine that does other work.
+# Seconds after which a test gives up. They are enough on a slow machine that does other work.
 DEADLINE = 300.0  # for a condition that a server brings about
 HANGS = 900.0  # for a program that does not end
 LEFT_OUT = pytest.StashKey[list[str]]()
-WARM = "LATENTWORKS_WARM"  # in the environment of the tests: the folder of `warm`
-LONG = (  # the first three need little that others make, too
+WARM = "LATENTWORKS_WARM"  # environment variable of the tests: the folder of `warm`
+LONG = (  # the longest; the first three also need few results of other tests
     *("retraining", "deployments", "scoring", "races", "runner", "unreliable_server", "pipeline"),
     *("registry", "server", "verification", "drift", "refusals", "faults", "workspace", "tracking"),
 )
@@ -49,7 +49,7 @@ COPIED = (
     *("data/.gitignore", "models/.gitignore", "reports/.gitignore"),
 )
 
-# The committed parameters, made small: 8x8 digits, a model that trains in a second.
+# Edits that make the committed params small: 8x8 digits, a model that trains in a second.
 SMALL = {
     "kind: fashion_mnist ": "kind: npz ",
     "data/raw/fashion-mnist": "digits.npz",
@@ -65,7 +65,10 @@ SMALL = {
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment of a person who activated ours, with nothing set for other programs."""
+    """The environment of a user who activated the project's virtual environment.
+
+    Settings of MLflow, DVC and Prefect are left out.
+    """
     theirs = ("MLFLOW", "DVC", "PREFECT")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
     path = f"{BIN}{os.pathsep}{kept['PATH']}"
@@ -81,7 +84,7 @@ class Checkout:
     def run(
         self, *call: str, expected: int | None = 0, **changes: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in the checkout; fail with what it printed if it ends another way."""
+        """Run a command in the checkout. Fail with its output at another exit code."""
         done = subprocess.run(
             call,
             cwd=self.path,
@@ -107,7 +110,7 @@ class Checkout:
         path.write_text(text.replace(old, new))
 
     def copy(self, path: Path) -> "Checkout":
-        """Another checkout with the same files, outputs, DVC cache and MLflow runs."""
+        """Make another checkout with the same files, outs, DVC cache and MLflow runs."""
         shutil.copytree(self.path, path, symlinks=True)
         if (path / "mlflow.db").exists():
             follow_move(path / "mlflow.db")
@@ -115,7 +118,7 @@ class Checkout:
 
 
 def warm() -> Path:
-    """The `bin` of the programs that start warm; see tests/warm/client.py."""
+    """The folder `bin` of the programs that start warm; see tests/warm/client.py."""
     folder = Path(os.environ[WARM])
     with (folder / "lock").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
@@ -136,7 +139,7 @@ def warm() -> Path:
                 str(owner),
             ]
             log = (os.POSIX_SPAWN_OPEN, 2, folder / "log", os.O_WRONLY | os.O_CREAT, 0o600)
-            # It ends with the owner, and not with the worker that has started it.
+            # The server ends with its owner, and not with the worker that has started the server.
             os.posix_spawn(call[0], call, environment(), file_actions=[log])
             until(lambda: (folder / "tensorflow").exists())
     return folder / "bin"
@@ -150,7 +153,7 @@ def interpreters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 
 def write_digits(path: Path) -> None:
-    """The 1797 real 8x8 digits that come with scikit-learn."""
+    """Write the 1797 real 8x8 digits that come with scikit-learn."""
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     train, test = slice(1400), slice(1400, None)
@@ -164,7 +167,7 @@ def write_digits(path: Path) -> None:
 
 
 def small_checkout(path: Path) -> Checkout:
-    """The project with small data in `path`, committed; nothing was run yet."""
+    """Make a checkout of the project with small data in `path`, and commit it. No stage has run."""
     for name in COPIED:
         source, target = ROOT / name, path / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -185,13 +188,13 @@ def small_checkout(path: Path) -> Checkout:
 
 @pytest.fixture(scope="session")
 def untouched(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout in which nothing was run yet. Copy it before changing anything."""
+    """A checkout in which no stage has run. Copy it before changing anything."""
     return small_checkout(tmp_path_factory.mktemp("checkouts") / "untouched")
 
 
 @cache
 def results() -> Path:
-    """The folder of results that tests only read; another one where code or libraries differ."""
+    """The folder of results that tests only read. Other code or libraries have another folder."""
     digest = hashlib.sha256(platform.platform().encode() + sys.version.encode())
     inputs = (*COPIED, "requirements/latentworks.txt", "tests/conftest.py", "tests/warm")
     for path in map(ROOT.joinpath, inputs):
@@ -209,9 +212,9 @@ def results() -> Path:
 
 
 def made_once(name: str, make: Callable[[Path], object]) -> Checkout:
-    """A checkout that all workers, and later runs of the tests, share.
+    """Return a checkout that all workers, and later runs of the tests, share.
 
-    The worker that needs it first makes it.
+    The first worker that needs the checkout makes it.
     """
     shared = results()
     with (shared / f"{name}.lock").open("a+") as turn:
@@ -247,7 +250,7 @@ def result(finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def until(condition: Callable[[], Any]) -> Any:
-    """Wait until `condition` returns something true, and return that."""
+    """Wait until `condition` returns a true value, and return the value."""
     deadline = time.monotonic() + DEADLINE
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -263,7 +266,10 @@ def closed_port() -> int:
 
 @contextmanager
 def serving(call: list[str], port: int, path: str, folder: Path, **changes: str) -> Iterator[str]:
-    """The address of a server that `call` starts; it answers at `path`, and ends with the block."""
+    """Start a server with `call`, wait until it answers at `path`, and yield its address.
+
+    The server ends with the block.
+    """
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(
             call,
@@ -281,17 +287,17 @@ def serving(call: list[str], port: int, path: str, folder: Path, **changes: str)
         assert session.get(f"{url}{path}", timeout=5).ok, (folder / "server.log").read_text()
         yield url
     finally:
-        os.killpg(process.pid, signal.SIGTERM)  # its workers, too
+        os.killpg(process.pid, signal.SIGTERM)  # the workers of the server, too
         try:
             process.wait(60)
-        except subprocess.TimeoutExpired:  # a worker of Prefect's can wait for ever
+        except subprocess.TimeoutExpired:  # a worker of Prefect can wait for ever
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
-    """A real MLflow server on a port of its own."""
+    """Run a real MLflow server on a port of its own, and yield its address."""
     port = closed_port()
     call = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     call += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
@@ -302,7 +308,10 @@ def mlflow_server(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def prefect_server(folder: Path, **settings: str) -> Iterator[str]:
-    """The API of a real Prefect server on a port of its own, with what it keeps in `folder`."""
+    """Run a real Prefect server on a port of its own, and yield the address of its API.
+
+    The server keeps its files in `folder`.
+    """
     port = closed_port()
     call = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
     quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_HOME": str(folder / "prefect")}
@@ -310,12 +319,12 @@ def prefect_server(folder: Path, **settings: str) -> Iterator[str]:
         yield f"{url}/api"
 
 
-# --- models worth registering ---------------------------------------------------------------------
+# --- an MLflow server, and models to register -----------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the server keeps what it has."""
+    """The folder in which the MLflow server keeps its files."""
     return tmp_path_factory.mktemp("server")
 
 
@@ -326,7 +335,7 @@ def server(served: Path) -> Iterator[str]:
 
 
 class Project(Checkout):
-    """A checkout whose MLflow is the server."""
+    """A checkout whose tracking store is the MLflow server."""
 
     def __init__(self, path: Path, server: str) -> None:
         super().__init__(path)
@@ -337,20 +346,20 @@ class Project(Checkout):
         return super().environment(**{**ours, **changes})
 
     def ours(self, *call: str, expected: int | None = 0) -> str:
-        """Run a command of ours and return its output."""
+        """Run a `latentworks` command, and return its output. A traceback fails the test."""
         done = self.run("latentworks", *call, expected=expected)
         assert "Traceback" not in done.stderr
         return done.stdout + done.stderr
 
     def named(self, name: str) -> "Project":
-        """The same, with its versions under another name and a limit that such models reach."""
+        """Set the name of the registered model, and a limit of the gate that small models reach."""
         self.edit("params.yaml", "model_name: autoencoder", f"model_name: {name}")
         self.edit("params.yaml", "    mse: 0.5  #", "    mse: 0.95  #")
         return self
 
 
 def trained(finished: Checkout, path: Path, epochs: int) -> Checkout:
-    """A checkout whose model has trained for longer."""
+    """Make a copy of `finished` in `path` whose model has trained for longer."""
     checkout = finished.copy(path)
     checkout.edit("params.yaml", "epochs: 4", f"epochs: {epochs}")
     checkout.run("dvc", "repro", MLFLOW_TRACKING_URI=f"sqlite:///{path / 'mlflow.db'}")
@@ -369,7 +378,7 @@ def better(finished: Checkout) -> Checkout:
 
 @pytest.fixture(scope="session")
 def experiment(finished: Checkout) -> Checkout:
-    """A checkout after an experiment of DVC's with more latents. Its commit has `finished`'s."""
+    """A checkout after a DVC experiment with more latents. Its commit has `finished`'s result."""
 
     def make(path: Path) -> None:
         checkout = finished.copy(path)
@@ -386,7 +395,7 @@ def experiment(finished: Checkout) -> Checkout:
 def pair(
     server: str, good: Checkout, better: Checkout, tmp_path_factory: pytest.TempPathFactory
 ) -> Project:
-    """A checkout of a model with two versions; the second one is champion, the first previous."""
+    """A checkout of a model with two versions; the second is champion, the first previous."""
     folder = tmp_path_factory.mktemp("pair")
     first = Project(good.copy(folder / "first").path, server).named("pair")
     second = Project(better.copy(folder / "second").path, server).named("pair")
@@ -423,7 +432,7 @@ def sha256(server: str, name: str, number: str) -> str:
     return str(MlflowClient(server).get_model_version(name, number).tags[SHA256])
 
 
-# --- a server of ours -----------------------------------------------------------------------------
+# --- a server of `latentworks serve` --------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -446,7 +455,7 @@ def project(champion: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Pro
 
 @contextmanager
 def server_of(uri: str, home: Path, *options: str) -> Iterator[str]:
-    """A server that follows the champion at `uri`, ready to answer."""
+    """Run a server that follows the champion at `uri`. Yield its address once it is ready."""
     port = closed_port()
     call = ["latentworks", "serve", "--port", str(port), "--every", "0.2", *options]
     home.mkdir(exist_ok=True)
@@ -466,7 +475,7 @@ def url(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium, which finds no host but this one: a `selenium.webdriver.Chrome`."""
+    """Debian's Chromium, a `selenium.webdriver.Chrome` that can reach this host alone."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -476,7 +485,7 @@ def browser() -> Iterator[Any]:
         "--headless=new",
         "--disable-dev-shm-usage",
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-        "--no-sandbox",  # it asks this of root, and the pages are ours
+        "--no-sandbox",  # Chromium needs this as root, and the pages are the project's own
     ):
         options.add_argument(argument)
     driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
@@ -484,7 +493,7 @@ def browser() -> Iterator[Any]:
     driver.quit()
 
 
-# --- how the tests are run ------------------------------------------------------------------------
+# --- running the tests ----------------------------------------------------------------------------
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -498,7 +507,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest come first, so that no worker is left alone with one."""
+    """Put the longest files first, so that no worker is left alone with a long file at the end."""
     names = [f"test_{name}" for name in LONG]
     items.sort(key=lambda item: [*names, item.path.stem].index(item.path.stem))
 
@@ -516,13 +525,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Keep the tests that a worker left out: the process that started it reports them."""
+    """Keep the names of the tests that a worker left out. The main process reports them."""
     node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left out", [])
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Say what `make test` leaves to `make test-system`."""
+    """List the tests that `make test` leaves to `make test-system`."""
     for name in config.stash.get(LEFT_OUT, []):
         terminalreporter.write_line(f"left to `make test-system`: {name}")

@@ -1,4 +1,4 @@
-"""A small config of each model family, so that a new one is tested by being listed."""
+"""A small config of each model family. A new family is tested as soon as the union has it."""
 
 from typing import Any, get_args
 
@@ -14,11 +14,11 @@ KNOBS = {
     "kl_warmup_steps": 3,
     "label_dropout": 0.2,
 }
-NUM_CLASSES = 3  # of those that are given labels
+NUM_CLASSES = 3  # of the families that take labels
 
 
 def autoencoder(**changes: Any) -> AutoencoderConfig:
-    """The book's kind, with nothing added to its loss."""
+    """A config of the book's autoencoder, with no term added to the reconstruction loss."""
     plain = {**NETWORK, "filters": (4, 8), "latent_l2": 0.0, "latent_noise": 0.0}
     return AutoencoderConfig(kind="autoencoder", **{**plain, **changes})
 

@@ -1,5 +1,6 @@
-"""The atlas of latent space: its file is equal for equal inputs and asks nobody, and what a browser
-decodes in it is what Keras decodes.
+"""The latent atlas: equal inputs give equal bytes, and a browser decodes the same images as Keras.
+
+The page sends no request.
 """
 
 import json
@@ -21,7 +22,7 @@ from latentworks.plots.decoder_program import DecoderProgram, UnknownLayer
 
 NAMES = ["circle", "</script><b>square</b>", "triangle"]
 FACTS = {"model": "small"}
-STEP = 3e-4  # in which latents are kept, at most
+STEP = 3e-4  # the largest step to which latents are rounded
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Space:
 
 
 def space(latent_dim: int, shape: tuple[int, int, int], num: int = 60) -> Space:
-    """Random images at random places."""
+    """Random images at random places of latent space."""
     rng = np.random.default_rng(0)
     z = rng.normal(0, 2, (num, latent_dim)).astype(np.float32)
     images = rng.integers(0, 256, (num, *shape), dtype=np.uint8)
@@ -50,7 +51,7 @@ def space(latent_dim: int, shape: tuple[int, int, int], num: int = 60) -> Space:
 # --- the file -------------------------------------------------------------------------------------
 
 
-def test_equal_inputs_give_equal_bytes_and_names_are_text() -> None:
+def test_equal_inputs_give_equal_bytes_and_class_names_are_escaped() -> None:
     given = space(5, (9, 7, 3))
     page = given.page(None)
     assert page == given.page(None)
@@ -60,7 +61,7 @@ def test_equal_inputs_give_equal_bytes_and_names_are_text() -> None:
     assert "https:" not in page
 
 
-def test_images_that_are_too_many_to_keep_whole_are_made_smaller() -> None:
+def test_images_of_more_than_12_million_pixels_are_shrunk() -> None:
     given = space(2, (64, 32, 1), 6000)  # 12.3 million pixels
     start = given.page(None)
     sprite = json.loads(start.partition('id="data">')[2].partition("</script>")[0])["sprite"]
@@ -83,7 +84,7 @@ def conditional() -> Any:
 
 
 def of_all_kinds() -> Any:
-    """A decoder that is given a class, with a layer of each kind."""
+    """A decoder that takes a class, with a layer of each kind."""
     from keras import Model, layers
 
     latents, labels = layers.Input((4,), name="latents"), layers.Input((3,), name="labels")
@@ -109,7 +110,7 @@ def of_all_kinds() -> Any:
 
 
 def with_other_weights(decoder: Any) -> Any:
-    """All weights are another, so that none is 0 or 1 by default; images become lively."""
+    """Change all weights, so that none is 0 or 1 by default, and so that images have contrast."""
     rng = np.random.default_rng(1)
     for weight in decoder.weights:
         noise = rng.normal(0, 0.1, weight.shape)
@@ -136,7 +137,7 @@ def expected(decoder: Any, z: np.ndarray, label: int = -1) -> np.ndarray:
     return np.broadcast_to(image, (*image.shape[:2], 3))
 
 
-def test_a_program_has_the_weights_of_the_decoder_and_its_steps_in_order() -> None:
+def test_a_decoder_program_has_the_weights_and_ordered_steps_of_keras() -> None:
     decoder = of_the_book(2, (30, 30, 1))
     program = DecoderProgram.of(decoder)
     once = ["conv_transpose", "activate"]
@@ -147,7 +148,7 @@ def test_a_program_has_the_weights_of_the_decoder_and_its_steps_in_order() -> No
     assert program.image_shape == (30, 30, 1)
 
 
-def test_a_layer_that_is_not_known_is_named() -> None:
+def test_the_error_for_an_unknown_layer_names_the_layer() -> None:
     from keras import Model, layers
 
     latents = layers.Input((2,), name="latents")
@@ -185,7 +186,7 @@ class Page:
         return self.driver.execute_script(script, *given)
 
     def settle(self) -> None:
-        """Wait until all is decoded and drawn."""
+        """Wait until the page has decoded and drawn everything."""
         until(lambda: self.script("return !decoding.job && !decoding.others.length && !waiting"))
 
     def find(self, css: str) -> Any:
@@ -195,7 +196,7 @@ class Page:
         return self.find(css).text
 
     def pixels(self, css: str) -> np.ndarray:
-        """Of a canvas: int64 [h, w, 3]."""
+        """The pixels of a canvas: int64 [h, w, 3]."""
         found = self.script(
             "const {width, height} = arguments[0], pen = arguments[0].getContext('2d');"
             "return [height, width, [...pen.getImageData(0, 0, width, height).data]]",
@@ -204,7 +205,7 @@ class Page:
         return np.reshape(found[2], (found[0], found[1], 4))[..., :3]
 
     def moved(self, right: float, down: float) -> ActionChains:
-        """A pointer at a place of the map."""
+        """A pointer that moves to a place of the map, in pixels."""
         canvas = self.find("#map")
         box = canvas.rect
         pointer = ActionChains(self.driver, duration=0)
@@ -213,13 +214,13 @@ class Page:
         )
 
     def place(self, point: int) -> list[float]:
-        """Where an image lies on the map, in pixels."""
+        """The place of an image on the map, in pixels."""
         return self.script(
             "return toScreen(points[2 * arguments[0]], points[2 * arguments[0] + 1])", point
         )
 
     def alone(self) -> int:
-        """An image whose point is far from all others', so that a pointer cannot mean another."""
+        """The image whose point is farthest from all others, so that a pointer meets no other."""
         at = np.array([self.place(point) for point in range(60)])
         apart = np.linalg.norm(at[:, None] - at, axis=-1) + 1000 * np.eye(len(at))
         inside = (at > 80).all(axis=1) & (at < 500).all(axis=1)
@@ -258,7 +259,7 @@ def test_a_browser_decodes_as_keras_does(
     decoder = with_other_weights(DECODERS[kind]())
     program = DecoderProgram.of(decoder)
     given = space(program.inputs["latents"], program.image_shape, 9)
-    given = replace(given, labels=np.arange(9) % 4 - 1)  # some have none
+    given = replace(given, labels=np.arange(9) % 4 - 1)  # some images have no label
     (tmp_path / "atlas.html").write_text(given.page(program))
     page = Page(browser)
     page.open(tmp_path / "atlas.html")
@@ -267,12 +268,12 @@ def test_a_browser_decodes_as_keras_does(
         page.settle()
         image = expected(decoder, page.latents(), point % 4 - 1)
         assert image.std() > 1
-        # Rounded to whole numbers, of sums in another order.
+        # The browser rounds to whole numbers, and adds in another order.
         np.testing.assert_allclose(page.pixels("#decoded"), image, atol=0.51)
 
 
 @pytest.mark.system
-def test_it_asks_nobody(browser: webdriver.Chrome, page: Page, plane: Path) -> None:
+def test_the_atlas_sends_no_request(browser: webdriver.Chrome, page: Page, plane: Path) -> None:
     browser.get_log("performance")
     browser.get_log("browser")
     page.open(plane)
@@ -290,7 +291,7 @@ def test_it_asks_nobody(browser: webdriver.Chrome, page: Page, plane: Path) -> N
 
 
 @pytest.mark.system
-def test_a_pointer_shows_the_image_that_it_means(page: Page) -> None:
+def test_pointing_at_a_point_shows_its_image(page: Page) -> None:
     given, point = space(2, (8, 8, 1)), page.alone()
     assert not page.find("#tip").is_displayed()
     page.moved(*page.place(point)).perform()
@@ -302,7 +303,7 @@ def test_a_pointer_shows_the_image_that_it_means(page: Page) -> None:
 
 @pytest.mark.system
 @pytest.mark.parametrize("worker", [True, False], ids=["worker", "no worker"])
-def test_a_click_decodes_and_a_drag_follows(
+def test_a_click_decodes_a_point_and_a_drag_follows_the_pointer(
     browser: webdriver.Chrome, page: Page, plane: Path, decoder: Any, worker: bool
 ) -> None:
     if not worker:
@@ -334,7 +335,7 @@ def test_a_click_decodes_and_a_drag_follows(
 
 
 @pytest.mark.system
-def test_one_finger_drags_and_two_zoom(page: Page) -> None:
+def test_one_finger_drags_the_point_and_two_fingers_zoom(page: Page) -> None:
     def touch(kind: str, *at: tuple[float, float]) -> None:
         box = page.find("#map").rect
         fingers = [{"x": box["x"] + x, "y": box["y"] + y} for x, y in at]
@@ -355,7 +356,7 @@ def test_one_finger_drags_and_two_zoom(page: Page) -> None:
 
 
 @pytest.mark.system
-def test_places_are_decoded_where_they_lie(page: Page, decoder: Any) -> None:
+def test_the_map_shows_decoded_images_at_their_places(page: Page, decoder: Any) -> None:
     page.find(".modes label:nth-child(3)").click()
     page.settle()
     at = page.script(
@@ -364,13 +365,13 @@ def test_places_are_decoded_where_they_lie(page: Page, decoder: Any) -> None:
     z = np.array(page.script("return toWorld(...arguments[0])", at))
     seen = page.pixels("#below")[round(at[1]), round(at[0])]
     image = expected(decoder, z)
-    assert np.abs(image[3:5, 3:5] - seen).max(axis=-1).min() < 1  # of the four in the middle
+    assert np.abs(image[3:5, 3:5] - seen).max(axis=-1).min() < 1  # one of the four in the middle
     page.script("take(0); take(1); draw(true)")  # images of two classes
-    assert page.script("return decoding.others.length") == 0  # what is known is kept
+    assert page.script("return decoding.others.length") == 0  # decoded images are kept
 
 
 @pytest.mark.system
-def test_classes_and_the_worst_are_chosen(page: Page) -> None:
+def test_the_map_filters_images_by_class_and_by_error(page: Page) -> None:
     given = space(2, (8, 8, 1))
     assert page.text("#count") == "60 of 60 images"
     page.find("#classes label").click()
@@ -386,9 +387,9 @@ def test_classes_and_the_worst_are_chosen(page: Page) -> None:
 
 
 @pytest.mark.system
-def test_a_keyboard_is_enough(page: Page) -> None:
+def test_the_atlas_can_be_used_by_keyboard_alone(page: Page) -> None:
     focused = page.find("body")
-    for _ in range(20):  # more than there is to focus before the map
+    for _ in range(20):  # fewer elements before the map take the focus
         focused.send_keys(Keys.TAB)
         focused = page.driver.switch_to.active_element
         if focused.tag_name == "canvas":
@@ -406,7 +407,7 @@ def test_a_keyboard_is_enough(page: Page) -> None:
 
 
 @pytest.mark.system
-def test_from_one_place_to_another(page: Page) -> None:
+def test_the_atlas_interpolates_between_two_places(page: Page) -> None:
     ends = []
     for button, at in (("#a", (200, 300)), ("#b", (500, 600))):
         page.script("reach(arguments[0])", at)
@@ -433,7 +434,7 @@ def test_a_narrow_window_has_no_horizontal_scroll(page: Page) -> None:
 
 
 @pytest.mark.system
-def test_it_is_dark_where_a_person_wants_it(page: Page) -> None:
+def test_the_atlas_is_dark_if_the_browser_prefers_dark(page: Page) -> None:
     luminance = {}
     for scheme in ("light", "dark"):
         wanted = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
@@ -448,7 +449,7 @@ def test_it_is_dark_where_a_person_wants_it(page: Page) -> None:
 
 @pytest.mark.system
 @pytest.mark.parametrize(("latent_dim", "num_sliders"), [(1, 1), (20, 12)])
-def test_sliders_move_along_a_direction(
+def test_each_slider_moves_the_latents_along_its_direction(
     browser: webdriver.Chrome, tmp_path: Path, latent_dim: int, num_sliders: int
 ) -> None:
     given = space(latent_dim, (8, 8, 1))
@@ -473,7 +474,7 @@ def test_sliders_move_along_a_direction(
 
 
 @pytest.mark.system
-def test_without_a_decoder_it_shows_the_images(browser: webdriver.Chrome, tmp_path: Path) -> None:
+def test_an_atlas_without_a_decoder_shows_images(browser: webdriver.Chrome, tmp_path: Path) -> None:
     given = space(3, (8, 8, 3))
     (tmp_path / "atlas.html").write_text(given.page(None))
     page = Page(browser)

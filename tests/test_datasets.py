@@ -1,4 +1,4 @@
-"""Every source, read from real files; and every way in which a file can be wrong."""
+"""Image sources read real files, and name the fault of a damaged file."""
 
 import gzip
 import io
@@ -39,7 +39,7 @@ def idx_bytes(array: np.ndarray) -> bytes:
 
 
 def write_idx(folder: Path, **arrays: np.ndarray) -> Path:
-    """`train_images=…` is written to train-images-idx3-ubyte, and so on."""
+    """Write each array to its IDX file: `train_images=…` to train-images-idx3-ubyte, and so on."""
     folder.mkdir(exist_ok=True)
     for name, array in arrays.items():
         stem = name.replace("_", "-")
@@ -91,14 +91,14 @@ def as_npz(folder: Path, num_train: int) -> Source:
             folder / "digits.npz",
             x_train=IMAGES[:num_train],
             y_train=LABELS[:num_train],
-            x_test=IMAGES[num_train:, ..., None],  # [N, h, w, c] as well as [N, h, w]
-            y_test=LABELS[num_train:, None].astype(np.int64),  # [N, 1] as well as [N]
+            x_test=IMAGES[num_train:, ..., None],  # may be [N, h, w, c] or [N, h, w]
+            y_test=LABELS[num_train:, None].astype(np.int64),  # may be [N, 1] or [N]
         )
     )
 
 
 @pytest.mark.parametrize("load", [as_idx, as_gzipped_idx, as_npz])
-def test_arrays_come_back_in_order_with_labels_and_splits(
+def test_array_sources_keep_order_labels_and_splits(
     load: Callable[[Path, int], Source], tmp_path: Path
 ) -> None:
     source = load(tmp_path, 1500)
@@ -110,17 +110,17 @@ def test_arrays_come_back_in_order_with_labels_and_splits(
 
 
 @pytest.mark.parametrize("load", [as_idx, as_npz])
-def test_names_are_unique_and_items_pickle(
+def test_item_names_are_unique_and_items_can_be_pickled(
     load: Callable[[Path, int], Source], tmp_path: Path
 ) -> None:
     items = list(load(tmp_path, 1500).items)
     assert len({item.name for item in items}) == len(items)
     travelled = pickle.dumps(items[7])
-    assert len(travelled) < 1000  # the image, not the array that it is a row of
+    assert len(travelled) < 1000  # the pickle holds one image, not the whole array
     np.testing.assert_array_equal(pickle.loads(travelled).read(), IMAGES[7][..., None])
 
 
-def test_without_test_images_nothing_is_split_yet(tmp_path: Path) -> None:
+def test_a_source_of_images_alone_has_no_labels_and_no_splits(tmp_path: Path) -> None:
     only_train = idx.load(write_idx(tmp_path / "idx", train_images=IMAGES))
     only_x = npz.load(save_npz(tmp_path / "x.npz", x=IMAGES))
     for source in (only_train, only_x):
@@ -128,25 +128,25 @@ def test_without_test_images_nothing_is_split_yet(tmp_path: Path) -> None:
         assert {(label, split) for _, label, split in everything(source)} == {(None, None)}
 
 
-def test_idx_with_four_axes_holds_colour(tmp_path: Path) -> None:
+def test_an_idx_file_with_four_axes_holds_colour_images(tmp_path: Path) -> None:
     colour = np.stack([IMAGES, IMAGES // 2, IMAGES // 3], axis=-1)
     source = idx.load(write_idx(tmp_path / "idx", train_images=colour))
     np.testing.assert_array_equal(everything(source)[5][0], colour[5])
 
 
-def test_npz_with_16_bits_of_either_byte_order(tmp_path: Path) -> None:
+def test_npz_with_big_endian_16_bit_images_is_read(tmp_path: Path) -> None:
     deep = IMAGES.astype(">u2") * 257
     image = everything(npz.load(save_npz(tmp_path / "deep.npz", x=deep)))[3][0]
     assert image.dtype == np.uint16
     np.testing.assert_array_equal(image[..., 0], deep[3])
 
 
-def test_compressed_npz(tmp_path: Path) -> None:
+def test_a_compressed_npz_is_read(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "digits.npz", x_train=IMAGES, y_train=LABELS)
     assert len(everything(npz.load(tmp_path / "digits.npz"))) == len(IMAGES)
 
 
-def test_arrays_larger_than_a_block(tmp_path: Path) -> None:
+def test_an_idx_file_larger_than_a_block_is_read(tmp_path: Path) -> None:
     large = np.random.default_rng(0).integers(0, 256, (70, 300, 300), dtype=np.uint8)  # 6.3 MB
     folder = gzip_all(write_idx(tmp_path / "idx", train_images=large, train_labels=np.arange(70)))
     images = everything(idx.load(folder))
@@ -181,7 +181,7 @@ IMAGE_FILE, LABEL_FILE = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
         (LABEL_FILE, lambda old: idx_bytes(IMAGES[:20]), "Expected magic 0x00000801"),
     ],
 )
-def test_damaged_idx(
+def test_a_damaged_idx_file_is_named_with_its_fault(
     name: str, change: Callable[[bytes], bytes], message: str, end: str, tmp_path: Path
 ) -> None:
     folder = damaged_idx(tmp_path / "idx", name, change, end)
@@ -191,7 +191,7 @@ def test_damaged_idx(
     assert "\n" not in str(error.value)
 
 
-def test_a_cut_or_false_gzip_file(tmp_path: Path) -> None:
+def test_a_file_that_is_not_intact_gzip_is_named(tmp_path: Path) -> None:
     folder = gzip_all(write_idx(tmp_path / "idx", train_images=IMAGES))
     file = folder / f"{IMAGE_FILE}.gz"
     whole = file.read_bytes()
@@ -201,7 +201,7 @@ def test_a_cut_or_false_gzip_file(tmp_path: Path) -> None:
             everything(idx.load(folder))
 
 
-def test_a_gzip_bomb_unfolds_no_further_than_its_header_says(tmp_path: Path) -> None:
+def test_a_gzip_bomb_is_decompressed_only_to_its_declared_size(tmp_path: Path) -> None:
     folder = tmp_path / "idx"
     folder.mkdir()
     with gzip.open(folder / f"{IMAGE_FILE}.gz", "wb") as file:
@@ -210,7 +210,7 @@ def test_a_gzip_bomb_unfolds_no_further_than_its_header_says(tmp_path: Path) -> 
         everything(idx.load(folder))
 
 
-def test_a_header_that_declares_gigantic_images(tmp_path: Path) -> None:
+def test_an_idx_header_with_gigantic_images_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "idx"
     folder.mkdir()
     header = struct.pack(">BBBB3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1)
@@ -242,7 +242,7 @@ def test_a_header_that_declares_gigantic_images(tmp_path: Path) -> None:
         ({"x_train": IMAGES, "x_test": IMAGES / 255}, "x_test: expected uint8"),
     ],
 )
-def test_npz_with_the_wrong_arrays(
+def test_npz_with_unusable_arrays_is_refused(
     arrays: dict[str, np.ndarray], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=message) as error:
@@ -267,14 +267,14 @@ def npy_bytes(array: np.ndarray) -> bytes:
         (npy_bytes(IMAGES).replace(b"(1797, 8, 8), }   ", b"(9999999, 8, 8), }"), "truncated"),
     ],
 )
-def test_npz_with_a_damaged_member(member: bytes, message: str, tmp_path: Path) -> None:
+def test_npz_with_a_damaged_member_is_refused(member: bytes, message: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "damaged.npz", "w") as archive:
         archive.writestr("x.npy", member)
     with pytest.raises(DataError, match=message):
         npz.load(tmp_path / "damaged.npz")
 
 
-def test_npz_with_a_flipped_byte(tmp_path: Path) -> None:
+def test_npz_with_a_flipped_bit_is_refused(tmp_path: Path) -> None:
     path = save_npz(tmp_path / "flipped.npz", x=IMAGES)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -284,7 +284,7 @@ def test_npz_with_a_flipped_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not really", npy_bytes(IMAGES)])
-def test_npz_that_is_none(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_npz_archive_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "none.npz"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"not an \.npz archive"):
@@ -292,14 +292,16 @@ def test_npz_that_is_none(content: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("load", [idx.load, npz.load, image_folder.load, fashion_mnist.load])
-def test_a_source_that_is_missing_or_empty(load: Callable[[Path], Source], tmp_path: Path) -> None:
+def test_a_missing_or_empty_source_is_refused(
+    load: Callable[[Path], Source], tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match=r"no such f.*Correct dataset\.path"):
         load(tmp_path / "missing")
     with pytest.raises(DataError):
-        load(tmp_path)  # empty; for npz: not a file
+        load(tmp_path)  # an empty folder; npz expects a file
 
 
-def test_fashion_mnist_is_told_from_other_data_of_its_format(tmp_path: Path) -> None:
+def test_fashion_mnist_refuses_other_data_in_idx_format(tmp_path: Path) -> None:
     as_idx(tmp_path, 1500)
     with pytest.raises(DataError, match=r"not the file of Fashion-MNIST. Expected SHA-256 c59f468"):
         fashion_mnist.load(tmp_path / "idx")
@@ -326,7 +328,7 @@ def code(path: Path) -> str:
     return reject.value.code
 
 
-def test_sub_folders_are_classes_and_the_order_is_fixed(tmp_path: Path) -> None:
+def test_sub_folders_become_classes_and_items_are_sorted_by_name(tmp_path: Path) -> None:
     for name in ("zebra/b.png", "ant/deep/er/c.jpg", "ant/A.PNG", "loose.webp", ".hidden.png"):
         saved(tmp_path / name)
     saved(tmp_path / ".thumbnails/a.png")
@@ -343,7 +345,7 @@ def test_sub_folders_are_classes_and_the_order_is_fixed(tmp_path: Path) -> None:
     assert source.num_items == 5
 
 
-def test_a_name_that_is_not_utf8_is_still_printable(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf8_gives_a_printable_item_name(tmp_path: Path) -> None:
     raw_name = os.fsdecode(b"caf\xe9.png")
     (tmp_path / raw_name).write_bytes(saved(tmp_path / "plain.png").read_bytes())
     items = {item.name: item for item in image_folder.load(tmp_path).items}
@@ -367,7 +369,7 @@ GREY_16 = (np.arange(24, dtype=np.uint16) * 2800).reshape(4, 6)
         (Image.fromarray(GREY_16 * 0 + 40000), {}, [40000]),
     ],
 )
-def test_every_mode_of_png(
+def test_png_images_of_every_mode_are_read(
     picture: Image.Image, options: dict[str, object], pixel: list[int], tmp_path: Path
 ) -> None:
     image = pixels(saved(tmp_path / "a.png", picture, **options))
@@ -380,7 +382,7 @@ def test_16_bit_png_keeps_its_values(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image[..., 0], GREY_16)
 
 
-def test_cmyk_jpeg(tmp_path: Path) -> None:
+def test_a_cmyk_jpeg_is_read_as_rgb(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.jpg", RED.convert("CMYK"), quality=100)
     assert np.abs(pixels(path)[0, 0].astype(int) - [255, 0, 0]).max() <= 5  # JPEG is lossy
 
@@ -388,18 +390,18 @@ def test_cmyk_jpeg(tmp_path: Path) -> None:
 @pytest.mark.parametrize("extension", ["jpg", "png", "webp"])
 def test_exif_rotation_is_applied(extension: str, tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # orientation 6: turn by 90 degrees
     assert pixels(saved(tmp_path / f"a.{extension}", RED, exif=exif)).shape == (6, 4, 3)
 
 
-def test_a_photograph_with_a_preview_is_not_animated(tmp_path: Path) -> None:
+def test_a_photo_with_a_preview_image_does_not_count_as_animated(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     RED.save(path, format="MPO", save_all=True, append_images=[RED.resize((3, 2))])
     assert pixels(path).shape == (4, 6, 3)
 
 
 @pytest.mark.parametrize("extension", ["png", "webp"])
-def test_animated(extension: str, tmp_path: Path) -> None:
+def test_an_animated_image_is_rejected(extension: str, tmp_path: Path) -> None:
     blue = Image.new("RGB", RED.size, (0, 0, 255))
     path = saved(tmp_path / f"a.{extension}", RED, save_all=True, append_images=[blue])
     assert code(path) == "animated"
@@ -407,14 +409,14 @@ def test_animated(extension: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("extension", ["png", "jpg", "webp"])
 @pytest.mark.parametrize("kept", [0.5, 0.9])
-def test_truncated(extension: str, kept: float, tmp_path: Path) -> None:
+def test_a_truncated_image_is_rejected(extension: str, kept: float, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = saved(tmp_path / f"a.{extension}", Image.fromarray(noise))
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
     assert code(path) == "truncated"
 
 
-def test_unreadable(tmp_path: Path) -> None:
+def test_unreadable_files_are_rejected(tmp_path: Path) -> None:
     garbage = tmp_path / "garbage.png"
     garbage.write_bytes(b"\x89PNG\r\n\x1a\n and then nothing that makes sense")
     gif = tmp_path / "gif.png"
@@ -427,13 +429,13 @@ def test_unreadable(tmp_path: Path) -> None:
         assert code(path) == "unreadable"
 
 
-def test_empty_and_unsupported(tmp_path: Path) -> None:
+def test_empty_files_and_unsupported_formats_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     assert code(tmp_path / "empty.png") == "empty"
     assert code(saved(tmp_path / "a.bmp")) == "unsupported_format"
 
 
-def test_links_that_leave_the_folder(tmp_path: Path) -> None:
+def test_links_out_of_the_image_folder_are_rejected(tmp_path: Path) -> None:
     outside = saved(tmp_path / "outside/a.png")
     inside = saved(tmp_path / "images/a.png")
     (tmp_path / "images/out.png").symlink_to(outside)
@@ -453,14 +455,14 @@ def png_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("side", [7100, 10_000, 50_000])  # below, at and above Pillow's own limits
-def test_too_large_is_told_by_the_header(side: int, tmp_path: Path) -> None:
+def test_an_oversized_png_is_rejected_by_its_header(side: int, tmp_path: Path) -> None:
     picture = tmp_path / "bomb.png"
     image_data = struct.pack(">I", 9) + b"IDAT" + bytes(9) + struct.pack(">I", 0)
     picture.write_bytes(png_header(side, side) + image_data)
     assert code(picture) == "too_large"
 
 
-def test_pillows_warnings_do_not_leak(tmp_path: Path) -> None:
+def test_reading_an_image_emits_no_pillow_warning(tmp_path: Path) -> None:
     picture = Image.new("P", (6, 4))
     path = saved(tmp_path / "a.png", picture, transparency=bytes([0, 128, 255]))
     with warnings.catch_warnings():
@@ -471,7 +473,7 @@ def test_pillows_warnings_do_not_leak(tmp_path: Path) -> None:
 # --- decoding on all cores -----------------------------------------------------------------------
 
 
-def test_workers_keep_the_order_and_never_run_far_ahead() -> None:
+def test_decoding_workers_keep_the_order_and_never_run_far_ahead() -> None:
     num_cores = len(os.sched_getaffinity(0))
     taken = 0
 
@@ -491,7 +493,7 @@ def test_workers_keep_the_order_and_never_run_far_ahead() -> None:
     assert taken == 250
 
 
-def test_a_worker_that_is_killed_is_the_users_to_know() -> None:
+def test_a_killed_decoding_worker_is_reported_with_its_image() -> None:
     source = Source([Item("a.png", partial(os._exit, 9))], 1, decodes=True)
     with pytest.raises(DataError, match=r"was killed, at a\.png"):
         list(decoded(source, to_uint8))
@@ -513,7 +515,7 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+def test_decoding_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "at_work")
     os.mkfifo(tmp_path / "nobody_writes")
     (tmp_path / "waiting.py").write_text(WAITING_SOURCE)
@@ -524,11 +526,11 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         start_new_session=True,
     )
     try:
-        with (tmp_path / "at_work").open() as pipe:  # which waits for the worker
+        with (tmp_path / "at_work").open() as pipe:  # blocks until the worker opens the pipe
             assert pipe.readline() == "at work\n"
             parent.kill()
             assert select.select([pipe], [], [], 30)[0], "the worker outlived its parent"
-            assert pipe.read() == ""  # its end was closed
+            assert pipe.read() == ""  # the worker has ended, so its end of the pipe is closed
     finally:
-        os.killpg(parent.pid, signal.SIGKILL)  # whatever is left, where the test failed
+        os.killpg(parent.pid, signal.SIGKILL)  # a failed test may leave processes
         parent.wait()

@@ -1,4 +1,4 @@
-"""docker/: what the images hold, and that compose.yaml keeps no secret and asks for each."""
+"""docker/: the packages in the images; compose.yaml holds no secret and asks for each."""
 
 import json
 import os
@@ -24,17 +24,17 @@ SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
 OURS = {name: each for name, each in SERVICES.items() if each["image"].startswith("latentworks")}
 
 
-# --- what the images hold ------------------------------------------------------------------------
+# --- packages in the images ----------------------------------------------------------------------
 
 HEAVY = {"tensorflow", "tensorflow-cpu", "keras", "pandas", "pyarrow", "dvc", "prefect", "mlflow"}
-FASTER = {"httptools", "uvloop"}  # uvicorn's, where they are there
+FASTER = {"httptools", "uvloop"}  # uvicorn uses them where they are installed
 FITTED = {"scikit-learn"}  # imported by `fit` alone
-OPTIONAL_PARTS = {"setuptools", "ruamel-yaml-clib"}  # imported where they are there
-PROCESSES = ("run", "watcher", "trial")  # what the server is made of
+OPTIONAL_PARTS = {"setuptools", "ruamel-yaml-clib"}  # imported where they are installed
+PROCESSES = ("run", "watcher", "trial")  # the processes of the server
 
 
 def pinned(lock: str) -> dict[str, set[str]]:
-    """The versions in a lock by package; some packages have one for each Python."""
+    """The versions of each package in a lock. Some packages have a version for each Python."""
     found: dict[str, set[str]] = {}
     text = (ROOT / "requirements" / lock).read_text()
     for name, version in re.findall(r"^([\w.-]+)==(\S+)", text, flags=re.MULTILINE):
@@ -43,13 +43,13 @@ def pinned(lock: str) -> dict[str, set[str]]:
 
 
 def distributions(modules: set[str]) -> set[str]:
-    """The packages that bring these modules; of the three that are MLflow, its client."""
+    """The packages that hold these modules. Of the packages of MLflow, only the client counts."""
     known = packages_distributions()
     found = {canonicalize_name(name) for module in modules for name in known.get(module, ())}
     return found - {"mlflow", "mlflow-tracing", "latentworks"}
 
 
-def test_the_image_that_serves_has_what_the_server_imports() -> None:
+def test_the_serving_image_has_the_packages_that_the_server_imports() -> None:
     imported = needed(*(f"latentworks.server.{each}" for each in PROCESSES))
     required = distributions(imported) - FITTED
     call = [sys.executable, "-c", "import sys, latentworks.cli; print(*sys.modules)"]
@@ -63,22 +63,22 @@ def test_the_image_that_serves_has_what_the_server_imports() -> None:
     assert command <= set(pinned("serve.txt"))
 
 
-def test_the_image_that_serves_has_nothing_that_trains() -> None:
+def test_the_serving_image_has_no_training_packages() -> None:
     assert not HEAVY & set(pinned("serve.txt"))
 
 
 @pytest.mark.parametrize("lock", ["serve.txt", "train.txt"])
-def test_an_image_has_the_versions_that_were_tested(lock: str) -> None:
+def test_an_image_has_the_tested_versions_of_packages(lock: str) -> None:
     tested = pinned("latentworks.txt")
     assert {name: tested.get(name) for name in pinned(lock)} == pinned(lock)
 
 
-def test_the_image_that_trains_has_no_tools_of_the_tests() -> None:
+def test_the_training_image_has_no_test_tools() -> None:
     assert not {"pytest", "mypy", "moto", "selenium"} & set(pinned("train.txt"))
     assert set(pinned("train.txt")) >= HEAVY - {"tensorflow-cpu"} | {"psycopg2-binary", "boto3"}
 
 
-def test_all_that_is_installed_is_pinned_by_hash() -> None:
+def test_every_installed_package_is_pinned_by_hash() -> None:
     calls = re.findall(r"pip install .+", DOCKERFILE)
     ours = [call for call in calls if call.endswith(("/project", "/source"))]
     assert all("--no-deps" in call for call in ours)
@@ -87,7 +87,7 @@ def test_all_that_is_installed_is_pinned_by_hash() -> None:
 
 
 @pytest.mark.parametrize("target", ["train", "serve"])
-def test_an_image_runs_as_nobody_and_hears_its_signals(target: str) -> None:
+def test_an_image_runs_without_root_and_receives_signals(target: str) -> None:
     stage = DOCKERFILE.partition(f"AS {target}\n")[2].partition("\nFROM ")[0]
     assert re.findall(r"^USER (.+)$", stage, flags=re.MULTILINE) == ["10001:10001"]
     for call in re.findall(r"^(?:CMD|ENTRYPOINT) (.+)$", stage, flags=re.MULTILINE):
@@ -101,9 +101,9 @@ OPTIONAL = {"PROJECT", "PROJECT_UID", "PROJECT_GID"}
 SECRET = re.compile(r"PASSWORD|SECRET|AUTH|TOKEN")
 
 
-def test_every_password_must_be_set_and_none_is_in_the_file() -> None:
+def test_compose_yaml_requires_every_password_and_contains_none() -> None:
     variables = VARIABLE.findall(TEXT)
-    assert len(variables) == TEXT.count("$")  # none without a default, or a word on its absence
+    assert len(variables) == TEXT.count("$")  # each has a default, or a message if it is not set
     assert {name for name, kind, _ in variables if kind == ":-"} == OPTIONAL
     assert all(f"set {name} in docker/.env" == said for name, kind, said in variables
                if kind == ":?")  # fmt: skip
@@ -114,11 +114,11 @@ def test_every_password_must_be_set_and_none_is_in_the_file() -> None:
         if SECRET.search(name)
     ]
     assert len(secrets) >= 8
-    assert set(secrets) == {"", "latentworks:"}  # what remains is the name of a user
+    assert set(secrets) == {"", "latentworks:"}  # the rest is the name of a user
     assert not re.search(r"//[^/\s]+:[^/\s]+@", TEXT)
 
 
-def test_the_example_has_the_names_and_no_values() -> None:
+def test_the_example_env_file_has_all_names_and_no_values() -> None:
     lines = (ROOT / "docker/.env.example").read_text().splitlines()
     assignments = [line.removeprefix("#") for line in lines if re.match(r"#?[A-Z_]+=", line)]
     assert all(line.endswith("=") for line in assignments)
@@ -128,8 +128,8 @@ def test_the_example_has_the_names_and_no_values() -> None:
     assert subprocess.run(ignored, cwd=ROOT).returncode == 0
 
 
-def test_the_page_sets_every_password(tmp_path: Path) -> None:
-    """The lines of docs/deployment.md up to the first that needs Docker."""
+def test_the_deployment_page_sets_every_password(tmp_path: Path) -> None:
+    """The test runs the lines of docs/deployment.md up to the first that needs Docker."""
     page = (ROOT / "docs/deployment.md").read_text()
     lines = [line.removeprefix("$ ") for line in page.splitlines() if line.startswith("$ ")]
     (tmp_path / "docker").mkdir()
@@ -154,7 +154,7 @@ def test_a_service_has_no_privileges(name: str) -> None:
     assert on_the_outside or service["networks"] == ["stores"]
 
 
-def test_mlflow_is_as_closed_as_it_can_be() -> None:
+def test_mlflow_runs_no_jobs_loads_no_pickles_and_limits_its_hosts() -> None:
     service = SERVICES["mlflow"]
     assert service["environment"]["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     assert service["environment"]["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"

@@ -1,4 +1,4 @@
-"""Images that come in, against those that the champion was tested on."""
+"""Comparison of incoming images with the test images of the champion."""
 
 import json
 import subprocess
@@ -25,18 +25,20 @@ CONFIG = DriftConfig(min_images=100, max_distance=0.15)
 
 
 def measured(rng: np.random.Generator, num: int, shift: float = 0.0, dim: int = 2) -> Measured:
-    """Errors and latents of `num` images; `shift` in standard deviations of the first latent."""
+    """Draw errors and latents of `num` images; `shift`: standard deviations of the first latent."""
     latents = rng.normal(size=(num, dim)).astype(np.float32)
     latents[:, 0] += shift
     return Measured(rng.gamma(4, 0.005, num).astype(np.float32), latents)
 
 
-# --- what is decided -----------------------------------------------------------------------------
+# --- the verdict ---------------------------------------------------------------------------------
 
 
-def test_images_like_those_before_are_no_drift() -> None:
-    """300 checks; at a level of 0.001 one false alarm would be 0.3 on average, and also needs a
-    distance above the limit, which none of these many images has by chance."""
+def test_images_like_the_test_images_are_no_drift() -> None:
+    """At a level of 0.001, 300 checks have 0.3 false alarms on average.
+
+    A false alarm also needs a distance above the limit, which so many images never have by chance.
+    """
     rng = np.random.default_rng(0)
     test = measured(rng, 5000)
     found = [compare(test, measured(rng, 300), CONFIG) for _ in range(300)]
@@ -46,13 +48,13 @@ def test_images_like_those_before_are_no_drift() -> None:
 
 
 @pytest.mark.parametrize("dim", [2, 64])
-def test_a_shift_is_drift_and_is_named(dim: int) -> None:
+def test_a_shifted_latent_is_drift_and_is_named(dim: int) -> None:
     rng = np.random.default_rng(1)
     found = compare(measured(rng, 5000, dim=dim), measured(rng, 300, 1.0, dim), CONFIG)
     assert found.drifted
     assert "differ in latent z0 (0." in found.reason
     assert [row.verdict for row in found.rows[:2]] == ["ok", "drift"]
-    assert found.rows[1].distance == pytest.approx(0.383, abs=0.06)  # 2 Phi(1/2) - 1; two errors
+    assert found.rows[1].distance == pytest.approx(0.383, abs=0.06)  # 2 Phi(1/2) - 1; 2 std. errors
     assert len(found.rows) == 1 + min(dim, 8)
 
 
@@ -65,14 +67,14 @@ def test_worse_reconstructions_are_drift() -> None:
     assert found.reason.startswith("300 new images differ in reconstruction error (0.")
 
 
-def test_what_is_real_but_small_is_no_drift() -> None:
+def test_a_significant_but_small_difference_is_no_drift() -> None:
     rng = np.random.default_rng(3)
     found = compare(measured(rng, 10_000), measured(rng, 10_000, 0.2), CONFIG)
     assert found.rows[1].chance < 0.001
     assert not found.drifted
 
 
-def test_too_few_cannot_tell_and_broken_numbers_do() -> None:
+def test_too_few_images_are_no_drift_and_broken_numbers_are() -> None:
     rng = np.random.default_rng(4)
     test = measured(rng, 5000)
     few = compare(test, measured(rng, 99, 5.0), CONFIG)
@@ -85,10 +87,12 @@ def test_too_few_cannot_tell_and_broken_numbers_do() -> None:
     assert found.reason == "1 of 200 new images are not reconstructed to finite numbers"
 
 
-# --- has the source changed? ---------------------------------------------------------------------
+# --- changes of the source -----------------------------------------------------------------------
 
 
-def test_a_change_is_told_once_when_it_is_complete(finished: Checkout, tmp_path: Path) -> None:
+def test_a_change_of_the_source_is_reported_once_when_complete(
+    finished: Checkout, tmp_path: Path
+) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     images = tmp_path / "images"
     images.mkdir()
@@ -99,7 +103,7 @@ def test_a_change_is_told_once_when_it_is_complete(finished: Checkout, tmp_path:
     def state(cool_down: float = 0) -> str:
         return source.look(checkout.path, cool_down, next(now), told.append).state
 
-    assert state() == "no change"  # the first look only remembers
+    assert state() == "no change"  # the first look only writes the note
     (images / "a.png").write_bytes(b"1")
     assert state() == "still changing"
     (images / "b.png").write_bytes(b"2")
@@ -107,12 +111,12 @@ def test_a_change_is_told_once_when_it_is_complete(finished: Checkout, tmp_path:
     assert [state(), state()] == ["changed", "no change"]
     (images / "b.png").write_bytes(b"longer")
     assert [state(1000), state(1000)] == ["still changing", "waiting"]
-    assert [state(), state()] == ["changed", "no change"]  # it was not forgotten
+    assert [state(), state()] == ["changed", "no change"]  # the change was not forgotten
     (images / "a.png").unlink()
     assert [state(), state()] == ["still changing", "changed"]
     assert told == ["../images"] * 3
     (images / "c.png").write_bytes(b"3")
-    with Workspace(checkout.path, RETRAINING).held("retrain"):  # which may not have it
+    with Workspace(checkout.path, RETRAINING).held("retrain"):  # the retraining may lack c.png
         assert [state(), state()] == ["still changing", "waiting"]
     assert [state(), state()] == ["changed", "no change"]
     images.rename(tmp_path / "gone")
@@ -120,8 +124,8 @@ def test_a_change_is_told_once_when_it_is_complete(finished: Checkout, tmp_path:
         state()
 
 
-def test_a_look_stands_files_that_come_and_go(tmp_path: Path) -> None:
-    """As rsync has them: one that was listed is gone when it is looked at."""
+def test_a_look_tolerates_files_that_come_and_go(tmp_path: Path) -> None:
+    """With rsync, a listed file can be gone when its size is read."""
     for number in range(2000):
         (tmp_path / f"{number}.png").write_bytes(b"1")
     names = [str(tmp_path / f"{number}.png") for number in range(2000)]
@@ -135,10 +139,12 @@ def test_a_look_stands_files_that_come_and_go(tmp_path: Path) -> None:
             found = {source.signature(tmp_path) for _ in range(50)}
         finally:
             process.kill()
-    assert len(found) > 1  # they did come and go
+    assert len(found) > 1  # the files did come and go
 
 
-def test_what_fetch_brings_is_not_looked_at(untouched: Checkout, tmp_path: Path) -> None:
+def test_images_that_fetch_downloads_never_count_as_changed(
+    untouched: Checkout, tmp_path: Path
+) -> None:
     checkout = untouched.copy(tmp_path / "checkout")
     checkout.edit("params.yaml", "digits.npz", "data/raw/fashion-mnist")
     checkout.edit("params.yaml", "kind: npz ", "kind: fashion_mnist ")
@@ -153,14 +159,14 @@ def test_what_fetch_brings_is_not_looked_at(untouched: Checkout, tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def champion(champion: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout with a champion that knows all digits; `put` brings images to its dataset.path."""
+    """A checkout whose champion knows all digits. `put` writes the images at its dataset.path."""
     checkout = champion.copy(tmp_path_factory.mktemp("champion") / "checkout")
     checkout.edit("params.yaml", "digits.npz", "../images.npz")
     return checkout
 
 
 def put(champion: Checkout, changed: Callable[[np.ndarray], np.ndarray], again: int = 0) -> None:
-    """1200 digits, 597 others that are changed, and the first of these `again`."""
+    """Write 1200 digits, the other 597 with changes, and the first `again` of these once more."""
     digits = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
     others = changed(digits[1200:])
     arrays = {"x_train": np.concatenate([digits[:1200], others, others[:again]])}
@@ -168,7 +174,7 @@ def put(champion: Checkout, changed: Callable[[np.ndarray], np.ndarray], again: 
 
 
 def alike(images: np.ndarray) -> np.ndarray:
-    """Other images that look the same: a pixel of the edge is brighter by one grey value."""
+    """Return other images that look the same: one edge pixel is brighter by one grey value."""
     images = images.copy()
     images[:, 0, 0] += 1
     return images
@@ -178,7 +184,7 @@ def inverted(images: np.ndarray) -> np.ndarray:
     return 255 - images
 
 
-def test_more_of_the_same_is_no_drift(champion: Checkout) -> None:
+def test_new_images_that_look_the_same_are_no_drift(champion: Checkout) -> None:
     put(champion, alike, again=10)
     said = champion.run("latentworks", "drift").stdout
     assert "images.npz: 1,200 known, 597 new, 10 duplicates, 0 rejects" in said
@@ -186,7 +192,7 @@ def test_more_of_the_same_is_no_drift(champion: Checkout) -> None:
     assert "drift " not in said.replace("drift.png", "")
 
 
-def test_other_images_are_drift(champion: Checkout) -> None:
+def test_inverted_images_are_drift(champion: Checkout) -> None:
     put(champion, inverted)
     said = champion.run("latentworks", "drift", expected=8).stdout
     assert "597 new images differ in reconstruction error (1.00), latent" in said
@@ -197,8 +203,8 @@ def test_other_images_are_drift(champion: Checkout) -> None:
     assert found.counts["new"] == 597
 
 
-def test_its_own_data_comes_from_the_cache(champion: Checkout, tmp_path: Path) -> None:
-    """The checkout has gone on to other data since."""
+def test_the_data_of_the_champion_comes_from_the_cache(champion: Checkout, tmp_path: Path) -> None:
+    """The checkout has prepared other data since the promotion."""
     checkout = champion.copy(tmp_path / "checkout")
     (tmp_path / "images.npz").write_bytes((champion.path.parent / "images.npz").read_bytes())
     checkout.run("dvc", "repro", "prepare")
@@ -208,7 +214,9 @@ def test_its_own_data_comes_from_the_cache(champion: Checkout, tmp_path: Path) -
     assert (checkout.path / ".latentworks/workspaces/champion").is_dir()
 
 
-def test_its_flow_tells_of_it_and_a_retraining_starts(champion: Checkout, tmp_path: Path) -> None:
+def test_the_drift_flow_reports_drift_and_a_retraining_starts(
+    champion: Checkout, tmp_path: Path
+) -> None:
     put(champion, inverted)
     with prefect_server(tmp_path) as api:
 
@@ -220,7 +228,7 @@ def test_its_flow_tells_of_it_and_a_retraining_starts(champion: Checkout, tmp_pa
             done = champion.run(*call, PREFECT_API_URL=api, PYTHONPATH=source)
             return done.stdout + done.stderr
 
-        # Deployments whose runs nobody carries out here.
+        # No worker carries out the flow runs of these deployments here.
         run("prefect", "work-pool", "create", "latentworks", "--type", "process", "--overwrite")
         run("prefect", "--no-prompt", "deploy", "--all")
         run("python", "-m", "pipeline", "automations")
@@ -244,7 +252,7 @@ def test_its_flow_tells_of_it_and_a_retraining_starts(champion: Checkout, tmp_pa
         assert retraining["deployment_id"] == deployment["id"]
 
 
-def test_without_a_champion_or_a_source_there_is_one_line(
+def test_drift_reports_a_missing_champion_or_source_in_one_line(
     finished: Checkout, champion: Checkout, tmp_path: Path
 ) -> None:
     done = finished.copy(tmp_path / "none").run("latentworks", "drift", expected=6)

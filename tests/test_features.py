@@ -1,4 +1,4 @@
-"""The network in whose features samples are compared: which one it is, and that it is the same."""
+"""The feature network: its choice by the dataset, and equal weights for equal inputs."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ NAMES = [str(digit) for digit in range(10)]
 
 @pytest.fixture(scope="module")
 def digits() -> np.ndarray:
-    """Scans of written digits: uint8 [1797, 8, 8, 1]."""
+    """Scans of handwritten digits: uint8 [1797, 8, 8, 1]."""
     return (load_digits().images[..., None] * 15.9).astype(np.uint8)
 
 
@@ -43,7 +43,7 @@ def features(model: keras.Model, images: np.ndarray) -> np.ndarray:
     return classifier.see(model, classifier.batches(images, np.arange(len(images))))[0]
 
 
-# --- which one -----------------------------------------------------------------------------------
+# --- choice of the network -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,13 @@ def features(model: keras.Model, images: np.ndarray) -> np.ndarray:
         ((64, 64, 1), None, "random"),
     ],
 )
-def test_the_choice(image_shape: tuple[int, int, int], labels: list[int] | None, kind: str) -> None:
+def test_image_shape_and_labels_decide_on_the_feature_network(
+    image_shape: tuple[int, int, int], labels: list[int] | None, kind: str
+) -> None:
     assert choice.choose(image_shape, None if labels is None else np.array(labels)) == kind
 
 
-def test_only_the_file_that_ships_is_taken(tmp_path: Path) -> None:
+def test_a_changed_file_of_the_shipped_network_is_refused(tmp_path: Path) -> None:
     values, names = shipped.load()
     assert names == list(CLASS_NAMES)
     assert all(np.isfinite(value).all() for value in values.values())
@@ -74,7 +76,7 @@ def test_only_the_file_that_ships_is_taken(tmp_path: Path) -> None:
         shipped.load(tmp_path / "shipped.npz")
 
 
-def test_the_shipped_head_is_for_its_own_classes_alone(
+def test_the_shipped_network_gets_a_new_head_for_other_classes(
     digits: np.ndarray, labels: np.ndarray
 ) -> None:
     large = enlarged(digits)
@@ -91,8 +93,8 @@ def test_the_shipped_head_is_for_its_own_classes_alone(
     assert np.array_equal(features(without, large[:9]), features(model, large[:9]))
 
 
-def test_a_rare_class_is_seen(digits: np.ndarray, labels: np.ndarray) -> None:
-    """It would be missed among the images by chance that a head is fitted to."""
+def test_a_head_learns_a_class_of_one_image(digits: np.ndarray, labels: np.ndarray) -> None:
+    """A random choice of images to fit the head would miss the rare class."""
     large = enlarged(digits[[0, 1]])
     rows = np.repeat([0, 1], [60_000, 1])
     model = choice.make(large, rows, rows, ["often", "once"])
@@ -101,7 +103,7 @@ def test_a_rare_class_is_seen(digits: np.ndarray, labels: np.ndarray) -> None:
     assert seen.tolist() == [0, 1]
 
 
-def test_smaller_greys_are_framed(digits: np.ndarray) -> None:
+def test_small_grey_images_are_padded_for_the_shipped_network(digits: np.ndarray) -> None:
     values, _ = shipped.load()
     small = np.pad(enlarged(digits[:20], 24), ((0, 0), (2, 2), (2, 2), (0, 0)))
     framed = np.pad(small, ((0, 0), (2, 2), (2, 2), (0, 0)))
@@ -111,7 +113,7 @@ def test_smaller_greys_are_framed(digits: np.ndarray) -> None:
     assert np.array_equal(*both)
 
 
-def test_weights_drawn_at_random_keep_the_scale(digits: np.ndarray) -> None:
+def test_random_weights_give_repeatable_features_of_moderate_spread(digits: np.ndarray) -> None:
     for images in (digits, enlarged(digits, 64).repeat(3, axis=3)[:200]):
         model = choice.make(images, np.arange(len(images)), None, [])
         found = features(model, images)
@@ -124,7 +126,9 @@ def test_weights_drawn_at_random_keep_the_scale(digits: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("image_shape", [(8, 8, 1), (7, 12, 3), (64, 64, 3), (100, 200, 1)])
-def test_any_shape_has_as_many_features(image_shape: tuple[int, int, int]) -> None:
+def test_images_of_any_shape_have_the_same_number_of_features(
+    image_shape: tuple[int, int, int],
+) -> None:
     model = classifier.build(image_shape, 3)
     *_, last = [layer for layer in model.layers if layer.name.startswith("conv_")]
     assert max(last.output.shape[1:3]) <= classifier.MAX_MAP
@@ -140,7 +144,7 @@ def test_any_shape_has_as_many_features(image_shape: tuple[int, int, int]) -> No
 
 
 @pytest.mark.parametrize("known", [[0, 1, 2, 3], [1, 3], [2, 5, 7]])
-def test_a_head_is_the_regression_of_scikit_learn(
+def test_a_head_agrees_with_the_logistic_regression_of_scikit_learn(
     known: list[int], digits: np.ndarray, labels: np.ndarray
 ) -> None:
     rows = np.isin(labels, known)
@@ -150,12 +154,12 @@ def test_a_head_is_the_regression_of_scikit_learn(
     scaled = pixels / np.maximum(pixels.std(axis=0), 1e-9)
     expected = LogisticRegression(max_iter=1000).fit(scaled, labels[rows]).predict(scaled)
     seen = (pixels @ kernel + bias).argmax(axis=1)
-    assert (seen == expected).mean() > 0.995  # an image on the border may go either way
+    assert (seen == expected).mean() > 0.995  # images on a border may get either class
     assert set(seen) <= set(known)
 
 
 def test_a_head_does_not_depend_on_the_number_of_cores(labels: np.ndarray) -> None:
-    """With several threads, sums are added up in another order."""
+    """Several threads would add the terms of a sum in another order."""
     found = np.random.default_rng(0).standard_normal((9000, 64)).astype(np.float32)
     classes = np.resize(labels, 9000)
     fits = []
@@ -165,38 +169,38 @@ def test_a_head_does_not_depend_on_the_number_of_cores(labels: np.ndarray) -> No
     assert all(np.array_equal(*pair) for pair in zip(*fits, strict=True))
 
 
-def test_images_are_moved_by_little() -> None:
+def test_training_images_are_moved_by_at_most_two_pixels() -> None:
     images = np.zeros((200, 32, 32, 1), np.uint8)
     images[:, 16, 10] = 255
     moved = training.moved(images, np.random.default_rng(0), flip=False)
     _, y, x, _ = np.nonzero(moved)
     assert set(y - 16) == set(x - 10) == {-2, -1, 0, 1, 2}
     _, _, x, _ = np.nonzero(training.moved(images, np.random.default_rng(0), flip=True))
-    assert {*range(8, 13), *range(19, 24)} == set(x)  # 31 - 10 is 21
+    assert {*range(8, 13), *range(19, 24)} == set(x)  # a flip moves 10 to 31 - 10 = 21
 
 
-def test_noise_of_any_strength_up_to_a_limit() -> None:
+def test_training_images_get_noise_of_any_strength_up_to_a_limit() -> None:
     grey = np.full((400, 32, 32, 1), 128, np.uint8)
     strengths = training.noisy(grey, np.random.default_rng(0)).std(axis=(1, 2, 3))
     assert strengths.max() == pytest.approx(training.NOISE, rel=0.1)
     assert np.median(strengths) == pytest.approx(training.NOISE / 2, rel=0.2)
     assert strengths.min() < 1
     black = training.noisy(np.zeros_like(grey), np.random.default_rng(0))
-    assert black.max() < 6 * training.NOISE  # none has gone round
+    assert black.max() < 6 * training.NOISE  # no pixel wrapped around to 255
 
 
 def write_prepared(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """As `prepare` leaves them, as far as the stage looks."""
+    """Write the outs of `prepare`, as far as the stage `features` reads them."""
     folder.mkdir()
     np.save(folder / "images.npy", images)
     split = np.where(np.arange(len(images)) < len(TRAIN), "train", "test")
     known = pd.array(labels, dtype="Int64")
-    known[::50] = pd.NA  # some without a label
+    known[::50] = pd.NA  # some images have no label
     pd.DataFrame({"split": split, "label": known}).to_parquet(folder / "index.parquet")
     disk.write_json(folder / "profile.json", {"class_names": NAMES, "fingerprint": "0"})
 
 
-def test_the_stage_trains_to_the_same_bytes(
+def test_the_features_stage_writes_equal_bytes_with_one_and_four_threads(
     digits: np.ndarray, labels: np.ndarray, tmp_path: Path
 ) -> None:
     write_prepared(tmp_path / "prepared", digits, labels)

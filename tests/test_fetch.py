@@ -1,4 +1,4 @@
-"""The stage `fetch`, against a real web server that behaves as badly as real ones do."""
+"""The stage `fetch` downloads from a real HTTP server that fails as real servers do."""
 
 import gzip
 import hashlib
@@ -35,35 +35,35 @@ DOWNLOADS, FOLDER = Path("downloads"), Path("folder")
 
 @dataclass
 class Request:
-    """The requests of the client."""
+    """A request that the server received."""
 
     path: str
-    offset: int  # of its Range; 0 without
+    offset: int  # first byte of its Range; 0 without a Range
     if_range: str | None
 
 
 @dataclass
 class Answer:
-    """How the server behaves, once."""
+    """The server's behaviour for a single request."""
 
     status: int = 200
-    body: bytes = GZIPPED  # of the whole file
+    body: bytes = GZIPPED  # of the complete file
     etag: str | None = '"1"'
-    ranges: bool = True  # whether Range is heeded
-    skew: int = 0  # how far beside the range that was asked for
-    length: int = 0  # how much Content-Length is off
-    stop_after: int | None = None  # bytes, then the connection is closed
+    ranges: bool = True  # True if the server honours Range
+    skew: int = 0  # bytes from the requested start to the start that is sent
+    length: int = 0  # error of Content-Length, in bytes
+    stop_after: int | None = None  # bytes sent before the server closes the connection
     silent: bool = False
 
 
 @dataclass
 class Server:
-    """A web server on this machine; each request takes the next answer, the last one stays."""
+    """A local HTTP server. Each request takes the next answer; the last answer repeats."""
 
     url: str = ""
     answers: list[Answer] = field(default_factory=lambda: [Answer()])
     requests: list[Request] = field(default_factory=list)
-    silence: threading.Event = field(default_factory=threading.Event)  # has begun
+    silence: threading.Event = field(default_factory=threading.Event)  # a silent answer began
     closing: threading.Event = field(default_factory=threading.Event)
 
     def mirror(self) -> HTTPMirror:
@@ -135,20 +135,20 @@ def assert_fetched() -> None:
 # --- one server ----------------------------------------------------------------------------------
 
 
-def test_a_good_server(server: Server) -> None:
+def test_a_file_is_fetched_with_a_single_request(server: Server) -> None:
     assert fetch_from(server.mirror()) == [f"{server.url} served"]
     assert_fetched()
     assert server.requests == [Request("/data/noise.gz", 0, None)]
 
 
-def test_a_broken_connection_is_resumed(server: Server) -> None:
+def test_fetch_resumes_after_a_broken_connection(server: Server) -> None:
     server.answers = [Answer(stop_after=HALF), Answer()]
     fetch_from(server.mirror())
     assert_fetched()
     assert server.requests[1:] == [Request("/data/noise.gz", HALF, '"1"')]
 
 
-def test_a_later_process_resumes(server: Server) -> None:
+def test_a_second_fetch_resumes_a_failed_download(server: Server) -> None:
     server.answers = [Answer(stop_after=HALF), *[Answer(status=503, body=b"")] * 3, Answer()]
     with pytest.raises(DataError, match="503 Server Error"):
         fetch_from(server.mirror())
@@ -169,7 +169,7 @@ fetch([PinnedFile(name, int(size), sha256)], [HTTPMirror(url)], Path("downloads"
 """
 
 
-def test_a_fetch_that_is_killed_is_resumed(server: Server) -> None:
+def test_a_second_fetch_resumes_the_download_of_a_killed_fetch(server: Server) -> None:
     server.answers = [Answer(stop_after=HALF), Answer(silent=True), Answer()]
     fetching = subprocess.Popen(
         [sys.executable, "-c", KILLED_FETCH, server.url, FILE.name, str(FILE.size), FILE.sha256],
@@ -183,13 +183,13 @@ def test_a_fetch_that_is_killed_is_resumed(server: Server) -> None:
     assert [request.offset for request in server.requests] == [0, HALF, HALF]
 
 
-def test_a_server_that_ignores_range(server: Server) -> None:
+def test_fetch_succeeds_if_the_server_ignores_range(server: Server) -> None:
     server.answers = [Answer(stop_after=HALF), Answer(ranges=False)]
     fetch_from(server.mirror())
     assert_fetched()
 
 
-def test_a_file_that_changed_between_two_attempts(server: Server) -> None:
+def test_a_file_that_changes_between_attempts_is_fetched_anew(server: Server) -> None:
     old = gzip.compress(CONTENT[::-1])
     server.answers = [Answer(body=old, etag='"0"', stop_after=HALF), Answer()]
     fetch_from(server.mirror())
@@ -201,7 +201,7 @@ def test_a_file_that_changed_between_two_attempts(server: Server) -> None:
     [gzip.compress(CONTENT[::-1], compresslevel=1), gzip.compress(CONTENT, compresslevel=0)],
     ids=["shorter than the new one", "longer"],
 )
-def test_a_changed_file_of_a_server_without_versions(old: bytes, server: Server) -> None:
+def test_a_changed_file_without_etag_is_fetched_anew(old: bytes, server: Server) -> None:
     stop_after = HALF if len(old) <= len(GZIPPED) else len(old) - 100
     cut = Answer(body=old, etag=None, stop_after=stop_after)
     server.answers = [cut, Answer(etag=None)]
@@ -210,7 +210,7 @@ def test_a_changed_file_of_a_server_without_versions(old: bytes, server: Server)
     assert [request.offset for request in server.requests] == [0, stop_after, 0]
 
 
-def test_another_range_than_was_asked_for(server: Server) -> None:
+def test_fetch_starts_again_if_the_server_sends_the_wrong_range(server: Server) -> None:
     server.answers = [Answer(stop_after=HALF), Answer(skew=-7), Answer()]
     fetch_from(server.mirror())
     assert_fetched()
@@ -218,20 +218,22 @@ def test_another_range_than_was_asked_for(server: Server) -> None:
 
 
 @pytest.mark.parametrize("answers", [[Answer(length=-1000), Answer()], [Answer(length=1000)]])
-def test_a_wrong_content_length(answers: list[Answer], server: Server) -> None:
+def test_fetch_succeeds_despite_a_wrong_content_length(
+    answers: list[Answer], server: Server
+) -> None:
     server.answers = answers
     fetch_from(server.mirror())
     assert_fetched()
 
 
-def test_a_silent_server_is_given_up(server: Server) -> None:
+def test_fetch_gives_up_on_a_silent_server_after_its_attempts(server: Server) -> None:
     server.answers = [Answer(silent=True)]
     with pytest.raises(DataError, match="Read timed out"):
         fetch_from(server.mirror())
     assert len(server.requests) == server.mirror().attempts
 
 
-def test_a_missing_file_is_not_asked_for_again(server: Server) -> None:
+def test_fetch_requests_a_missing_file_only_once(server: Server) -> None:
     server.answers = [Answer(status=404, body=b"no such file")]
     with pytest.raises(DataError, match="HTTP status 404"):
         fetch_from(server.mirror())
@@ -248,7 +250,9 @@ def test_a_missing_file_is_not_asked_for_again(server: Server) -> None:
         (os.urandom(3 << 20), "not valid gzip"),
     ],
 )
-def test_other_content_is_refused_at_once(body: bytes, message: str, server: Server) -> None:
+def test_fetch_refuses_unexpected_content_without_a_retry(
+    body: bytes, message: str, server: Server
+) -> None:
     server.answers = [Answer(body=body)]
     with pytest.raises(DataError, match=message):
         fetch_from(server.mirror())
@@ -258,7 +262,7 @@ def test_other_content_is_refused_at_once(body: bytes, message: str, server: Ser
 # --- several mirrors -----------------------------------------------------------------------------
 
 
-def test_the_next_mirror_serves_what_the_first_cannot(server: Server) -> None:
+def test_fetch_tries_the_next_mirror_after_a_failed_one(server: Server) -> None:
     nobody = HTTPMirror("http://127.0.0.1:1/", backoff=0)
     unknown = HTTPMirror("http://mirror.invalid/", backoff=0)
     first, second, third = fetch_from(nobody, unknown, server.mirror())
@@ -268,7 +272,7 @@ def test_the_next_mirror_serves_what_the_first_cannot(server: Server) -> None:
     assert_fetched()
 
 
-def test_when_no_mirror_serves_the_message_names_all(server: Server) -> None:
+def test_the_error_names_every_mirror_if_all_fail(server: Server) -> None:
     server.answers = [Answer(status=403)]
     nobody = HTTPMirror("http://127.0.0.1:1/", backoff=0)
     with pytest.raises(
@@ -285,7 +289,7 @@ def write_params(kind: str, path: str) -> None:
     Path("params.yaml").write_text(json.dumps({"dataset": {"kind": kind, "path": path}}))
 
 
-def test_images_of_the_users_own_stay_where_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_fetch_leaves_the_users_own_images_in_place(capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine").mkdir()
     write_params("image_folder", "mine")
     main(Path("data/raw"))
@@ -296,7 +300,7 @@ def test_images_of_the_users_own_stay_where_they_are(capsys: pytest.CaptureFixtu
     )
 
 
-def test_a_missing_path_is_one_line_and_exit_code_3() -> None:
+def test_a_missing_dataset_path_ends_in_one_line_and_exit_code_3() -> None:
     write_params("image_folder", "mine")
     finished = subprocess.run(
         [sys.executable, "-m", "latentworks.stages", "fetch", "data/raw"],
@@ -311,7 +315,7 @@ def test_a_missing_path_is_one_line_and_exit_code_3() -> None:
     assert not Path("data").exists()
 
 
-def test_images_of_the_users_own_may_not_lie_where_fetch_writes() -> None:
+def test_fetch_refuses_user_images_in_the_folder_that_it_replaces() -> None:
     Path("data/raw/mine").mkdir(parents=True)
     write_params("image_folder", "data/raw/mine")
     with pytest.raises(
@@ -322,7 +326,9 @@ def test_images_of_the_users_own_may_not_lie_where_fetch_writes() -> None:
 
 
 @pytest.mark.parametrize("fetched_before", [False, True])
-def test_what_somebody_keeps_in_raw_is_not_replaced(server: Server, fetched_before: bool) -> None:
+def test_fetch_does_not_delete_the_users_files_in_its_output_folder(
+    server: Server, fetched_before: bool
+) -> None:
     if fetched_before:
         Path("mine").mkdir()
         write_params("image_folder", "mine")
@@ -336,7 +342,7 @@ def test_what_somebody_keeps_in_raw_is_not_replaced(server: Server, fetched_befo
 
 
 @pytest.mark.parametrize("kind", ["pipe", "broken link"])
-def test_what_would_hang_or_stop_dvc_is_named(kind: str) -> None:
+def test_fetch_names_pipes_and_broken_links_that_would_block_dvc(kind: str) -> None:
     Path("mine").mkdir()
     if kind == "pipe":
         os.mkfifo("mine/entry.png")
@@ -347,7 +353,7 @@ def test_what_would_hang_or_stop_dvc_is_named(kind: str) -> None:
         main(Path("data/raw"))
 
 
-def test_a_failed_fetch_leaves_no_half_folder(server: Server) -> None:
+def test_a_failed_fetch_leaves_no_partial_folder(server: Server) -> None:
     server.answers = [Answer(status=404)]
     write_params("fashion_mnist", "data/raw/fashion-mnist")
     with pytest.raises(DataError, match="HTTP status 404"):

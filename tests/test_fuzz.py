@@ -1,7 +1,7 @@
-"""Mutated params and images: a config, images or an error in one line each; nothing else, ever.
+"""Mutated params and image files give a config, images, or one-line errors; nothing else.
 
-The examples are the same in every run. `FUZZ_EXAMPLES=5000 pytest tests/test_fuzz.py` tries so
-many others.
+The examples are the same in every run. `FUZZ_EXAMPLES=5000 pytest tests/test_fuzz.py` tries 5000
+others for each test.
 """
 
 import gzip
@@ -41,8 +41,8 @@ from latentworks.params import recipes
 from latentworks.preprocess import prepare_image
 
 WANTED = os.environ.get("FUZZ_EXAMPLES")
-LONGEST_LINE = 500  # characters of a message
-MOST_MEMORY = 8 * MAX_PIXELS  # bytes: one image of the largest kind, and some copies of small ones
+LONGEST_LINE = 500  # characters in a line of a message
+MOST_MEMORY = 8 * MAX_PIXELS  # bytes: one image of the largest size and copies of small images
 
 
 def fuzz(examples: int) -> settings:
@@ -50,14 +50,14 @@ def fuzz(examples: int) -> settings:
         max_examples=int(WANTED or examples),
         derandomize=WANTED is None,
         database=None,
-        deadline=timedelta(seconds=20),  # what takes long takes for ever; a busy machine does not
+        deadline=timedelta(seconds=20),  # longer means endless, even on a busy machine
         suppress_health_check=list(HealthCheck),
     )
 
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """`content` with a few bytes flipped, removed, put in, moved, or written over with numbers."""
+    """`content` with some bytes flipped, removed, inserted, repeated or overwritten by numbers."""
     changed = bytearray(content)
     for _ in range(draw(st.integers(1, 4))):
         length = len(changed)
@@ -105,7 +105,7 @@ SNIPPETS = (
 
 @st.composite
 def edited_text(draw: st.DrawFn) -> bytes:
-    """The committed file as a careless editor leaves it."""
+    """The committed params.yaml after careless edits."""
     lines = list(LINES)
     for _ in range(draw(st.integers(1, 3))):
         number = draw(st.integers(0, len(lines) - 1))
@@ -139,7 +139,7 @@ SCALARS = (
     | st.text(max_size=20)
     | st.sampled_from(["npz", "idx", "gaussian", "uniform_box", "cosine", "constant", "mse", "pad"])
 )
-FOREIGN = st.dates() | st.datetimes() | st.binary(max_size=4)  # YAML has them, JSON has not
+FOREIGN = st.dates() | st.datetimes() | st.binary(max_size=4)  # types that YAML has and JSON lacks
 
 
 def nested(scalars: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -152,12 +152,12 @@ def nested(scalars: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 def plain(text: bytes | str) -> Any:
-    """Read a text as YAML 1.2, without any of our code."""
+    """Read a text as YAML 1.2, without the project's code."""
     return YAML(typ="safe", pure=True).load(text)
 
 
 def sections(tree: Any) -> Iterator[Any]:
-    """Every mapping and list within a tree, itself included."""
+    """Every mapping and list within a tree, the tree itself included."""
     if isinstance(tree, dict | list):
         yield tree
         for item in tree.values() if isinstance(tree, dict) else tree:
@@ -166,7 +166,7 @@ def sections(tree: Any) -> Iterator[Any]:
 
 @st.composite
 def edited_tree(draw: st.DrawFn, scalars: st.SearchStrategy[Any]) -> dict[str, Any]:
-    """The committed parameters with other values, keys too many and keys too few."""
+    """The committed params with other values, superfluous keys and missing keys."""
     values = nested(scalars)
     tree = plain(COMMITTED)
     for _ in range(draw(st.integers(1, 3))):
@@ -185,7 +185,7 @@ def edited_tree(draw: st.DrawFn, scalars: st.SearchStrategy[Any]) -> dict[str, A
 
 
 def agrees(ours: Any, theirs: Any) -> bool:
-    """True if a value that was accepted is the one in the file: an int for a float, no more."""
+    """True if an accepted value equals the file's value and type; an int may stand for a float."""
     if isinstance(ours, dict):
         return (
             isinstance(theirs, dict)
@@ -241,19 +241,21 @@ def check_params(path: Path, content: bytes) -> None:
 
 @fuzz(200)
 @given(content=edited_text())
-def test_params_that_were_edited(tmp_path: Path, content: bytes) -> None:
+def test_edited_params_are_read_as_written_or_refused(tmp_path: Path, content: bytes) -> None:
     check_params(tmp_path / "params.yaml", content)
 
 
 @fuzz(120)
 @given(content=damaged(COMMITTED.encode()))
-def test_params_that_were_damaged(tmp_path: Path, content: bytes) -> None:
+def test_damaged_params_are_read_as_written_or_refused(tmp_path: Path, content: bytes) -> None:
     check_params(tmp_path / "params.yaml", content)
 
 
 @fuzz(140)
 @given(tree=edited_tree(SCALARS | FOREIGN))
-def test_params_with_other_values(tmp_path: Path, tree: dict[str, Any]) -> None:
+def test_params_with_other_values_are_read_as_written_or_refused(
+    tmp_path: Path, tree: dict[str, Any]
+) -> None:
     text = io.BytesIO()
     YAML(typ="safe", pure=True).dump(tree, text)
     check_params(tmp_path / "params.yaml", text.getvalue())
@@ -261,10 +263,10 @@ def test_params_with_other_values(tmp_path: Path, tree: dict[str, Any]) -> None:
 
 @fuzz(40)
 @given(tree=edited_tree(SCALARS))
-def test_whatever_is_merged_into_params_stands_in_them(
+def test_values_of_a_recipe_merged_into_params_are_read_back(
     tmp_path: Path, tree: dict[str, Any]
 ) -> None:
-    """As a recipe does, whose values `params.read` gives."""
+    """`recipes.merge` writes the values that `params.read` gives for a recipe."""
     text = io.BytesIO()
     YAML(typ="safe", pure=True).dump(tree, text)
     (tmp_path / "recipe.yaml").write_bytes(text.getvalue())
@@ -297,7 +299,7 @@ def bounded_memory() -> Iterator[None]:
 
 
 def prepared(load: Callable[[], Source]) -> list[tuple[np.ndarray, int | None]] | None:
-    """The raw images and labels, or None where they were refused, as the stage `prepare` does."""
+    """Raw images and labels, read as the stage `prepare` reads them; None for a refused source."""
     try:
         with bounded_memory():
             source = load()
@@ -323,7 +325,7 @@ def idx_bytes(array: np.ndarray) -> bytes:
 
 
 def read_idx(content: bytes) -> np.ndarray:
-    """A plain reader. Raises ValueError where the length is not what the header says."""
+    """Read an IDX file plainly. Raises ValueError if the header declares another length."""
     shape = struct.unpack_from(f">{content[3]}I", content, 4)
     return np.frombuffer(content[4 + 4 * len(shape) :], np.uint8).reshape(shape)
 
@@ -337,7 +339,7 @@ def same(items: list[tuple[np.ndarray, int | None]], images: Any, labels: Any) -
 
 @st.composite
 def idx_files(draw: st.DrawFn) -> dict[str, bytes]:
-    """A pair of files, raw or gzipped, one or both of them damaged before or after the gzip."""
+    """IDX files of images and labels, some absent, some damaged before or after optional gzip."""
     files = {}
     for name, array in ((IMAGE_FILE, IMAGES), (LABEL_FILE, LABELS)):
         content = idx_bytes(array)
@@ -355,7 +357,9 @@ def idx_files(draw: st.DrawFn) -> dict[str, bytes]:
 
 @fuzz(300)
 @given(files=idx_files())
-def test_idx(tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]) -> None:
+def test_damaged_idx_files_are_read_as_written_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]
+) -> None:
     folder = tmp_path_factory.mktemp("idx")
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -391,7 +395,7 @@ HEADERS = st.builds(
 
 @st.composite
 def npz_file(draw: st.DrawFn) -> bytes:
-    """An archive whose members, or which itself, are damaged; stored or compressed."""
+    """An npz archive, stored or compressed, with damage to its members or to the archive itself."""
     content = io.BytesIO()
     within = draw(st.booleans())
     compression = draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
@@ -401,21 +405,23 @@ def npz_file(draw: st.DrawFn) -> bytes:
             if within and draw(st.booleans()):
                 whole = st.just(draw(HEADERS) + array.tobytes())
                 member = draw(damaged(member) | whole)
-            # With a name beyond ASCII, a zip says that its names are UTF-8.
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member, compression)
         if draw(st.booleans()):
+            # With a name beyond ASCII, a zip declares its names to be UTF-8.
             archive.writestr(zipfile.ZipInfo("größe.npy"), npy_bytes(LABELS))
     return content.getvalue() if within else draw(damaged(content.getvalue()))
 
 
 @fuzz(300)
 @given(content=npz_file())
-def test_npz(tmp_path: Path, content: bytes) -> None:
+def test_damaged_npz_archives_are_read_as_written_or_refused(
+    tmp_path: Path, content: bytes
+) -> None:
     path = tmp_path / "a.npz"
     path.write_bytes(content)
     items = prepared(lambda: npz.load(path))
     if items is not None:
-        with zipfile.ZipFile(path) as archive:  # np.load would refuse what stands before a zip
+        with zipfile.ZipFile(path) as archive:  # np.load refuses bytes before a zip
             arrays = [
                 np.load(io.BytesIO(archive.read(name))) if name in archive.namelist() else None
                 for name in ("x.npy", "y.npy")
@@ -436,7 +442,7 @@ def picture(kind: str, array: np.ndarray, **options: Any) -> bytes:
 
 
 def chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Type, data and checksum of each chunk of a PNG, up to its end or the first that is cut."""
+    """Type, data and checksum of each chunk of a PNG, up to its end or first truncated chunk."""
     place = 8
     while place + 8 <= len(content):
         (length,) = struct.unpack_from(">I", content, place)
@@ -446,7 +452,7 @@ def chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 
 def with_checksums(content: bytes) -> bytes:
-    """The same chunks with checksums that are right."""
+    """The same PNG chunks with correct checksums."""
     parts = [content[:8]]
     for kind, data, _ in chunks(content):
         parts.append(struct.pack(">I", len(data)) + kind + data)
@@ -455,7 +461,7 @@ def with_checksums(content: bytes) -> bytes:
 
 
 def read_png(content: bytes) -> tuple[int, int]:
-    """Height and width of a PNG all of whose checksums are right. Fails on any other."""
+    """Height and width of a PNG with correct checksums. Fails if a checksum is wrong."""
     found = list(chunks(content))
     kinds = [kind for kind, *_ in found]
     found = found[: kinds.index(b"IEND")]
@@ -463,7 +469,7 @@ def read_png(content: bytes) -> tuple[int, int]:
         assert struct.pack(">I", zlib.crc32(kind + data)) == checksum, kind
     pixels = zlib.decompressobj()
     pixels.decompress(b"".join(data for kind, data, _ in found if kind == b"IDAT"))
-    assert pixels.eof  # so that its own checksum was compared, too
+    assert pixels.eof  # at its end, zlib has compared its own checksum, too
     width, height = struct.unpack_from(">II", found[0][1])
     return height, width
 
@@ -495,45 +501,47 @@ WEBP = [picture("WEBP", PIXELS, lossless=True), picture("WEBP", PIXELS)]
 
 @fuzz(400)
 @given(content=st.sampled_from(sorted(PNG)).flatmap(lambda mode: damaged(PNG[mode])))
-def test_png(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_png_is_read_or_rejected_with_a_reason(tmp_path: Path, content: bytes) -> None:
     check_picture(tmp_path, "a.png", content)
 
 
 @fuzz(300)
 @given(content=st.sampled_from(sorted(PNG)).flatmap(lambda mode: damaged(PNG[mode])))
-def test_png_with_right_checksums(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_png_with_correct_checksums_is_read_or_rejected(
+    tmp_path: Path, content: bytes
+) -> None:
     check_picture(tmp_path, "a.png", with_checksums(content))
 
 
 @fuzz(300)
 @given(content=st.sampled_from(JPEG).flatmap(damaged))
-def test_jpeg(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_jpeg_is_read_or_rejected_with_a_reason(tmp_path: Path, content: bytes) -> None:
     check_picture(tmp_path, "a.jpg", content)
 
 
 @fuzz(300)
 @given(content=st.sampled_from(WEBP).flatmap(damaged))
-def test_webp(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_webp_is_read_or_rejected_with_a_reason(tmp_path: Path, content: bytes) -> None:
     check_picture(tmp_path, "a.webp", content)
 
 
-# --- what it has found ---------------------------------------------------------------------------
+# --- faults that fuzzing found -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
-        # Each was taken for text: a path that nobody wrote.
+        # Each value was taken for text, and so for a path that nobody wrote.
         ("data/raw/fashion-mnist", "2024-01-31", "dataset.path is a date. Put a text in quotes"),
         ("data/raw/fashion-mnist", "2001-12-14t21:59:43.10-05:00", "dataset.path is a datetime"),
         ("data/raw/fashion-mnist", "!!binary aGk=", "dataset.path is a bytes"),
         ("data/raw/fashion-mnist", "!!set {a, b}", "dataset.path is a set"),
-        # These were accepted, and a traceback in a later stage.
+        # These values were accepted, and caused a traceback in a later stage.
         ("warmup_steps: 200", f"warmup_steps: {10**400}", "train.warmup_steps should be at most 9"),
         ("min_images: 100", f"min_images: {2**63}", "prepare.min_images should be at most 9"),
-        # This took half a minute.
+        # Refusing this list took half a minute.
         ("[32, 64, 128]", f"[{'1,' * 45_000}]", "too many values. Expected less than 3000"),
-        # These were told, and not in a short line that a terminal can show.
+        # These faults were reported, but not in a short line that a terminal can show.
         ("data/raw/fashion-mnist", '"\\ud800"', "dataset.path holds an incomplete character"),
         ("seed: 0", 'seed: 0\n"a\\e[31m\\nb": 1', r"'a\x1b[31m\nb' is not a known key"),
         ("seed: 0", f"seed: 0\n{'k' * 900}: 1", "kkk' is not a known key"),
@@ -541,7 +549,9 @@ def test_webp(tmp_path: Path, content: bytes) -> None:
         ("seed: 0", f"seed: 0\nx: *{'k' * 3000}", "alias *kkk"),
     ],
 )
-def test_found_in_params(tmp_path: Path, old: str, new: str, fault: str) -> None:
+def test_faults_in_params_that_fuzzing_found_are_refused(
+    tmp_path: Path, old: str, new: str, fault: str
+) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(COMMITTED.replace(old, new, 1))
     with pytest.raises(ParamsError) as caught:
@@ -550,8 +560,11 @@ def test_found_in_params(tmp_path: Path, old: str, new: str, fault: str) -> None
     assert is_short(str(caught.value))
 
 
-def test_found_in_recipes() -> None:
-    """To Python, `true` equals 1, so that it was left out; and ruamel broke the list in two."""
+def test_faults_in_recipes_that_fuzzing_found_stay_fixed() -> None:
+    """Merge replaces 1 by `true`, and refuses a list that ruamel cannot write.
+
+    To Python, `true` equals 1, so that merge once left it out; and ruamel broke the list in two.
+    """
     train = {**plain(COMMITTED)["train"], "patience": 1}
     once = recipes.merge(COMMITTED, {"train": train})
     twice = recipes.merge(once, {"train": {**train, "patience": True}})
@@ -567,17 +580,17 @@ def code(folder: Path, content: bytes) -> str:
     return next(decoded(source, TRANSFORM))[1].reject
 
 
-def test_found_in_png(tmp_path: Path) -> None:
-    """Pillow compares no checksum of pixels: a flipped bit was another picture."""
+def test_png_with_changed_pixels_or_a_missing_end_is_rejected(tmp_path: Path) -> None:
+    """Pillow compares no checksum of pixels: a flipped bit would give another picture."""
     whole = PNG["L"]
     assert code(tmp_path, whole) == ""
     place = whole.index(b"IDAT") + 20
     assert code(tmp_path, whole[:place] + b"\x55" + whole[place + 1 :]) == "unreadable"
-    assert code(tmp_path, whole[:-12]) == "truncated"  # all its pixels, and not its end
+    assert code(tmp_path, whole[:-12]) == "truncated"  # all pixels, but no end chunk
 
 
-def test_found_in_npz(tmp_path: Path) -> None:
-    """A name that says it is UTF-8 and is not; and a name as long as the file."""
+def test_npz_with_invalid_member_names_is_refused(tmp_path: Path) -> None:
+    """Names are not UTF-8 as declared, hold an escape character, or are as long as the file."""
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("größe.npy", npy_bytes(LABELS))

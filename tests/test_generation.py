@@ -1,4 +1,4 @@
-"""The metrics of samples agree with the references, and each moves with what it is there for."""
+"""Metrics of samples agree with the references, and each reacts to the fault that it measures."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ from latentworks.evaluation.features import choice, classifier
 from latentworks.metrics import Seen
 
 ENLARGED = 4  # digits of 8x8 pixels become 32x32
-# Halves drawn by chance: the file is sorted by who wrote them, and hands differ.
+# Random halves: the file is sorted by writer, and the hands of the writers differ.
 ORDER = np.random.default_rng(0).permutation(1797)
 TRAIN, TEST = np.sort(ORDER[:900]), np.sort(ORDER[900:])
 NAMES = [str(digit) for digit in range(10)]
@@ -28,7 +28,7 @@ DROPPED = 0
 
 @pytest.fixture(scope="module")
 def digits() -> np.ndarray:
-    """Scans of written digits: uint8 [1797, 32, 32, 1]."""
+    """Scans of handwritten digits: uint8 [1797, 32, 32, 1]."""
     large = ndimage.zoom(load_digits().images / 16, (1, ENLARGED, ENLARGED), order=1)
     return (large.clip(0, 1) * 255).astype(np.uint8)[..., None]
 
@@ -43,7 +43,7 @@ See = Callable[..., Seen]
 
 @pytest.fixture(scope="module")
 def see(digits: np.ndarray, labels: np.ndarray) -> See:
-    """Features and classes of images, by the shipped network with a head for digits."""
+    """A function from images to features and classes: the shipped network, its head for digits."""
     network = choice.make(digits, TRAIN, labels[TRAIN], NAMES)
 
     def seen(images: np.ndarray, labels: np.ndarray | None = None) -> Seen:
@@ -58,7 +58,7 @@ Scored = Callable[..., dict[str, float]]
 
 @pytest.fixture(scope="module")
 def scored(see: See, digits: np.ndarray, labels: np.ndarray) -> Scored:
-    """All metrics of samples; the reconstructions are perfect unless others are given."""
+    """A function from samples to all metrics. The default reconstructions are perfect."""
     test, train = see(digits[TEST], labels[TEST]), see(digits[TRAIN])
 
     def scores(
@@ -75,9 +75,9 @@ def scored(see: See, digits: np.ndarray, labels: np.ndarray) -> Scored:
 
 @pytest.fixture(scope="module")
 def perfect(scored: Scored, digits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The scores of real images that no other set has: half of the training images, as samples.
+    """The scores of half of the training images, taken as samples.
 
-    Half, as the floor is that of all.
+    They are real and not among the test images. All training images would score as the floor does.
     """
     return scored(digits[TRAIN[::2]], labels[TRAIN[::2]])
 
@@ -91,10 +91,10 @@ def noisy(images: np.ndarray, level: float) -> np.ndarray:
     return (images + 255 * noise).clip(0, 255).astype(np.uint8)
 
 
-# --- what they mean ------------------------------------------------------------------------------
+# --- reactions to known faults -------------------------------------------------------------------
 
 
-def test_real_images_score_like_real_images(perfect: dict[str, float]) -> None:
+def test_real_images_as_samples_score_nearly_perfectly(perfect: dict[str, float]) -> None:
     assert set(perfect) == {
         *("frechet", "frechet_floor", "frechet_blur", "frechet_sampler", "kid"),
         *("precision", "recall", "density", "coverage"),
@@ -102,29 +102,30 @@ def test_real_images_score_like_real_images(perfect: dict[str, float]) -> None:
         *("class_balance", "label_agreement", "label_agreement_real"),
     }
     assert all(type(value) is float for value in perfect.values())
-    # The floor is that of twice as many images, whose covariance is surer; measured: 1.4 times.
+    # The floor is measured with twice as many images, whose covariance is more certain. Measured:
+    # 1.4 times the floor.
     assert perfect["frechet_floor"] < perfect["frechet"] < 2 * perfect["frechet_floor"]
-    assert abs(perfect["kid"]) < 0.05  # lightly blurred ones, as measured: 0.02; noisy ones: 0.3
-    assert perfect["frechet_blur"] < 1e-6 * perfect["frechet"]  # the test images themselves
+    assert abs(perfect["kid"]) < 0.05  # measured: light blur 0.02, noise 0.3
+    assert perfect["frechet_blur"] < 1e-6 * perfect["frechet"]  # test images against themselves
     assert perfect["frechet_sampler"] == pytest.approx(perfect["frechet"])
     for name in ("precision", "recall", "coverage", "class_balance", "label_agreement_real"):
         assert perfect[name] > 0.8, name
     assert perfect["density"] == pytest.approx(1, abs=0.2)
 
 
-def test_blurred_images_are_further_away(
+def test_more_blur_raises_distances_and_lowers_recall_and_coverage(
     digits: np.ndarray, scored: Scored, perfect: dict[str, float]
 ) -> None:
     once, twice = (scored(blurred(digits[TRAIN[::2]], pixels)) for pixels in (2, 4))
     for name in ("frechet", "frechet_sampler", "kid"):
         assert perfect[name] < once[name] < twice[name], name
-    # Not in precision and density: what is blurred lies in the midst of what is not.
+    # Precision and density do not fall: blurred images lie in the midst of sharp images.
     for name in ("recall", "coverage"):
         assert perfect[name] > once[name] > twice[name], name
     assert once["frechet_floor"] == twice["frechet_floor"] == perfect["frechet_floor"]
 
 
-def test_noisy_images_are_further_away(
+def test_more_noise_raises_distances_and_lowers_neighbour_metrics(
     digits: np.ndarray, scored: Scored, perfect: dict[str, float]
 ) -> None:
     once, twice = (scored(noisy(digits[TRAIN[::2]], level)) for level in (0.1, 0.3))
@@ -134,7 +135,7 @@ def test_noisy_images_are_further_away(
         assert perfect[name] > once[name] > twice[name], name
 
 
-def test_blur_of_the_model_is_told_from_faults_of_the_sampler(
+def test_blur_of_the_model_and_faults_of_the_sampler_are_told_apart(
     digits: np.ndarray, labels: np.ndarray, scored: Scored
 ) -> None:
     of_model = scored(blurred(digits[TRAIN], 2), None, blurred(digits[TEST], 2))
@@ -144,25 +145,25 @@ def test_blur_of_the_model_is_told_from_faults_of_the_sampler(
     assert of_sampler["frechet_sampler"] > 5 * of_sampler["frechet_blur"]
 
 
-def test_a_dropped_class_is_missed(
+def test_a_dropped_class_lowers_recall_coverage_and_class_balance(
     digits: np.ndarray, labels: np.ndarray, scored: Scored, perfect: dict[str, float]
 ) -> None:
     half = TRAIN[::2]
     kept = half[labels[half] != DROPPED]
     without = scored(digits[kept], labels[kept])
     share = (labels[TEST] == DROPPED).mean()
-    # Most of their balls have no other digit in them.
+    # Most balls around test images of the dropped class hold no image of another class.
     assert without["recall"] < perfect["recall"] - share / 2
     assert without["coverage"] < perfect["coverage"] - share / 2
     assert without["frechet"] > 2 * perfect["frechet"]
     assert without["class_balance"] == pytest.approx(1 - share, abs=0.05)
     assert without["class_balance"] < perfect["class_balance"]
-    # Those that are there are as good as before, but for eight of 400.
+    # The remaining samples are as good as before, but for eight of 400.
     assert without["precision"] == pytest.approx(perfect["precision"], abs=0.02)
     assert without["label_agreement"] == pytest.approx(perfect["label_agreement"], abs=0.02)
 
 
-def test_swapped_labels_are_seen_in_the_agreement_alone(
+def test_swapped_labels_lower_the_label_agreement_alone(
     digits: np.ndarray, labels: np.ndarray, scored: Scored, perfect: dict[str, float]
 ) -> None:
     half = TRAIN[::2]
@@ -170,11 +171,11 @@ def test_swapped_labels_are_seen_in_the_agreement_alone(
     scores = scored(digits[half], swapped)
     share = (swapped != labels[half]).mean()
     lost = perfect["label_agreement"] - scores["label_agreement"]
-    assert lost == pytest.approx(share, abs=0.02)  # but for those it did not tell before, either
+    assert lost == pytest.approx(share, abs=0.02)  # less the images misjudged before
     assert {**scores, "label_agreement": 0} == {**perfect, "label_agreement": 0}
 
 
-def test_copies_look_perfect_and_are_told_by_memorisation(
+def test_memorisation_alone_reveals_copies_of_training_images(
     digits: np.ndarray, scored: Scored, perfect: dict[str, float]
 ) -> None:
     copies = scored(digits[TRAIN])
@@ -186,17 +187,17 @@ def test_copies_look_perfect_and_are_told_by_memorisation(
     assert metrics.memorisation(digits[TRAIN], digits, TRAIN, TEST) == 0
 
 
-def test_few_kinds_of_samples_have_precision_without_recall(
+def test_repeated_samples_have_precision_without_recall(
     digits: np.ndarray, scored: Scored, perfect: dict[str, float]
 ) -> None:
-    few = np.repeat(digits[TEST[:20]], 20, axis=0)  # the same twenty images, again and again
+    few = np.repeat(digits[TEST[:20]], 20, axis=0)  # twenty images, twenty times each
     scores = scored(few)
     assert scores["precision"] == 1
     assert scores["recall"] < 0.1
     assert scores["coverage"] < perfect["coverage"] / 2
 
 
-def test_the_judge_sees_the_right_images_with_their_labels(
+def test_compare_gives_the_network_the_right_images_and_labels(
     digits: np.ndarray, labels: np.ndarray
 ) -> None:
     split = np.where(np.isin(np.arange(1797), TRAIN), "train", "test")
@@ -208,7 +209,7 @@ def test_the_judge_sees_the_right_images_with_their_labels(
     copies = Samples(digits[TRAIN], np.zeros((900, 2), np.float32), labels[TRAIN])
     scores = generation.compare(judge, model, data, copies)
     assert scores["frechet"] == pytest.approx(scores["frechet_floor"])
-    # Nothing is trained: the reconstructions are grey.
+    # The model is untrained: its reconstructions are grey.
     assert scores["frechet_blur"] > 10 * scores["frechet"]
     assert scores["label_agreement"] > 0.9
     assert scores["label_agreement_real"] > 0.8
@@ -218,7 +219,7 @@ def test_the_judge_sees_the_right_images_with_their_labels(
     }
 
 
-def test_a_classifier_learns_from_samples_what_they_show(
+def test_classification_accuracy_depends_on_the_labels_of_the_samples(
     digits: np.ndarray, labels: np.ndarray
 ) -> None:
     split = np.where(np.isin(np.arange(1797), TRAIN), "train", "test")
@@ -232,16 +233,16 @@ def test_a_classifier_learns_from_samples_what_they_show(
     real = learnt(digits[TRAIN], labels[TRAIN])
     assert list(real) == ["classification_accuracy"]
     assert real["classification_accuracy"] > 0.9  # 0.1 is chance
-    others = (labels[TRAIN] + 1) % 10  # each is called by the next one's name
+    others = (labels[TRAIN] + 1) % 10  # each image gets the label of the next digit
     assert learnt(digits[TRAIN], others)["classification_accuracy"] < 0.1
-    half = np.where(labels[TRAIN] < 5, labels[TRAIN], -1)  # the others teach nothing
+    half = np.where(labels[TRAIN] < 5, labels[TRAIN], -1)  # labels of the digits 0 to 4 alone
     share = (labels[TEST] < 5).mean()
     assert learnt(digits[TRAIN], half)["classification_accuracy"] <= share
     for nothing in (None, np.full(900, -1), np.full(900, 3)):
         assert learnt(digits[TRAIN], nothing) == {}
 
 
-# --- that they are what they are called -----------------------------------------------------------
+# --- agreement with references -------------------------------------------------------------------
 
 
 def gaussians(*sizes: int, num_features: int = 8) -> list[np.ndarray]:
@@ -258,7 +259,7 @@ def mixed(num_features: int) -> np.ndarray:
     return np.random.default_rng(1).standard_normal((num_features, num_features))
 
 
-def test_frechet_distance_is_that_of_scipy() -> None:
+def test_frechet_distance_agrees_with_scipy() -> None:
     x, y = gaussians(300, 200)
     of_x, of_y = (np.cov(each.astype(np.float64), rowvar=False) for each in (x, y))
     gap = x.mean(axis=0, dtype=np.float64) - y.mean(axis=0, dtype=np.float64)
@@ -266,19 +267,19 @@ def test_frechet_distance_is_that_of_scipy() -> None:
     assert metrics.frechet_distance(x, y) == pytest.approx(expected, rel=1e-9)
 
 
-def test_frechet_distance_of_a_shift_and_of_a_scale_is_known() -> None:
+def test_shifted_and_scaled_features_have_the_known_frechet_distance() -> None:
     (x,) = gaussians(500)
     spread = np.trace(np.cov(x.astype(np.float64), rowvar=False))
     assert metrics.frechet_distance(x, x) == pytest.approx(0, abs=1e-9 * spread)
-    assert metrics.frechet_distance(x, x + 1) == pytest.approx(8, rel=1e-4)  # 8 features, by 1 each
+    assert metrics.frechet_distance(x, x + 1) == pytest.approx(8, rel=1e-4)  # 8 features, 1 each
     centred = x - x.mean(axis=0)
     assert metrics.frechet_distance(centred, 3 * centred) == pytest.approx(4 * spread, rel=1e-4)
 
 
-def test_features_that_never_change_do_no_harm() -> None:
+def test_constant_and_repeated_features_do_not_break_frechet_distance() -> None:
     x, y = gaussians(50, 40)
     x[:, 3] = y[:, 3] = 2  # constant
-    x[:, 5], y[:, 5] = x[:, 4], y[:, 4]  # the same twice
+    x[:, 5], y[:, 5] = x[:, 4], y[:, 4]  # feature 4 again
     kept = [0, 1, 2, 4, 5, 6, 7]
     expected = metrics.frechet_distance(x[:, kept], y[:, kept])
     assert metrics.frechet_distance(x, y) == pytest.approx(expected, rel=1e-6)
@@ -286,22 +287,22 @@ def test_features_that_never_change_do_no_harm() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(1200, 700), (60, 1100), (7, 7)])
-def test_neighbours_are_those_of_prdc(sizes: tuple[int, int]) -> None:
-    real, samples = gaussians(*sizes)  # more than one chunk of one of them
+def test_neighbour_metrics_agree_with_prdc(sizes: tuple[int, int]) -> None:
+    real, samples = gaussians(*sizes)  # at most one set exceeds a chunk of 1000
     expected = compute_prdc(real.astype(np.float64), samples.astype(np.float64), nearest_k=5)
     assert metrics.NUM_NEAREST == 5
     found = metrics.neighbour_metrics(real, samples)
     assert found == pytest.approx({name: float(value) for name, value in expected.items()})
 
 
-def test_two_images_have_one_neighbour() -> None:
+def test_an_image_in_a_set_of_two_has_one_neighbour() -> None:
     real, samples = np.array([[0.0], [2.0]]), np.array([[1.5], [9.0]])
     found = metrics.neighbour_metrics(real, samples)
-    # Balls of 2 around 0 and 2, of 7.5 around 1.5 and 9.
+    # The balls around 0 and 2 have the radius 2, those around 1.5 and 9 the radius 7.5.
     assert found == {"precision": 0.5, "recall": 1.0, "density": 1.0, "coverage": 1.0}
 
 
-def test_kernel_distance_is_brute_force() -> None:
+def test_kernel_distance_agrees_with_a_brute_force_sum() -> None:
     x, y = gaussians(12, 9)
 
     def mean(first: np.ndarray, second: np.ndarray, but_itself: bool) -> float:
@@ -323,7 +324,8 @@ def test_kernel_distance_is_not_biased() -> None:
         metrics.kernel_distance(rng.standard_normal((40, 4)), rng.standard_normal((60, 4)))
         for _ in range(400)
     ]
-    # Of one distribution: 0 on average, and below it about as often as above.
+    # Between sets of one distribution, the distance is 0 on average, and negative about as
+    # often as positive.
     assert np.mean(draws) == pytest.approx(0, abs=4 * np.std(draws) / 20)
     assert min(draws) < 0 < max(draws)
 
@@ -337,7 +339,7 @@ def test_class_balance_is_one_minus_the_total_variation() -> None:
     assert metrics.class_balance(first, np.array([5])) == 0
 
 
-def test_images_without_a_label_do_not_agree_or_disagree() -> None:
+def test_label_agreement_ignores_images_without_a_label() -> None:
     features, classes = np.zeros((4, 1)), np.array([0, 1, 1, 0])
     some = Seen(features, classes, np.array([0, -1, 0, -1]))
     assert metrics.label_agreement(some) == 0.5
@@ -349,7 +351,7 @@ def test_images_without_a_label_do_not_agree_or_disagree() -> None:
     assert metrics.class_metrics(wrong, some)["label_agreement"] == 0
 
 
-def test_of_one_image_nothing_is_said() -> None:
+def test_a_single_test_image_gives_no_metrics() -> None:
     one, many = Seen(np.ones((1, 3))), Seen(gaussians(9, num_features=3)[0])
     assert list(metrics.generation_metrics(many, one, many, many)) == []
 
@@ -357,13 +359,13 @@ def test_of_one_image_nothing_is_said() -> None:
 # --- maps ----------------------------------------------------------------------------------------
 
 
-def test_a_map_that_keeps_neighbours_is_trusted(digits: np.ndarray) -> None:
+def test_a_map_that_keeps_neighbours_has_high_trustworthiness(digits: np.ndarray) -> None:
     rows = TEST[:400]
     rng = np.random.default_rng(0)
     line = np.linspace(0, 1, 200, dtype=np.float32)[:, None]
     greys = (line[..., None, None] * np.full((200, 8, 8, 1), 250)).astype(np.uint8)
     kept = metrics.trustworthiness(greys, np.arange(200), line)["trustworthiness"]
-    # 200 places and 250 greys, so that few have the same neighbours at the same distance.
+    # 200 images in 250 grey values, so that few images have two neighbours at the same distance.
     assert kept > 0.99
     drawn = rng.standard_normal((400, 2)).astype(np.float32)
     by_chance = metrics.trustworthiness(digits, rows, drawn)["trustworthiness"]
@@ -375,5 +377,5 @@ def test_a_map_that_keeps_neighbours_is_trusted(digits: np.ndarray) -> None:
     assert metrics.trustworthiness(digits, rows, main)["trustworthiness"] > by_chance + 0.2
 
 
-def test_two_images_are_no_map(digits: np.ndarray) -> None:
+def test_two_images_have_no_trustworthiness(digits: np.ndarray) -> None:
     assert metrics.trustworthiness(digits, TEST[:2], np.zeros((2, 2), np.float32)) == {}

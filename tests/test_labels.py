@@ -1,4 +1,4 @@
-"""Images of a class that is asked for: by a conditional model, or by a sampler of classes."""
+"""A conditional model, or a sampler of classes, gives images of the class that a user asks for."""
 
 import base64
 import io
@@ -38,13 +38,13 @@ from latentworks.serving.servable import Servable, load
 from latentworks.system import disk
 
 NAMES = ("dress", "sneaker", "bag")
-SHARES = np.array([0.5, 0.5, 0.0])  # no bag was trained on
+SHARES = np.array([0.5, 0.5, 0.0])  # no training image is a bag
 SOURCES = "return [...document.querySelectorAll('#samples img')].map((image) => image.src)"
 TOLERANCE = 1e-5  # as in test_servable
 
 
 class Labelled:
-    """A model with a sampler, either of which knows classes, and its servable in `folder`."""
+    """A model and a sampler, of which one knows classes, and their servable in `folder`."""
 
     def __init__(self, folder: Path, config: Any, sampler: Any) -> None:
         self.network = config.build((8, 8, 1), len(NAMES))
@@ -91,7 +91,7 @@ def by_class(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
 # --- drawing -------------------------------------------------------------------------------------
 
 
-def test_classes_are_drawn_as_often_as_they_are_there(by_class: Labelled) -> None:
+def test_classes_are_drawn_in_proportion_to_their_shares(by_class: Labelled) -> None:
     rng = np.random.default_rng(0)
     shares = np.array([0.2, 0.8])
     latents, labels = draw(by_class.sampler, 4000, rng, shares)
@@ -110,13 +110,13 @@ def test_one_class_can_be_drawn(by_class: Labelled, conditional: Labelled) -> No
         np.testing.assert_array_equal(labels, np.ones(10))
 
 
-def test_without_shares_there_are_no_labels(by_class: Labelled) -> None:
+def test_draw_without_shares_returns_no_labels(by_class: Labelled) -> None:
     latents, labels = draw(by_class.sampler, 10, np.random.default_rng(0))
     assert labels is None
     np.testing.assert_array_equal(latents, by_class.sampler.sample(10, np.random.default_rng(0)))
 
 
-def test_shares_are_those_of_labels_that_are_known() -> None:
+def test_class_shares_leave_out_images_without_a_label() -> None:
     normal, labels = StandardNormal(2), np.array([0, 2, -1, 2, 2])
     np.testing.assert_array_equal(class_shares(normal, True, labels, 4), [0.25, 0, 0.75, 0])
     with pytest.raises(DataError, match="no training image has a label"):
@@ -125,15 +125,15 @@ def test_shares_are_those_of_labels_that_are_known() -> None:
     assert class_shares(normal, True, None, 4) is None
 
 
-def test_a_class_that_the_sampler_has_not_seen_is_not_drawn(by_class: Labelled) -> None:
-    """It is fitted to some of many latents, and a rare class may not be among them."""
+def test_a_class_that_the_sampler_was_not_fitted_to_is_not_drawn(by_class: Labelled) -> None:
+    """A sampler is fitted to some of many latents, and a rare class may not be among them."""
     shares = class_shares(by_class.sampler, False, np.array([0, 1, 1, 1, 2]), len(NAMES))
     np.testing.assert_array_equal(shares, [0.25, 0.75, 0])
     _, labels = draw(by_class.sampler, 100, np.random.default_rng(0), shares)
     assert set(labels) == {0, 1}
 
 
-def test_labels_stay_beside_their_images_over_many_batches() -> None:
+def test_images_keep_their_labels_over_many_batches() -> None:
     network = OF_KIND["conditional"].build((8, 8, 1), len(NAMES))
     rng = np.random.default_rng(0)
     num = 2 * inference.MAX_BATCH_SIZE + 7
@@ -143,7 +143,7 @@ def test_labels_stay_beside_their_images_over_many_batches() -> None:
     z = np.concatenate([*inference.encode(network, images, rows, labels[rows])])
     pairs = [*inference.reconstruct(network, images, rows, labels[rows])]
     assert len(pairs) == 3
-    # In one batch, and so another order of the float32 sums.
+    # One batch adds the float32 sums in another order.
     whole = np.asarray(network.encode(images[rows], labels[rows]))
     np.testing.assert_allclose(z, whole, atol=TOLERANCE)
     again = np.asarray(network.decode(whole, labels[rows]))
@@ -167,7 +167,7 @@ def test_a_conditional_servable_equals_keras(conditional: Labelled) -> None:
 
 
 @pytest.mark.parametrize("kind", ["conditional", "by_class"])
-def test_a_class_is_asked_for_by_name_or_number(kind: str, request: pytest.FixtureRequest) -> None:
+def test_a_class_is_chosen_by_name_or_number(kind: str, request: pytest.FixtureRequest) -> None:
     each = request.getfixturevalue(kind)
     servable: Servable = each.servable
     assert servable.interface.labels == NAMES
@@ -179,7 +179,7 @@ def test_a_class_is_asked_for_by_name_or_number(kind: str, request: pytest.Fixtu
     assert not np.array_equal(drawn, servable.sample(None, num=5, seed=1, label="dress"))
 
 
-def test_a_label_is_of_all_images_in_a_call(conditional: Labelled) -> None:
+def test_a_label_applies_to_all_images_of_a_call(conditional: Labelled) -> None:
     servable, images = conditional.servable, conditional.images[:4]
     ones = np.ones(4, np.int64)
     latents = servable.encode(images, label="sneaker")
@@ -208,7 +208,7 @@ def test_a_label_is_of_all_images_in_a_call(conditional: Labelled) -> None:
         ("by_class", "decode", "dress", "this model is not conditional"),
     ],
 )
-def test_a_class_that_cannot_be_is_one_line(
+def test_an_invalid_label_is_refused_in_one_line(
     kind: str, verb: str, label: Any, fault: str, request: pytest.FixtureRequest
 ) -> None:
     inputs = None if verb == "sample" else [0.0, 0.0]
@@ -224,7 +224,7 @@ def test_a_class_that_cannot_be_is_one_line(
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[tuple[str, Service]]:
-    """A server that needs no registry: what answers is put into its service."""
+    """A server that needs no registry. Each test puts a model into its service."""
     service = Service(Following("labelled", "champion"), max_waiting=10)
     port = closed_port()
     server = uvicorn.Server(uvicorn.Config(create(service), port=port, log_level="warning"))
@@ -240,7 +240,7 @@ def served() -> Iterator[tuple[str, Service]]:
 def client(
     request: pytest.FixtureRequest, served: tuple[str, Service], tmp_path: Path
 ) -> tuple[str, Labelled]:
-    """The address of the server, and what answers there."""
+    """The address of the server, and the model that answers."""
     url, service = served
     each = request.getfixturevalue(request.param)
     packaging.assemble(tmp_path / "model", each.folder / "servable", [], "a run", "a model")
@@ -253,7 +253,7 @@ def client(
 def test_a_version_with_labels_passes_its_preflight(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str
 ) -> None:
-    """Its golden questions are asked through MLflow, to which a label is text."""
+    """The preflight asks the golden questions through MLflow, to which a label is text."""
     folder = request.getfixturevalue(kind).folder / "servable"
     asked = disk.read_json(folder / "golden.json")
     assert "label" in {name for question in asked for name in question["params"]}
@@ -261,7 +261,7 @@ def test_a_version_with_labels_passes_its_preflight(
     preflight.run(tmp_path / "model")
 
 
-def test_a_class_may_be_named_as_a_truth_value() -> None:
+def test_the_name_of_a_class_may_contain_true_or_false() -> None:
     given = encoding.read(b'{"inputs": [[0, 1]], "label": "false friends"}', "")
     assert given.params == {"label": "false friends"}
     assert encoding.read(b'{"label": "true"}', "").params == {"label": "true"}
@@ -269,7 +269,7 @@ def test_a_class_may_be_named_as_a_truth_value() -> None:
         encoding.read(b'{"inputs": [[0, true]]}', "")
 
 
-def test_a_label_travels_over_http(client: tuple[str, Labelled]) -> None:
+def test_samples_of_a_class_can_be_requested_over_http(client: tuple[str, Labelled]) -> None:
     url, each = client
     expected = each.servable.sample(None, num=3, seed=7, label="sneaker").tolist()
     asked = {"num": 3, "seed": 7, "label": "sneaker"}
@@ -290,7 +290,7 @@ def test_a_label_travels_over_http(client: tuple[str, Labelled]) -> None:
     assert (known["labels"], known["conditional"]) == ([*NAMES], each.network.num_classes > 0)
 
 
-def test_a_conditional_model_decodes_by_label_over_http(
+def test_only_a_conditional_model_decodes_by_label_over_http(
     client: tuple[str, Labelled],
 ) -> None:
     url, each = client
@@ -306,7 +306,7 @@ def test_a_conditional_model_decodes_by_label_over_http(
     assert answer.json()["outputs"] == each.servable.decode([0.5, -1], label="dress").tolist()
 
 
-def test_the_description_names_the_classes(client: tuple[str, Labelled]) -> None:
+def test_the_openapi_description_names_the_classes(client: tuple[str, Labelled]) -> None:
     url, each = client
     paths = requests.get(f"{url}/openapi.json", timeout=30).json()["paths"]
     takes = {
@@ -323,7 +323,7 @@ def test_the_description_names_the_classes(client: tuple[str, Labelled]) -> None
 
 
 @pytest.mark.system
-def test_the_page_asks_for_the_class_that_is_chosen(
+def test_the_page_shows_samples_of_the_chosen_class(
     browser: Any, client: tuple[str, Labelled]
 ) -> None:
     url, each = client
@@ -352,7 +352,7 @@ def test_the_page_asks_for_the_class_that_is_chosen(
 # --- the gate ------------------------------------------------------------------------------------
 
 
-def test_the_gate_tells_a_conditional_model_the_labels(conditional: Labelled) -> None:
+def test_the_gate_scores_a_conditional_model_with_labels(conditional: Labelled) -> None:
     split = np.where(np.arange(40) < 20, "train", "test")
     index = pd.DataFrame({"split": split, "label": pd.array(conditional.labels, dtype="Int64")})
     profile = {"class_names": [*NAMES], "fingerprint": "some"}

@@ -1,4 +1,4 @@
-"""Model files of others: each kind is made for real, and refused before Keras makes anything."""
+"""Foreign model files, really made, are refused before Keras builds anything from them."""
 
 import io
 import json
@@ -37,7 +37,7 @@ WEIGHTS = "model.weights.h5"
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a model that was really trained, as the stage `train` writes it."""
+    """The folder of a really trained model, as the stage `train` writes it."""
     folder = tmp_path_factory.mktemp("trained")
     model = SMALL.build((8, 8, 1))
     schedule = keras.optimizers.schedules.CosineDecay(0.0, 10, warmup_target=0.01, warmup_steps=5)
@@ -54,7 +54,7 @@ def members(path: Path) -> dict[str, bytes]:
 
 
 def rewritten(trained: Path, path: Path, **changes: bytes) -> Path:
-    """The trained model's file, with other members: `config="…"` replaces config.json."""
+    """Write the trained model's file with other members: `config="…"` replaces config.json."""
     content = members(trained / "model.keras")
     names = {"config": "config.json", "metadata": "metadata.json", "weights": WEIGHTS}
     content |= {names[name]: value for name, value in changes.items()}
@@ -75,7 +75,7 @@ def refusal(path: Path) -> str:
     return message
 
 
-def test_a_model_of_ours_is_opened(trained: Path) -> None:
+def test_a_model_of_this_project_is_opened(trained: Path) -> None:
     path = trained / "model.keras"
     assert set(members(path)) == MEMBERS
     assert b"CosineDecay" in members(path)["config.json"]
@@ -83,16 +83,16 @@ def test_a_model_of_ours_is_opened(trained: Path) -> None:
     assert read_model(trained, ModelConfig).latent_dim == 2
 
 
-def test_as_keras_itself_saves_it(tmp_path: Path) -> None:
+def test_a_model_saved_by_keras_itself_is_accepted(tmp_path: Path) -> None:
     SMALL.build((8, 8, 3)).save(tmp_path / "model.keras")
     require_ours(tmp_path / "model.keras")
 
 
-# --- what runs code ------------------------------------------------------------------------------
+# --- files that run code -------------------------------------------------------------------------
 
 
 def with_lambda(path: Path, marker: Path) -> Path:
-    """A model with a layer that writes `marker` as soon as it is called, which loading does."""
+    """Save a model whose Lambda layer writes `marker` when called. Loading calls the layer."""
     place = str(marker)
     layer = keras.layers.Lambda(lambda x: [x, open(place, "w").close()][0])
     inputs = keras.layers.Input((2,))
@@ -101,11 +101,11 @@ def with_lambda(path: Path, marker: Path) -> Path:
     return path
 
 
-def test_a_lambda_layer(tmp_path: Path) -> None:
+def test_a_model_with_a_lambda_layer_is_refused_and_does_not_run(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     path = with_lambda(tmp_path / "model.keras", marker)
     keras.saving.load_model(path, safe_mode=False)
-    assert marker.exists()  # it does run what it holds
+    assert marker.exists()  # without the check, loading runs the layer
     marker.unlink()
     assert "a model of class 'keras.src.models.functional.Functional'" in refusal(path)
     assert not marker.exists()
@@ -144,7 +144,7 @@ NAMES: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("named", "value"), NAMES)
 @pytest.mark.parametrize("place", [("config", "x"), ("compile_config", "loss"), ("x",)])
-def test_a_class_that_could_run_code(
+def test_a_config_with_a_class_that_could_run_code_is_refused(
     named: str, value: dict[str, Any], place: tuple[str, ...], trained: Path, tmp_path: Path
 ) -> None:
     config = json.loads(members(trained / "model.keras")["config.json"])
@@ -155,7 +155,7 @@ def test_a_class_that_could_run_code(
     assert "may run code" in message
 
 
-def test_a_lambda_within_a_model_of_ours(trained: Path, tmp_path: Path) -> None:
+def test_a_lambda_layer_within_our_autoencoder_is_refused(trained: Path, tmp_path: Path) -> None:
     config = json.loads(members(trained / "model.keras")["config.json"])
     other = members(with_lambda(tmp_path / "other.keras", tmp_path / "marker"))["config.json"]
     config["config"]["encoder"] = json.loads(other)["config"]["layers"][1]
@@ -174,7 +174,7 @@ def test_a_lambda_within_a_model_of_ours(trained: Path, tmp_path: Path) -> None:
         keras.layers.Embedding(4, 2),
     ],
 )
-def test_layers_that_only_compute_are_known(
+def test_layers_that_only_compute_are_accepted(
     layer: keras.Layer, trained: Path, tmp_path: Path
 ) -> None:
     config = json.loads(members(trained / "model.keras")["config.json"])
@@ -183,7 +183,7 @@ def test_layers_that_only_compute_are_known(
 
 
 class Marks:
-    """Unpickled, it writes a file."""
+    """An object whose unpickling writes a file."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -193,11 +193,11 @@ class Marks:
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_a_pickle(protocol: int, tmp_path: Path) -> None:
+def test_a_pickle_is_refused_and_does_not_run(protocol: int, tmp_path: Path) -> None:
     path, marker = tmp_path / "model.keras", tmp_path / "marker"
     path.write_bytes(pickle.dumps(Marks(marker), protocol))
     pickle.loads(path.read_bytes())
-    assert marker.exists()  # it does what it was made for
+    assert marker.exists()  # without the check, unpickling writes the file
     marker.unlink()
     assert "a pickle, which runs code" in refusal(path)
     assert not marker.exists()
@@ -206,21 +206,21 @@ def test_a_pickle(protocol: int, tmp_path: Path) -> None:
 # --- other formats -------------------------------------------------------------------------------
 
 
-def test_a_legacy_h5_file(tmp_path: Path) -> None:
+def test_a_legacy_h5_file_is_refused(tmp_path: Path) -> None:
     model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
     model.save(tmp_path / "model.h5")
     shutil.move(tmp_path / "model.h5", tmp_path / "model.keras")
     assert "an HDF5 file" in refusal(tmp_path / "model.keras")
 
 
-def test_a_saved_model(tmp_path: Path) -> None:
+def test_a_saved_model_folder_is_refused(tmp_path: Path) -> None:
     model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
     model.export(tmp_path / "model.keras", format="tf_saved_model", verbose=False)
     assert (tmp_path / "model.keras/saved_model.pb").is_file()
     assert "a folder, such as a SavedModel" in refusal(tmp_path / "model.keras")
 
 
-def test_weights_of_numpy(trained: Path, tmp_path: Path) -> None:
+def test_weights_in_numpy_format_are_refused(trained: Path, tmp_path: Path) -> None:
     content = io.BytesIO()
     np.savez(content, a=np.array([Marks(tmp_path / "marker")], dtype=object))
     path = tmp_path / "model.keras"
@@ -240,17 +240,19 @@ def test_weights_of_numpy(trained: Path, tmp_path: Path) -> None:
         (b"PK\x03\x04" + bytes(100), "a damaged zip"),
     ],
 )
-def test_what_is_no_model_at_all(content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_intact_zip_is_refused(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
     (tmp_path / "model.keras").write_bytes(content)
     assert message in refusal(tmp_path / "model.keras")
 
 
-def test_something_that_would_wait_for_ever(tmp_path: Path) -> None:
+def test_a_named_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.keras")
     assert "not a regular file" in refusal(tmp_path / "model.keras")
 
 
-def test_a_zip_behind_something_else(trained: Path, tmp_path: Path) -> None:
+def test_a_zip_with_other_bytes_before_it_is_refused(trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
     path.write_bytes(b"#!/bin/sh\n" + (trained / "model.keras").read_bytes())
     assert zipfile.is_zipfile(path)
@@ -258,13 +260,13 @@ def test_a_zip_behind_something_else(trained: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_file(kept: float, trained: Path, tmp_path: Path) -> None:
+def test_a_truncated_model_file_is_refused(kept: float, trained: Path, tmp_path: Path) -> None:
     whole = (trained / "model.keras").read_bytes()
     (tmp_path / "model.keras").write_bytes(whole[: int(len(whole) * kept)])
     assert "a damaged zip" in refusal(tmp_path / "model.keras")
 
 
-# --- zips that do harm ---------------------------------------------------------------------------
+# --- harmful zips --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -274,7 +276,7 @@ def test_a_truncated_file(kept: float, trained: Path, tmp_path: Path) -> None:
         *("Config.json", "config.json\0.txt", "..\\evil", "model.weights.npz"),
     ],
 )
-def test_a_member_that_is_not_ours(name: str, trained: Path, tmp_path: Path) -> None:
+def test_a_zip_with_an_unknown_member_is_refused(name: str, trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
     shutil.copy(trained / "model.keras", path)
     with zipfile.ZipFile(path, "a") as archive:
@@ -284,7 +286,7 @@ def test_a_member_that_is_not_ours(name: str, trained: Path, tmp_path: Path) -> 
     assert "has a member" in refusal(path)
 
 
-def test_a_link_in_the_zip(trained: Path, tmp_path: Path) -> None:
+def test_a_zip_with_a_symbolic_link_is_refused(trained: Path, tmp_path: Path) -> None:
     content = members(trained / "model.keras")
     with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
         for name, value in content.items():
@@ -296,7 +298,7 @@ def test_a_link_in_the_zip(trained: Path, tmp_path: Path) -> None:
     assert "is a link or not a file" in refusal(tmp_path / "model.keras")
 
 
-def test_a_member_twice(trained: Path, tmp_path: Path) -> None:
+def test_a_zip_with_a_duplicate_member_is_refused(trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
     shutil.copy(trained / "model.keras", path)
     with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
@@ -305,35 +307,35 @@ def test_a_member_twice(trained: Path, tmp_path: Path) -> None:
     assert "has a member twice" in refusal(path)
 
 
-def test_a_member_that_lacks(trained: Path, tmp_path: Path) -> None:
+def test_a_zip_with_a_missing_member_is_refused(trained: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
         archive.writestr("config.json", members(trained / "model.keras")["config.json"])
     assert "or lacks one" in refusal(tmp_path / "model.keras")
 
 
 def patched(path: Path, at: int, value: bytes) -> None:
-    """Write over the first central entry of a zip, where its fields begin with a signature."""
+    """Overwrite a field of a zip's first central directory entry. A signature starts the entry."""
     content = bytearray(path.read_bytes())
     entry = content.index(b"PK\x01\x02")
     content[entry + at : entry + at + len(value)] = value
     path.write_bytes(content)
 
 
-def test_an_encrypted_member(trained: Path, tmp_path: Path) -> None:
+def test_a_zip_with_an_encrypted_member_is_refused(trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
     shutil.copy(trained / "model.keras", path)
     patched(path, 8, b"\x01\x00")
     assert "is encrypted" in refusal(path)
 
 
-def test_a_member_larger_than_the_file(trained: Path, tmp_path: Path) -> None:
+def test_a_zip_with_a_member_larger_than_the_file_is_refused(trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
     shutil.copy(trained / "model.keras", path)
     patched(path, 20, b"\xff\xff\x0f\x00\xff\xff\x0f\x00")  # both sizes of config.json
     assert "members overlap" in refusal(path) or "damaged zip" in refusal(path)
 
 
-def test_a_zip_bomb(trained: Path, tmp_path: Path) -> None:
+def test_a_zip_bomb_is_refused(trained: Path, tmp_path: Path) -> None:
     content = members(trained / "model.keras") | {WEIGHTS: bytes(64 << 20)}
     with zipfile.ZipFile(tmp_path / "model.keras", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, value in content.items():
@@ -342,7 +344,7 @@ def test_a_zip_bomb(trained: Path, tmp_path: Path) -> None:
     assert "is compressed" in refusal(tmp_path / "model.keras")
 
 
-# --- what the members hold -----------------------------------------------------------------------
+# --- contents of the members ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -361,13 +363,13 @@ def test_a_zip_bomb(trained: Path, tmp_path: Path) -> None:
         ({"weights": b"\x89HDF\r\n\x1a\n" + bytes(100)}, "model.weights.h5 is damaged"),
     ],
 )
-def test_members_that_cannot_be_ours(
+def test_members_with_invalid_content_are_refused(
     change: dict[str, bytes], message: str, trained: Path, tmp_path: Path
 ) -> None:
     assert message in refusal(rewritten(trained, tmp_path / "model.keras", **change))
 
 
-def test_a_config_nested_too_deep_for_a_model(trained: Path, tmp_path: Path) -> None:
+def test_a_too_deeply_nested_config_is_refused(trained: Path, tmp_path: Path) -> None:
     config = json.loads(members(trained / "model.keras")["config.json"])
     config["deep"] = json.loads("[" * 60 + "]" * 60)
     path = rewritten(trained, tmp_path / "model.keras", config=json.dumps(config).encode())
@@ -421,15 +423,15 @@ def deep_groups(file: h5py.File, elsewhere: Path) -> None:
     file.create_group("/".join("g" * 60))
 
 
-def test_weights_that_never_end(trained: Path, tmp_path: Path) -> None:
-    """The list of what is free among the names of the root, led back to its own beginning."""
+def test_weights_with_an_endless_list_are_refused(trained: Path, tmp_path: Path) -> None:
+    """In the heap of the root group's names, the free list points back to its own start."""
     weights = bytearray(members(trained / "model.keras")[WEIGHTS])
     names = weights.index(b"decoder\0encoder\0")
-    heap = weights.rindex(b"HEAP", 0, names)  # its data size, first free place, and data's place
+    heap = weights.rindex(b"HEAP", 0, names)  # then data size, first free offset, data address
     _, free, data = np.frombuffer(weights[heap + 8 : heap + 32], "<u8").tolist()
     weights[data + free : data + free + 8] = np.uint64(free).tobytes()
     path = rewritten(trained, tmp_path / "model.keras", weights=bytes(weights))
-    message = refusal(path)  # by the limit of time or that of memory, whichever comes first
+    message = refusal(path)  # by the time limit or the memory limit, whichever is first
     assert "limits of time and memory" in message or "damaged" in message
 
 
@@ -449,7 +451,7 @@ def test_weights_that_never_end(trained: Path, tmp_path: Path) -> None:
         (deep_groups, "has a circle of groups, or too many levels, at 'g'"),
     ],
 )
-def test_weights_that_reach_out_or_unfold(
+def test_weights_with_links_circles_bombs_or_non_numbers_are_refused(
     change: Callable[[h5py.File, Path], None], message: str, trained: Path, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "elsewhere.h5"
@@ -470,8 +472,10 @@ def test_weights_that_reach_out_or_unfold(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
-def test_any_flipped_bytes(trained: Path, tmp_path: Path, data: st.DataObject) -> None:
-    """A damaged file is refused in one line, or holds what it held: dates may differ."""
+def test_flipped_bytes_are_refused_or_change_no_member(
+    trained: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    """A damaged file is refused in one line, or its members are unchanged: dates may differ."""
     content = bytearray((trained / "model.keras").read_bytes())
     tail = content.index(b"PK\x01\x02")
     places = st.one_of(st.integers(0, len(content) - 1), st.integers(tail, len(content) - 1))
@@ -489,7 +493,7 @@ def test_any_flipped_bytes(trained: Path, tmp_path: Path, data: st.DataObject) -
     assert "\n" not in refused
 
 
-# --- where models are read -----------------------------------------------------------------------
+# --- reading of models ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -502,7 +506,7 @@ def test_any_flipped_bytes(trained: Path, tmp_path: Path, data: st.DataObject) -
         (b'"filters": [4, 8]', b'"filters": []'),
     ],
 )
-def test_values_that_our_own_class_cannot_have(
+def test_invalid_values_for_our_own_model_class_are_refused(
     old: bytes, new: bytes, trained: Path, tmp_path: Path
 ) -> None:
     config = members(trained / "model.keras")["config.json"].replace(old, new)
@@ -513,14 +517,14 @@ def test_values_that_our_own_class_cannot_have(
     assert "\n" not in str(caught.value)
 
 
-def test_a_config_beside_the_model_that_is_not_ours(trained: Path, tmp_path: Path) -> None:
+def test_a_foreign_config_json_beside_the_model_is_refused(trained: Path, tmp_path: Path) -> None:
     shutil.copy(trained / "model.keras", tmp_path)
     (tmp_path / "config.json").write_text('{"kind": "other"}')
     with pytest.raises(UnsafeModel, match="do not describe a model of this project"):
         read_model(tmp_path, ModelConfig)
 
 
-def test_a_stage_refuses_in_one_line(trained: Path, tmp_path: Path) -> None:
+def test_a_stage_refuses_a_foreign_model_in_one_line(trained: Path, tmp_path: Path) -> None:
     prepared, model = tmp_path / "prepared", tmp_path / "model"
     prepared.mkdir()
     np.save(prepared / "images.npy", np.zeros((2, 8, 8, 1), np.uint8))

@@ -1,4 +1,4 @@
-"""The model of the seed, exactly, and what follows from other settings."""
+"""The default model equals the book's layer by layer; other settings have their stated effects."""
 
 import math
 from pathlib import Path
@@ -26,7 +26,7 @@ def images(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def test_default_is_the_system_of_the_book() -> None:
+def test_the_default_model_has_the_layers_of_the_book() -> None:
     assert params.load(Params, ROOT / "params.yaml").model == SEED
     model = SEED.build((32, 32, 1))
 
@@ -63,14 +63,14 @@ SHAPES = [(28, 28, 1), (30, 30, 3), (33, 17, 1), (8, 8, 3), (64, 64, 3)]
 
 
 def inputs(model: Any, num: int) -> tuple[Any, np.ndarray, np.ndarray]:
-    """The inputs of the model: images, with labels where it is given them; and both."""
+    """The inputs of a model (with labels if the model takes them), then the images, the labels."""
     batch, labels = images(num, *model.image_shape), np.arange(num) % NUM_CLASSES
     return ((batch, labels) if model.num_classes else batch), batch, labels
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("architecture", ["plain", "fast", "residual"])
-def test_any_image_shape_comes_back_as_it_was(
+def test_decoded_images_have_the_shape_of_the_encoded_images(
     shape: tuple[int, int, int], architecture: str
 ) -> None:
     model = autoencoder(architecture=architecture, latent_dim=5, filters=(4, 8, 8)).build(shape)
@@ -93,11 +93,11 @@ def test_every_family_encodes_and_decodes(config: Any, shape: tuple[int, int, in
         decoded = model.decode(latents, given)
         assert latents.shape == (4, 2)
         assert decoded.shape == model(called).shape == (4, *shape)
-        np.testing.assert_array_equal(model.encode(batch, given), latents)  # nothing is drawn
+        np.testing.assert_array_equal(model.encode(batch, given), latents)  # no random draw
 
 
 @every_family
-def test_every_graph_answers_as_its_model(config: Any) -> None:
+def test_the_graphs_of_a_model_give_the_outputs_of_the_model(config: Any) -> None:
     model = config.build((8, 8, 1), NUM_CLASSES)
     _, batch, labels = inputs(model, 3)
     graphs, latents = model.graphs(), model.encode(batch, labels)
@@ -110,7 +110,7 @@ def test_every_graph_answers_as_its_model(config: Any) -> None:
 
 
 def multiplications(model: keras.Model) -> int:
-    """Of one image, encoded and decoded."""
+    """The number of multiplications that encode and decode one image."""
     total = 0
     for layer in [*model.encoder.layers, *model.decoder.layers]:
         if layer.weights:
@@ -120,7 +120,7 @@ def multiplications(model: keras.Model) -> int:
     return total
 
 
-def test_fast_does_a_quarter_of_the_work_and_residual_five_times_as_much() -> None:
+def test_fast_needs_a_quarter_and_residual_five_times_the_multiplications() -> None:
     counts = {
         name: multiplications(SEED.model_copy(update={"architecture": name}).build((32, 32, 1)))
         for name in ("plain", "fast", "residual")
@@ -129,7 +129,7 @@ def test_fast_does_a_quarter_of_the_work_and_residual_five_times_as_much() -> No
     assert counts["residual"] / counts["plain"] == pytest.approx(5, abs=0.2)
 
 
-def test_residual_blocks_begin_as_nothing() -> None:
+def test_an_untrained_residual_block_is_the_identity() -> None:
     model = autoencoder(architecture="residual").build((8, 8, 1))
     blocks = [layer for layer in model.encoder.layers if layer.name.endswith("_add")]
     assert len(blocks) == 2
@@ -138,7 +138,7 @@ def test_residual_blocks_begin_as_nothing() -> None:
         np.testing.assert_array_equal(*through(images(2, 8, 8, 1) / 255))
 
 
-# --- what is added to the loss -------------------------------------------------------------------
+# --- terms of the loss ---------------------------------------------------------------------------
 
 
 def loss_of(model: Any, called: Any, training: bool) -> float:
@@ -146,7 +146,7 @@ def loss_of(model: Any, called: Any, training: bool) -> float:
     return float(model.compute_loss(x=called, y_pred=predicted, training=training))
 
 
-def test_latents_far_from_the_origin_cost() -> None:
+def test_latent_l2_adds_the_squared_norm_of_the_latents_to_the_loss() -> None:
     regular = autoencoder(latent_l2=3.0).build((8, 8, 1))
     batch = images(5, 8, 8, 1)
     z = np.asarray(regular.encode(batch), np.float64)
@@ -156,14 +156,14 @@ def test_latents_far_from_the_origin_cost() -> None:
     assert loss_of(regular, batch, training=True) == pytest.approx(expected, 1e-5)
 
 
-def test_noise_is_added_in_training_alone() -> None:
+def test_latent_noise_is_added_in_training_alone() -> None:
     noisy = autoencoder(latent_noise=1.0, latent_l2=0.01).build((8, 8, 1))
     batch = images(5, 8, 8, 1)
     np.testing.assert_array_equal(noisy(batch, training=False), noisy.decode(noisy.encode(batch)))
     assert not np.array_equal(noisy(batch, training=True), noisy(batch, training=True))
 
 
-def test_kl_divergence_is_that_of_gaussians() -> None:
+def test_kl_divergence_agrees_with_numerical_integration() -> None:
     mean, log_var = np.float32([[0, 0], [1, -2]]), np.float32([[0, 0], [0.5, -1]])
     ours = np.asarray(kl_divergence(mean, log_var))
     assert ours[0] == 0
@@ -174,7 +174,7 @@ def test_kl_divergence_is_that_of_gaussians() -> None:
     assert ours[1] == pytest.approx(sum(np.trapezoid(log, x) for log in logs), rel=1e-5)
 
 
-def test_beta_weighs_the_divergence_and_is_warmed_up() -> None:
+def test_beta_weighs_the_kl_loss_and_rises_during_the_warm_up() -> None:
     model = VAEConfig(**{**OF_KIND["vae"].model_dump(), "beta": 2.0, "kl_warmup_steps": 10}).build(
         (8, 8, 1)
     )
@@ -187,26 +187,27 @@ def test_beta_weighs_the_divergence_and_is_warmed_up() -> None:
         model.optimizer.iterations.assign(step)
         model(batch, training=True)
         assert float(model.losses[0]) == pytest.approx(weight * divergence)
+    # Validation uses the full beta from the first step.
     model.optimizer.iterations.assign(0)
     model(batch, training=False)
-    assert float(model.losses[0]) == pytest.approx(2 * divergence)  # what is validated is the whole
+    assert float(model.losses[0]) == pytest.approx(2 * divergence)
 
 
-def test_a_variational_model_is_called_on_what_is_drawn_and_encodes_to_its_mean() -> None:
+def test_the_vae_draws_latents_around_z_mean_and_encodes_to_z_mean() -> None:
     model = OF_KIND["vae"].build((8, 8, 1))
     batch = np.repeat(images(1, 8, 8, 1), 4000, axis=0)
     z_mean, z_log_var = (np.asarray(part[:1]) for part in model.encoder(batch / np.float32(255)))
     drawn = np.asarray(model._sampled(*model.encoder(batch / np.float32(255)), training=False))
-    # Five standard errors of a mean and of a standard deviation of 4000.
+    # Five standard errors of the mean and of the standard deviation of 4000 draws.
     spread = np.exp(z_log_var / 2)
     assert (np.abs(drawn.mean(axis=0) - z_mean) < 5 * spread / np.sqrt(4000)).all()
     assert (np.abs(drawn.std(axis=0) - spread) < 5 * spread / np.sqrt(8000)).all()
-    # The same batch, since in another one the float32 sums have another order.
+    # The same batch, since float32 sums have another order in a batch of another size.
     means, _ = model.encoder(batch / np.float32(255))
     np.testing.assert_array_equal(model.encode(batch), means)
 
 
-def test_a_label_of_minus_one_is_none() -> None:
+def test_a_label_of_minus_one_counts_as_no_label() -> None:
     model = OF_KIND["conditional"].build((8, 8, 1), NUM_CLASSES)
     batch = images(NUM_CLASSES, 8, 8, 1)
     unknown, known = np.full(NUM_CLASSES, -1), np.arange(NUM_CLASSES)
@@ -223,7 +224,7 @@ def test_a_conditional_model_needs_labels() -> None:
         OF_KIND["conditional"].build((8, 8, 1), 0)
 
 
-def test_loss_is_that_of_the_images_in_zero_to_one() -> None:
+def test_the_loss_compares_images_scaled_to_zero_to_one() -> None:
     model = SEED.build((32, 32, 1))
     batch = images(4, 32, 32, 1)
     target, output = batch / 255.0, np.asarray(model(batch), dtype=np.float64)
@@ -233,9 +234,7 @@ def test_loss_is_that_of_the_images_in_zero_to_one() -> None:
 
 
 @every_family
-def test_file_gives_the_model_back_and_equal_models_give_equal_bytes(
-    config: Any, tmp_path: Path
-) -> None:
+def test_a_model_file_is_repeatable_and_gives_the_model_back(config: Any, tmp_path: Path) -> None:
     keras.utils.set_random_seed(1)
     model = config.build((16, 16, 1), NUM_CLASSES)
     for name in ("first", "second"):
@@ -257,7 +256,7 @@ def test_file_gives_the_model_back_and_equal_models_give_equal_bytes(
     assert again.num_classes == model.num_classes
 
 
-def test_a_file_of_another_family_is_refused(tmp_path: Path) -> None:
+def test_a_model_file_of_another_family_is_refused(tmp_path: Path) -> None:
     plain, variational = OF_KIND["autoencoder"], OF_KIND["vae"]
     write_model(tmp_path, plain.build((8, 8, 1)), variational)
     with pytest.raises(UnsafeModel, match="do not describe a model of this project"):

@@ -1,4 +1,4 @@
-"""The nearest training images are those that a search over all differences finds."""
+"""`nearest_images` finds the same training images as a search over all differences."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ def noise(num: int, side: int, channels: int = 1) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("num", "side", "channels"), [(50, 8, 1), (1500, 64, 3)])
-def test_they_are_those_of_a_full_search(
+def test_nearest_images_equal_those_of_a_full_search(
     num: int, side: int, channels: int, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "images.npy", noise(num, side, channels))
     images = np.load(tmp_path / "images.npy", mmap_mode="r")
-    assert (images.nbytes > 2 * CHUNK_BYTES) == (num == 1500)  # one chunk, and several
+    assert (images.nbytes > 2 * CHUNK_BYTES) == (num == 1500)  # one chunk for 50, several for 1500
     queries = noise(7, side, channels)
     rows = np.arange(1, num, 2)
     found, distances = nearest_images(queries, images, rows, 3)
@@ -31,15 +31,15 @@ def test_they_are_those_of_a_full_search(
     assert (found.dtype, distances.dtype) == (np.int64, np.float32)
 
 
-def test_a_copy_is_at_distance_zero_and_the_first_of_two_is_found() -> None:
-    images = noise(900, 100)  # more than a chunk
+def test_copies_are_at_distance_zero_in_the_order_of_their_rows() -> None:
+    images = noise(900, 100)  # larger than a chunk
     images[880] = images[20] = images[10]
     found, distances = nearest_images(images[[10]], images, np.arange(15, 900), 2)
     assert found.tolist() == [[20, 880]]
     assert distances.tolist() == [[0, 0]]
 
 
-def test_fewer_images_than_asked_for_are_all_found() -> None:
+def test_all_images_are_found_if_fewer_exist_than_requested() -> None:
     images = noise(2, 8)
     found, distances = nearest_images(noise(4, 8), images, np.array([1, 0]), 3)
     assert np.sort(found).tolist() == 4 * [[0, 1]]

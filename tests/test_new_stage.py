@@ -1,4 +1,4 @@
-"""A new stage is one file, one entry in dvc.yaml, and one line in the list of what a run shows."""
+"""A new stage needs a file, an entry in dvc.yaml, and a line in the list of outs of a run."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ plots:
 
 
 def shown(store: str) -> tuple[dict[str, float], set[str]]:
-    """The metrics of the run of the result, and its files in `reports`."""
+    """Return the metrics of the result's run, and the run's files in `reports`."""
     client = MlflowClient(store)
     experiment = client.get_experiment_by_name("latentworks")
     assert experiment is not None
@@ -49,7 +49,9 @@ def shown(store: str) -> tuple[dict[str, float], set[str]]:
     return run.data.metrics, {file.path for file in files}
 
 
-def test_a_new_stage_runs_and_is_shown(finished: Checkout, tmp_path: Path) -> None:
+def test_a_new_stage_runs_and_the_mlflow_run_has_its_metrics_and_files(
+    finished: Checkout, tmp_path: Path
+) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     own_code = {"PYTHONPATH": str(checkout.path / "src")}
     (checkout.path / "src/latentworks/stages/census.py").write_text(STAGE)

@@ -1,4 +1,4 @@
-"""The pages, as a person has them: in a real browser, with a pointer, a keyboard and files."""
+"""The pages of the server in a real browser, used with a pointer, a keyboard and files."""
 
 import json
 import threading
@@ -21,7 +21,7 @@ from conftest import NAME, Project, server_of, until
 
 pytestmark = pytest.mark.system
 
-# The pixels of an image, as the browser has decoded them: none while there is none.
+# The pixels of an image as the browser decoded them; empty while no image is loaded.
 PIXELS = """
 const canvas = document.createElement("canvas"), given = arguments[0];
 canvas.width = given.naturalWidth;
@@ -31,7 +31,7 @@ const context = canvas.getContext("2d");
 context.drawImage(given, 0, 0);
 return [...context.getImageData(0, 0, canvas.width, canvas.height).data];
 """
-# Drop a file, which is chosen in an input of the test's own, on an element.
+# Drop a file on an element. The test chooses the file in an input of its own.
 DROP = """
 const input = document.createElement("input"), target = arguments[0];
 Object.assign(input, { type: "file", id: "dropped" });
@@ -51,7 +51,7 @@ ARROWS = {
     "left": (Keys.ARROW_LEFT, 0, -1),
     "up": (Keys.ARROW_UP, 1, 1),
     "down": (Keys.ARROW_DOWN, 1, -1),
-}  # key, the latent that it moves, and where to
+}  # key, the latent that the key moves, and the direction
 
 
 class Page:
@@ -87,17 +87,17 @@ class Page:
         return ActionChains(self.driver, duration=0)
 
     def is_settled(self) -> bool:
-        """Everything that the page asked for is there."""
+        """Return True if the page shows 24 samples and a decoded image."""
         return len(self.all("#samples img")) == 24 and any(self.pixels())
 
     def becomes_another(self, act: Callable[[], Any], css: str = "#decoded") -> list[int]:
-        """The pixels of what another picture takes the place of, when `act` was done."""
+        """Do `act`, wait until another picture is at `css`, and return its pixels."""
         before = self.pixels(css)
         act()
         return until(lambda: (now := self.pixels(css)) != before and now)
 
     def asked(self) -> list[str]:
-        """The addresses that were asked for since the last time."""
+        """The addresses that the browser requested since the last call."""
         entries = [
             json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")
         ]
@@ -118,7 +118,7 @@ def page(browser: webdriver.Chrome, url: str) -> Page:
 
 @pytest.fixture(scope="module")
 def wide(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server of a model with four latents."""
+    """The address of a server whose model has four latents."""
     folder = tmp_path_factory.mktemp("wide")
     checkout = Project(project.copy(folder / "checkout").path, project.server)
     checkout.edit("params.yaml", f"model_name: {NAME}", "model_name: wide")
@@ -141,7 +141,7 @@ def picture(project: Project, tmp_path: Path) -> Path:
 
 
 def latents(text: str) -> list[float]:
-    """The numbers of `z = (0.50, -1.00)`, wherever it stands."""
+    """Read the numbers of `z = (0.50, -1.00)` from a text that contains it."""
     _, _, numbers = text.partition("z = (")
     return [float(number) for number in numbers.partition(")")[0].split(",")]
 
@@ -149,7 +149,7 @@ def latents(text: str) -> list[float]:
 # --- two latents: the plane ----------------------------------------------------------------------
 
 
-def test_it_loads_without_an_error_and_asks_nobody_else(
+def test_pages_load_without_errors_and_ask_only_their_server(
     browser: webdriver.Chrome, url: str
 ) -> None:
     page = Page(browser, url)
@@ -164,13 +164,13 @@ def test_it_loads_without_an_error_and_asks_nobody_else(
         assert browser.get_log("browser") == []
 
 
-def test_it_says_who_answers(page: Page) -> None:
+def test_the_page_names_the_served_version(page: Page) -> None:
     assert page.text("#about") == FIRST
     assert page.text("#fault") == ""
     assert page.script("return document.documentElement.lang") == "en"
 
 
-def test_the_picture_follows_the_pointer(page: Page) -> None:
+def test_the_decoded_image_follows_the_pointer(page: Page) -> None:
     canvas = page.find("#space canvas")
     page.becomes_another(lambda: page.pointer().move_to_element(canvas).perform())
     middle = latents(page.text("#point"))
@@ -200,8 +200,8 @@ def test_a_finger_drags_the_point(page: Page) -> None:
     touch("touchEnd", [])
 
 
-def test_the_picture_keeps_up_with_a_hand_that_does_not_rest(page: Page) -> None:
-    """The last point is the one that is shown, however many came before."""
+def test_the_decoded_image_is_of_the_last_of_many_fast_moves(page: Page) -> None:
+    """The page shows the last point, however many came before."""
     canvas = page.find("#space canvas")
     last = page.pointer().move_to_element_with_offset(canvas, 116, 77)
     picture = page.becomes_another(last.perform)
@@ -218,7 +218,7 @@ def test_the_picture_keeps_up_with_a_hand_that_does_not_rest(page: Page) -> None
 @pytest.mark.parametrize(("key", "axis", "sign"), ARROWS.values(), ids=ARROWS)
 def test_arrow_keys_move_the_point(page: Page, key: str, axis: int, sign: int) -> None:
     focused = page.find("body")
-    for _ in range(20):  # more than there is to focus on the page
+    for _ in range(20):  # fewer elements of the page take the focus
         focused.send_keys(Keys.TAB)
         focused = page.driver.switch_to.active_element
         if focused.tag_name == "canvas":
@@ -232,7 +232,7 @@ def test_arrow_keys_move_the_point(page: Page, key: str, axis: int, sign: int) -
     assert after[1 - axis] == before[1 - axis]
 
 
-def test_other_samples_and_where_they_lie(page: Page) -> None:
+def test_the_page_draws_new_samples_and_shows_the_latents_of_each(page: Page) -> None:
     def sources() -> list[str]:
         return page.script(
             "return [...document.querySelectorAll('#samples img')].map((i) => i.src)"
@@ -251,7 +251,7 @@ def test_other_samples_and_where_they_lie(page: Page) -> None:
 
 
 @pytest.mark.parametrize("how", ["chosen", "dropped"])
-def test_an_image_of_somebody(page: Page, picture: Path, how: str) -> None:
+def test_an_uploaded_image_is_reconstructed_and_scored(page: Page, picture: Path, how: str) -> None:
     if how == "dropped":
         page.script(DROP, page.find("#drop"))
     chooser = page.find("#file" if how == "chosen" else "#dropped")
@@ -268,12 +268,12 @@ def test_an_image_of_somebody(page: Page, picture: Path, how: str) -> None:
     assert page.pixels("#given")[::4] == np.asarray(Image.open(picture)).ravel().tolist()
     until(lambda: "of 100 test images" in page.text("#score"))
     place = requests.post(f"{page.url}/encode", data=picture.read_bytes(), timeout=10)
-    expected = pytest.approx(place.json()["outputs"][0], abs=0.006)  # it is shown with two digits
+    expected = pytest.approx(place.json()["outputs"][0], abs=0.006)  # the page shows two digits
     assert latents(page.text("#place")) == expected
     until(lambda: latents(page.text("#point")) == expected)
 
 
-def test_what_is_no_picture_gets_a_sentence(page: Page, tmp_path: Path) -> None:
+def test_a_file_that_is_no_picture_gets_an_error_message(page: Page, tmp_path: Path) -> None:
     path = tmp_path / "not.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     page.find("#file").send_keys(str(path))
@@ -296,7 +296,7 @@ def test_a_narrow_window_has_no_horizontal_scroll(page: Page, picture: Path, pat
     assert page.script("return document.documentElement.scrollHeight") > 844
 
 
-def test_it_is_dark_where_a_person_wants_it(page: Page) -> None:
+def test_the_page_is_dark_if_the_browser_prefers_dark(page: Page) -> None:
     luminance = {}
     for scheme in ("light", "dark"):
         wanted = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
@@ -309,10 +309,10 @@ def test_it_is_dark_where_a_person_wants_it(page: Page) -> None:
     assert luminance["dark", "backgroundColor"] < 200 < 600 < luminance["dark", "color"]
 
 
-# --- the page beside what happens ----------------------------------------------------------------
+# --- changes at the server -----------------------------------------------------------------------
 
 
-def test_it_names_the_version_that_takes_over(
+def test_an_open_page_names_the_new_champion(
     page: Page, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.server)  # MLflow looks for the model there
@@ -323,13 +323,13 @@ def test_it_names_the_version_that_takes_over(
     for number, said in (("2", FIRST.replace("version 1", "version 2")), ("1", FIRST)):
         client.set_registered_model_alias(NAME, "champion", number)
         until(lambda said=said: page.text("#about") == said)
-    assert page.driver.title == "still open"  # nobody loaded the page again
+    assert page.driver.title == "still open"  # the page was not loaded again
 
 
-def test_it_waits_where_the_server_is_busy(
+def test_the_page_waits_while_the_server_is_busy(
     browser: webdriver.Chrome, project: Project, tmp_path: Path
 ) -> None:
-    """It says so, asks again when it may, and is whole when the others have gone."""
+    """The page reports the wait, asks again when it may, and is complete after the other calls."""
     over = threading.Event()
     with server_of(project.server, tmp_path / "home", "--max-waiting", "1") as url:
 
@@ -354,7 +354,7 @@ def test_it_waits_where_the_server_is_busy(
     until(lambda: page.text("#about") == "The server does not answer.")
 
 
-def test_operations_can_be_tried(page: Page) -> None:
+def test_every_operation_can_be_tried_on_the_docs_page(page: Page) -> None:
     page.open("/docs")
     operations = until(lambda: page.all("section > details"))
     answers = {}
@@ -376,7 +376,7 @@ def test_operations_can_be_tried(page: Page) -> None:
     assert until(lambda: page.script("return arguments[0].naturalWidth", sheet)) == 32
     operations[0].find_element(By.TAG_NAME, "textarea").send_keys("?")
     operations[0].find_element(By.TAG_NAME, "button").click()
-    # In one step, as the former answer is taken away meanwhile.
+    # Find and read the note in one step, since the page removes the former answer meanwhile.
     note = "return arguments[0].querySelector('.note')?.textContent ?? ''"
     until(lambda: "400" in page.script(note, operations[0]))
 
@@ -384,7 +384,7 @@ def test_operations_can_be_tried(page: Page) -> None:
 # --- more latents: sliders -----------------------------------------------------------------------
 
 
-def test_sliders_move_the_point(browser: webdriver.Chrome, wide: str) -> None:
+def test_each_slider_moves_one_latent(browser: webdriver.Chrome, wide: str) -> None:
     page = Page(browser, wide)
     page.open()
     until(page.is_settled)

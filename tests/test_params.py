@@ -1,4 +1,4 @@
-"""params.yaml: what is refused, and what the user is told."""
+"""Faults in params.yaml are refused, and the message names each fault."""
 
 import shutil
 import subprocess
@@ -69,7 +69,9 @@ def test_committed_params_are_valid_and_short() -> None:
         ("seed: 0", "seed: -1", "seed should be greater than or equal to 0. Received: -1."),
     ],
 )
-def test_a_fault_is_named_with_its_path(tmp_path: Path, old: str, new: str, fault: str) -> None:
+def test_a_fault_in_params_is_named_with_its_key(
+    tmp_path: Path, old: str, new: str, fault: str
+) -> None:
     lines = faults(tmp_path, changed(old, new))
     assert any(fault in line for line in lines), lines
     assert all(line.startswith("params.yaml: ") for line in lines)
@@ -94,7 +96,9 @@ def test_a_fault_is_named_with_its_path(tmp_path: Path, old: str, new: str, faul
         (f"seed: 0x{'f' * 5000}", "Exceeds the limit"),
     ],
 )
-def test_what_is_not_a_set_of_sections(tmp_path: Path, text: str, fault: str) -> None:
+def test_params_that_are_not_plain_yaml_sections_are_refused(
+    tmp_path: Path, text: str, fault: str
+) -> None:
     assert any(fault in line for line in faults(tmp_path, text))
 
 
@@ -103,13 +107,13 @@ def test_every_fault_is_listed(tmp_path: Path) -> None:
     assert len(faults(tmp_path, text.replace("seed: 0", "sed: 0"))) == 4  # seed is missing, too
 
 
-def test_alias_bomb_costs_nothing(tmp_path: Path) -> None:
+def test_a_yaml_alias_bomb_is_refused_within_two_seconds(tmp_path: Path) -> None:
     bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n"
     for name, inner in zip("bcdefghi", "abcdefgh", strict=True):
         bomb += f"{name}: &{name} [{', '.join([f'*{inner}'] * 9)}]\n"
     started = time.perf_counter()
     assert "alias *a" in faults(tmp_path, bomb)[0]
-    assert time.perf_counter() - started < 2  # unfolded it would be 9**9 items
+    assert time.perf_counter() - started < 2  # expanded, the aliases would be 9**9 items
 
 
 def test_a_stage_reads_only_its_sections(tmp_path: Path) -> None:
@@ -128,7 +132,7 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", recipes.names(ROOT))
-def test_recipe_is_valid(tmp_path: Path, name: str) -> None:
+def test_each_recipe_merges_into_valid_params(tmp_path: Path, name: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(recipes.merge(COMMITTED, recipes.sections(ROOT, name)))
     merged = params.load(Params, path, whole=True).model_dump(mode="json")
@@ -136,11 +140,11 @@ def test_recipe_is_valid(tmp_path: Path, name: str) -> None:
         assert merged[section] == value
 
 
-def test_merge_keeps_comments_and_whatever_it_does_not_replace() -> None:
+def test_merge_keeps_comments_and_values_that_it_does_not_replace() -> None:
     assert recipes.merge(COMMITTED, {}) == COMMITTED
     merged = recipes.merge(COMMITTED, recipes.sections(ROOT, "seed"))
     assert "cosine falls to 0 at the last step" in merged
-    assert len(merged.splitlines()) == len(COMMITTED.splitlines()) - 1  # no num_components
+    assert len(merged.splitlines()) == len(COMMITTED.splitlines()) - 1  # without num_components
 
 
 def call(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -154,7 +158,7 @@ def call(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_validate_exits_with_2_and_lines_alone(tmp_path: Path) -> None:
+def test_validate_exits_with_2_and_prints_only_the_faults(tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "params.yaml").write_text(changed("epochs: 9", "epochs: 0"))
     done = call("validate", folder=tmp_path)
@@ -167,7 +171,7 @@ def test_validate_exits_with_2_and_lines_alone(tmp_path: Path) -> None:
     assert call("validate", folder=tmp_path).stdout == "params.yaml is valid\n"
 
 
-def test_command_line_is_light() -> None:
+def test_the_command_line_imports_no_heavy_package() -> None:
     program = (
         "import sys, latentworks.cli\n"
         "heavy = {'tensorflow', 'keras', 'mlflow', 'prefect', 'pandas', 'sklearn', 'matplotlib'}\n"
@@ -188,7 +192,7 @@ def test_command_line_is_light() -> None:
         ('"a\\0b"', "dataset.path should match pattern"),
     ],
 )
-def test_images_are_not_looked_for_among_the_outputs(
+def test_a_dataset_path_that_overlaps_outs_or_is_invalid_is_refused(
     untouched: Checkout, tmp_path: Path, path: str, fault: str
 ) -> None:
     checkout = untouched.copy(tmp_path / "checkout")
@@ -201,7 +205,7 @@ def test_images_are_not_looked_for_among_the_outputs(
 class TestRecipe:
     """`make repro RECIPE=…` writes params.yaml, but never over a user's edits."""
 
-    def test_recipes_follow_one_another(self, untouched, tmp_path: Path) -> None:
+    def test_a_recipe_can_be_applied_twice(self, untouched, tmp_path: Path) -> None:
         checkout = untouched.copy(tmp_path / "checkout")
         before = (checkout.path / "params.yaml").read_text()
         checkout.run("latentworks", "recipe", "seed")
@@ -210,14 +214,16 @@ class TestRecipe:
         checkout.run("git", "checkout", "--quiet", "params.yaml")
         assert (checkout.path / "params.yaml").read_text() == before
 
-    def test_edits_are_refused_and_kept(self, untouched, tmp_path: Path) -> None:
+    def test_a_recipe_refuses_to_overwrite_uncommitted_edits(
+        self, untouched, tmp_path: Path
+    ) -> None:
         checkout = untouched.copy(tmp_path / "checkout")
         checkout.edit("params.yaml", "epochs: 4", "epochs: 5")
         done = checkout.run("latentworks", "recipe", "seed", expected=2)
         assert "params.yaml has uncommitted edits" in done.stderr
         assert "epochs: 5" in (checkout.path / "params.yaml").read_text()
 
-    def test_without_git_edits_cannot_be_told(self, untouched, tmp_path: Path) -> None:
+    def test_a_recipe_is_refused_if_params_are_not_in_git(self, untouched, tmp_path: Path) -> None:
         checkout = untouched.copy(tmp_path / "checkout")
         shutil.rmtree(checkout.path / ".git")
         before = (checkout.path / "params.yaml").read_text()
@@ -225,6 +231,6 @@ class TestRecipe:
         assert "params.yaml is not in git" in done.stderr
         assert (checkout.path / "params.yaml").read_text() == before
 
-    def test_unknown_name(self, untouched) -> None:
+    def test_an_unknown_recipe_name_gets_a_suggestion(self, untouched) -> None:
         done = untouched.run("latentworks", "recipe", "sed", expected=2)
         assert "Did you mean seed?" in done.stderr

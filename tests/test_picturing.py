@@ -1,4 +1,4 @@
-"""Contents of the pictures of a result; how it is laid out is tested with the plots."""
+"""Contents of the pictures of a result; test_plots.py tests their layout."""
 
 import numpy as np
 import pandas as pd
@@ -21,13 +21,13 @@ def shown(figure: Figure) -> np.ndarray:
 
 
 def labelled(labels: list[int]) -> Prepared:
-    """Images of these classes, -1 where one has none."""
+    """Prepared images of these classes; -1 stands for an image without a class."""
     index = pd.DataFrame({"label": pd.Series(labels, dtype="Int64").where(np.array(labels) >= 0)})
     images = np.zeros((len(labels), 8, 8, 1), dtype=np.uint8)
     return Prepared(images, index, {"class_names": NAMES})
 
 
-def test_a_conditional_model_is_told_the_class_of_the_image_that_is_moved() -> None:
+def test_pictures_of_a_conditional_model_use_the_typical_images_class() -> None:
     network = OF_KIND["conditional"].build((8, 8, 1), NUM_CLASSES)
     rng = np.random.default_rng(0)
     z = rng.standard_normal((50, 2)).astype(np.float32)
@@ -50,12 +50,12 @@ def test_a_conditional_model_is_told_the_class_of_the_image_that_is_moved() -> N
 @pytest.mark.parametrize(
     ("labels", "first"),
     [
-        ([0] * 20 + [2] * 3 + [-1] * 5, [0, 20, 1, 21, 2, 22, 3, 4]),  # the rare one is among them
+        ([0] * 20 + [2] * 3 + [-1] * 5, [0, 20, 1, 21, 2, 22, 3, 4]),  # the rare class is included
         ([-1] * 12, [0, 1, 2, 3]),
         ([2], [0]),
     ],
 )
-def test_the_images_that_are_shown_are_of_all_classes(labels: list[int], first: list[int]) -> None:
+def test_the_shown_images_cover_all_classes(labels: list[int], first: list[int]) -> None:
     found = pictures._some_of_each_class(labelled(labels), np.arange(len(labels)))
     assert found[: len(first)].tolist() == first
     assert len(found) <= pictures.MAX_SHOWN

@@ -1,4 +1,4 @@
-"""The stages together, run by real DVC on real digits."""
+"""Real DVC runs all stages together on real digits."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def changed_stages(checkout: Checkout) -> set[str]:
     return set(json.loads(checkout.run("dvc", "status", "--json").stdout))
 
 
-def test_every_stage_leaves_what_the_next_one_reads(finished: Checkout) -> None:
+def test_every_stage_writes_the_outs_that_the_next_stage_reads(finished: Checkout) -> None:
     data = read_prepared(finished.path / "data/prepared")
     latents = pd.read_parquet(finished.path / "data/latents.parquet")
     assert list(latents) == ["id", "split", "label", "z0", "z1"]
@@ -64,7 +64,7 @@ def test_every_stage_leaves_what_the_next_one_reads(finished: Checkout) -> None:
     assert "<title>Latent atlas" in (finished.path / "reports/atlas.html").read_text()
 
 
-def test_metrics_are_nested_and_say_something(finished: Checkout) -> None:
+def test_metrics_are_in_groups_and_have_plausible_values(finished: Checkout) -> None:
     metrics = disk.read_json(finished.path / "reports/metrics.json")
     assert {name: set(group) for name, group in metrics.items()} == {
         "test": {"bce", "excess_bce", "mse", "psnr", "ssim"},
@@ -78,22 +78,24 @@ def test_metrics_are_nested_and_say_something(finished: Checkout) -> None:
     }
     assert metrics["samples"]["features"] == "trained"
     curves = read_curves(finished.path / "reports/curves.csv")
-    # The loss of the validation images, in float32 and other images: near, not equal.
+    # val_loss is of the validation images, and in float32: near to the test loss, not equal.
     assert metrics["test"]["bce"] == pytest.approx(curves[-1]["val_loss"], rel=0.05)
-    assert metrics["test"]["bce"] < np.log(2)  # what a grey image would score
+    assert metrics["test"]["bce"] < np.log(2)  # the score of a grey image
     assert metrics["latents"]["knn_accuracy"] > 0.15  # ten classes: 0.1 is chance
-    assert metrics["samples"]["frechet"] > metrics["samples"]["frechet_floor"]  # a poor model
+    assert metrics["samples"]["frechet"] > metrics["samples"]["frechet_floor"]  # the model is poor
     network = read_features(finished.path / "models/features")
-    assert network.kind == "trained"  # the images are smaller than those of the one that ships
+    assert network.kind == "trained"  # the images are smaller than those of the shipped network
 
 
-def test_second_repro_does_nothing(finished: Checkout) -> None:
+def test_a_second_repro_runs_no_stage(finished: Checkout) -> None:
     output = finished.run("dvc", "repro").stdout
     assert stages_run(output) == []
     assert re.findall(r"Stage '(\w+)' didn't change, skipping", output) == STAGES
 
 
-def test_edits_reach_the_stages_that_they_change(finished: Checkout, tmp_path: Path) -> None:
+def test_an_edited_module_changes_only_the_stages_that_use_it(
+    finished: Checkout, tmp_path: Path
+) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     after_prepare = {"train", "encode", "sample", "evaluate", "export"}
     for file, stages in {
@@ -114,7 +116,7 @@ def test_edits_reach_the_stages_that_they_change(finished: Checkout, tmp_path: P
         (checkout.path / file).write_text(text)
 
 
-def test_another_sampler_runs_three_stages_and_has_a_run_of_its_own(
+def test_another_sampler_runs_three_stages_and_has_its_own_mlflow_run(
     finished: Checkout, tmp_path: Path
 ) -> None:
     checkout = finished.copy(tmp_path / "checkout")
@@ -133,7 +135,9 @@ def test_another_sampler_runs_three_stages_and_has_a_run_of_its_own(
     assert set(later.data.metrics) == set(earlier.data.metrics)
 
 
-def test_labels_go_from_stage_to_stage(finished: Checkout, tmp_path: Path) -> None:
+def test_stages_of_a_conditional_model_pass_the_labels_on(
+    finished: Checkout, tmp_path: Path
+) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     path = checkout.path / "params.yaml"
     network = OF_KIND["conditional"].model_dump(mode="json")
@@ -160,7 +164,7 @@ def test_forced_training_gives_the_same_model(finished: Checkout, tmp_path: Path
     for _ in range(2):
         (checkout.path / MODEL).unlink()
         output = checkout.run("dvc", "repro", "--force", "--single-item", "train").stdout
-        assert "Epoch 4/4" in output  # it was trained, not taken from a cache
+        assert "Epoch 4/4" in output  # the model was trained, not taken from a cache
         assert disk.file_digest(checkout.path / MODEL) == before
     assert len(runs(f"sqlite:///{checkout.path / 'mlflow.db'}")) == 1
 
@@ -172,10 +176,10 @@ def runs(store: str) -> list[mlflow.entities.Run]:
 
 
 @pytest.mark.cold
-def test_killed_training_goes_on_to_the_same_bytes_in_the_same_run(
+def test_a_killed_training_resumes_to_the_same_bytes_in_the_same_run(
     finished: Checkout, tmp_path: Path
 ) -> None:
-    """SIGKILL in the middle of a training, twice; then the same command again."""
+    """SIGKILL ends a training twice; then the same command runs to the end."""
     killed = finished.copy(tmp_path / "killed")
     killed.edit("params.yaml", "epochs: 4", f"epochs: {MANY}")
     killed.edit("params.yaml", "patience: 3", f"patience: {MANY}")
@@ -188,10 +192,10 @@ def test_killed_training_goes_on_to_the_same_bytes_in_the_same_run(
     assert "model.sha256" not in before.data.tags
 
     call = ("dvc", "repro", "--single-item", "train")
-    often = {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.2"}  # it trains for a few seconds
+    often = {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.2"}  # the training takes a few seconds
     output = killed.run(*call, MLFLOW_TRACKING_URI=store, **often).stdout
     (goes_on,) = re.findall(rf"train: goes on after epoch (\d+) of {MANY}", output)
-    # The epoch in which it was killed may have been finished before the signal arrived.
+    # The training may have finished the epoch before the signal arrived.
     assert reached - 1 <= int(goes_on) <= reached + 1
     assert f"Epoch {reached - 1}/{MANY}" not in output
     whole.run(*call)
@@ -211,7 +215,7 @@ def test_killed_training_goes_on_to_the_same_bytes_in_the_same_run(
 
 
 def kill_in_epoch(checkout: Checkout, epoch: int, store: str) -> int:
-    """Kill DVC and the stage at once in an epoch, or in a later one if MLflow has no run yet."""
+    """Kill DVC and the stage at once in an epoch, or a later epoch if MLflow has no run yet."""
     process = subprocess.Popen(
         ["dvc", "repro", "--single-item", "train"],
         cwd=checkout.path,
@@ -249,8 +253,8 @@ def has_runs(store: str) -> bool:
 
 
 @pytest.mark.cold
-def test_a_stage_ends_with_dvc(finished: Checkout, tmp_path: Path) -> None:
-    """SIGKILL of DVC alone: its stage does not write on beside that of the next run."""
+def test_a_stage_ends_when_its_dvc_is_killed(finished: Checkout, tmp_path: Path) -> None:
+    """SIGKILL ends DVC alone: its stage must not write beside the stage of the next DVC."""
     if sys.platform != "linux":
         pytest.skip("only Linux can end a child with its parent")
     checkout = finished.copy(tmp_path / "checkout")
@@ -289,7 +293,7 @@ def locked_train(checkout: Checkout) -> str:
     return lock[lock.index("  train:") :]
 
 
-def test_a_fault_in_params_is_one_line_for_dvc_repro_too(
+def test_dvc_repro_reports_a_mistake_in_params_in_one_line(
     finished: Checkout, tmp_path: Path
 ) -> None:
     checkout = finished.copy(tmp_path / "checkout")
@@ -301,7 +305,9 @@ def test_a_fault_in_params_is_one_line_for_dvc_repro_too(
     assert "Traceback" not in done.stderr
 
 
-def test_images_among_the_outputs_are_refused_and_kept(untouched: Checkout, tmp_path: Path) -> None:
+def test_source_images_inside_an_out_are_refused_and_kept(
+    untouched: Checkout, tmp_path: Path
+) -> None:
     checkout = untouched.copy(tmp_path / "checkout")
     mine = checkout.path / "data/raw/mine/photo.png"
     mine.parent.mkdir(parents=True)
@@ -315,8 +321,8 @@ def test_images_among_the_outputs_are_refused_and_kept(untouched: Checkout, tmp_
     assert mine.is_file()
 
 
-def test_colour_images_without_labels(untouched: Checkout, tmp_path: Path) -> None:
-    """Another source, other channels, a size that the strides do not divide, nothing to label."""
+def test_stages_run_on_colour_images_without_labels(untouched: Checkout, tmp_path: Path) -> None:
+    """An image folder, three channels, a size that the strides do not divide, and no labels."""
     checkout = untouched.copy(tmp_path / "checkout")
     folder = checkout.path / "photos"
     folder.mkdir()
@@ -356,7 +362,9 @@ def test_colour_images_without_labels(untouched: Checkout, tmp_path: Path) -> No
     assert changed_stages(checkout) == {"prepare"}
 
 
-def test_an_experiment_can_be_compared(experiment: Checkout, tmp_path: Path) -> None:
+def test_dvc_diff_compares_params_metrics_and_plots_of_an_experiment(
+    experiment: Checkout, tmp_path: Path
+) -> None:
     checkout = experiment.copy(tmp_path / "checkout")
     params = json.loads(checkout.run("dvc", "params", "diff", "--json").stdout)
     assert params["params.yaml"]["model.latent_dim"] == {"old": 2, "new": 16, "diff": 14}
@@ -364,7 +372,7 @@ def test_an_experiment_can_be_compared(experiment: Checkout, tmp_path: Path) -> 
     change = metrics["reports/metrics.json"]["test.bce"]
     assert change["new"] < change["old"]  # 16 latents hold more of an 8x8 digit than 2
     scores = disk.read_json(checkout.path / "reports/metrics.json")
-    assert "trustworthiness" not in scores["latents"]  # they are no map
+    assert "trustworthiness" not in scores["latents"]  # latents of 16 dimensions are no map
     checkout.run("dvc", "plots", "diff", "--out", "plots")
     page = (checkout.path / "plots/index.html").read_text()
     curves = read_curves(checkout.path / "reports/curves.csv")

@@ -1,4 +1,4 @@
-"""The plan of a checkout that real DVC knows: stages that would run, with reasons."""
+"""`latentworks plan` shows the stages that real DVC would run, with reasons."""
 
 import re
 import shutil
@@ -8,7 +8,7 @@ from conftest import Checkout
 
 
 def planned(checkout: Checkout) -> dict[str, list[str]]:
-    """The lines of each stage."""
+    """Return the lines of `latentworks plan` for each stage."""
     stages: dict[str, list[str]] = {}
     name = ""
     for line in checkout.run("latentworks", "plan").stdout.partition("\n\n")[0].splitlines()[1:]:
@@ -17,11 +17,13 @@ def planned(checkout: Checkout) -> dict[str, list[str]]:
     return stages
 
 
-def test_nothing_to_do(finished: Checkout) -> None:
+def test_plan_of_a_finished_checkout_has_no_stages(finished: Checkout) -> None:
     assert finished.run("latentworks", "plan").stdout == "everything is up to date\n"
 
 
-def test_a_parameter_and_what_follows(finished: Checkout, tmp_path: Path) -> None:
+def test_plan_shows_changed_params_and_the_stages_that_follow(
+    finished: Checkout, tmp_path: Path
+) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     checkout.edit("params.yaml", "epochs: 4", "epochs: 12")
     checkout.edit("params.yaml", "  patience: 3", "  patience: 7")
@@ -36,7 +38,9 @@ def test_a_parameter_and_what_follows(finished: Checkout, tmp_path: Path) -> Non
     assert stages["sample"][0].endswith("after train, encode")
 
 
-def test_files_and_a_sampler_of_another_kind(finished: Checkout, tmp_path: Path) -> None:
+def test_plan_shows_another_sampler_changed_code_and_a_missing_out(
+    finished: Checkout, tmp_path: Path
+) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     checkout.edit("params.yaml", "kind: gaussian_mixture", "kind: uniform_box")
     checkout.edit("params.yaml", "    num_components: 5", "#")
@@ -53,7 +57,7 @@ def test_files_and_a_sampler_of_another_kind(finished: Checkout, tmp_path: Path)
     assert stages["export"][0].endswith("models/servable is missing")
 
 
-def test_images_outside_of_the_project(finished: Checkout, tmp_path: Path) -> None:
+def test_plan_shows_changed_images_outside_the_project(finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     images = tmp_path / "images.npz"
     (checkout.path / "digits.npz").rename(images)
@@ -64,12 +68,14 @@ def test_images_outside_of_the_project(finished: Checkout, tmp_path: Path) -> No
     (reason,) = (line.split(" | ")[-1] for line in planned(checkout)["prepare"])
     assert re.fullmatch(r"\.\./images\.npz [0-9a-f]{7} → [0-9a-f]{7}", reason)
     with images.open("ab") as file:
-        file.truncate(30_000_000)  # too much to hash for a look
+        file.truncate(30_000_000)  # too large to be hashed for a plan
     (reason,) = (line.split(" | ")[-1] for line in planned(checkout)["prepare"])
     assert re.fullmatch(r"\.\./images\.npz 1 file of 0\.\d MB → 1 file of 30\.0 MB", reason)
 
 
-def test_a_first_time_and_mistakes(untouched: Checkout, tmp_path: Path) -> None:
+def test_plan_shows_stages_that_never_ran_and_refuses_wrong_params(
+    untouched: Checkout, tmp_path: Path
+) -> None:
     checkout = untouched.copy(tmp_path / "checkout")
     stages = planned(checkout)
     assert list(stages) == [

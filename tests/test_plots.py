@@ -1,4 +1,4 @@
-"""Pictures show what they say: pixels, points, names and numbers are looked up in each figure."""
+"""Each figure shows the right pixels, points, names and numbers."""
 
 import re
 from collections.abc import Callable
@@ -21,7 +21,7 @@ NAMES = [f"class {label}" for label in range(10)]
 
 
 def canvas(figure: Figure) -> np.ndarray:
-    """The figure as it will be saved: uint8 [h, w, 3]."""
+    """The pixels of the figure as saved: uint8 [h, w, 3]."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
 
@@ -31,12 +31,12 @@ def texts(figure: Figure) -> list[str]:
 
 
 def count(figure: Figure, colour: tuple[int, int, int]) -> int:
-    """How many pixels of the figure have exactly this colour."""
+    """The number of pixels of the figure that have exactly this colour."""
     return int((canvas(figure) == colour).all(axis=-1).sum())
 
 
 def places(figure: Figure, image: np.ndarray, zoom: int) -> list[tuple[int, int]]:
-    """Where the figure shows the image, uint8 [H, W, C], enlarged by `zoom`: tops and lefts."""
+    """The tops and lefts of the image in the figure: uint8 [H, W, C], enlarged by `zoom`."""
     large = np.broadcast_to(image, (*image.shape[:2], 3)).repeat(zoom, 0).repeat(zoom, 1)
     height, width = large.shape[:2]
     drawn = canvas(figure)
@@ -53,7 +53,7 @@ def shows(figure: Figure, image: np.ndarray, zoom: int) -> bool:
 
 
 def photos(num: int, side: int = 16, channels: int = 1) -> np.ndarray:
-    """Random pixels, so that no image is found by accident. The first pixel is seldom met."""
+    """Random images, so that none is found by accident. Their first pixels have rare values."""
     rng = np.random.default_rng(num)
     images = rng.integers(60, 200, (num, side, side, channels), dtype=np.uint8)
     images[:, 0, 0] = np.arange(num)[:, None] % 50
@@ -61,7 +61,7 @@ def photos(num: int, side: int = 16, channels: int = 1) -> np.ndarray:
 
 
 def decode(z: np.ndarray) -> np.ndarray:
-    """A decoder whose grey is the first latent, in fiftieths."""
+    """Decode latents to grey images. The grey is the first latent, in fiftieths."""
     return np.broadcast_to((z[:, :1] / 50).clip(0, 1), (len(z), 64)).reshape(-1, 8, 8, 1)
 
 
@@ -86,10 +86,10 @@ def test_tile_sets_images_row_by_row(channels: int) -> None:
         top, left = i // 3 * step, i % 3 * step
         assert (picture[top : top + 16, left : left + 16] == image).all()
     assert (picture[:16, 16:step] == 255).all()
-    assert (picture[step:, 2 * step :] == 255).all()  # the place that nothing fills
+    assert (picture[step:, 2 * step :] == 255).all()  # the empty place is white
 
 
-def test_tile_takes_reconstructions_and_few_images() -> None:
+def test_tile_takes_floats_and_fewer_images_than_columns() -> None:
     picture = plots.tile(np.full((2, 4, 6, 1), 0.5, np.float32), num_columns=10)
     assert picture.shape == (4, 2 * 6 + GAP, 3)
     assert (picture[:, :6] == 128).all()
@@ -99,7 +99,7 @@ def test_tile_takes_reconstructions_and_few_images() -> None:
 
 
 @both_kinds
-def test_samples_stand_in_their_order_with_crisp_pixels(channels: int) -> None:
+def test_samples_are_drawn_in_order_with_crisp_pixels(channels: int) -> None:
     images = photos(300, side=32, channels=channels)
     figure = plots.samples(images, "300 samples")
     assert texts(figure)[:2] == ["300 samples", "170 of 300, not hand-picked."]
@@ -118,15 +118,15 @@ def test_few_samples_are_drawn_larger(num: int, zoom: int) -> None:
     assert shows(figure, images[-1], zoom)
 
 
-def test_large_images_are_shrunk_to_means() -> None:
+def test_large_images_are_shrunk_to_means_of_their_pixels() -> None:
     images = photos(40)
-    large = images.repeat(10, axis=1).repeat(10, axis=2)  # 160 pixels a side, of which 132 fit
+    large = images.repeat(10, axis=1).repeat(10, axis=2)  # a side has 160 pixels, and 132 fit
     assert shows(plots.samples(large, "large"), images[7], zoom=5)
 
 
 @both_kinds
 @pytest.mark.parametrize("num", [1, 7, 200])
-def test_reconstructions_stand_under_their_originals(channels: int, num: int) -> None:
+def test_reconstructions_are_drawn_under_their_originals(channels: int, num: int) -> None:
     originals = np.full((num, 32, 32, channels), 40, np.uint8)
     figure = plots.reconstructions(originals, np.full(originals.shape, 0.5, np.float32))
     assert texts(figure)[0] == f"Reconstructions: mean squared error {(0.5 - 40 / 255) ** 2:.4f}"
@@ -146,14 +146,14 @@ def test_interpolations_go_from_one_original_to_the_other() -> None:
     figure = plots.interpolations(decode, starts, ends, start_images, end_images, num_steps=5)
     assert "2-dimensional" in texts(figure)[0]
     assert texts(figure)[2:] == ["original", "0%", "25%", "50%", "75%", "100%", "original"]
-    for z in (10, 15, 20, 25, 30, 35, 40):  # the points on both lines
+    for z in (10, 15, 20, 25, 30, 35, 40):  # the latents on the two lines
         shown = 2 if 20 <= z <= 30 else 1
         assert count(figure, grey(round(z / 50 * 255))) >= shown * 128**2
     for image in (*start_images, *end_images):
         assert shows(figure, image, zoom=16)
 
 
-def test_one_interpolation_in_rgb() -> None:
+def test_a_single_interpolation_is_drawn_in_rgb() -> None:
     def decode_rgb(z: np.ndarray) -> np.ndarray:
         return np.concatenate([decode(z), 0 * decode(z), 1 - decode(z)], axis=-1)
 
@@ -178,11 +178,11 @@ def test_each_class_has_a_row_of_its_samples(num_classes: int, side: int, channe
         found = np.argwhere((drawn == 40 + 20 * label).all(axis=-1))
         assert len(found) == num_columns * side**2
         top, bottom = found[0][0], found[-1][0]
-        assert top < len(drawn) - text.get_window_extent().y0 < bottom  # beside its row
+        assert top < len(drawn) - text.get_window_extent().y0 < bottom  # the name is beside the row
 
 
-def test_of_many_classes_the_first_are_drawn() -> None:
-    labels = np.repeat(np.arange(1, 100), 2)  # the first has no samples
+def test_class_samples_draw_only_24_of_100_classes() -> None:
+    labels = np.repeat(np.arange(1, 100), 2)  # the first class has no samples
     figure = plots.class_samples(photos(198), labels, [f"class {i}" for i in range(100)])
     assert texts(figure)[0] == "Samples of 24 of 100 classes"
     assert "Up to 2 of each" in texts(figure)[1]
@@ -192,7 +192,7 @@ def test_of_many_classes_the_first_are_drawn() -> None:
 
 @both_kinds
 @pytest.mark.parametrize(("num", "shown", "zoom"), [(1, 1, 10), (5, 5, 10), (40, 20, 6)])
-def test_neighbours_stand_below_their_sample(
+def test_nearest_images_are_drawn_below_their_sample(
     num: int, shown: int, zoom: int, channels: int
 ) -> None:
     images = photos(num, channels=channels)
@@ -226,7 +226,7 @@ def points(figure: Figure) -> np.ndarray:
     return np.asarray(scatter.get_offsets())
 
 
-def test_two_latents_are_drawn_as_they_are() -> None:
+def test_two_latents_are_drawn_without_projection() -> None:
     z, labels = latents(500, 2)
     figure = plots.latent_scatter(z, labels, NAMES)
     axes = figure.axes[0]
@@ -248,7 +248,7 @@ def test_points_have_the_colour_of_their_class() -> None:
     assert texts(figure)[4::3] == [str(number) for number in np.bincount(labels)]
 
 
-def test_more_latents_are_drawn_in_their_principal_plane() -> None:
+def test_more_than_two_latents_are_drawn_in_their_principal_plane() -> None:
     z, labels = latents(2000, 16)
     figure = plots.latent_scatter(z, labels, NAMES)
     axes = figure.axes[0]
@@ -257,12 +257,12 @@ def test_more_latents_are_drawn_in_their_principal_plane() -> None:
         share = variances[k] / variances.sum()
         assert label == f"principal component {k + 1} ({share:.0%} of the variance)"
     assert "16 dimensions" in texts(figure)[0]
-    # The variance in the plane is that of the two largest eigenvalues, and nothing correlates.
+    # The variances in the plane are the two largest eigenvalues, and its axes do not correlate.
     assert np.allclose(np.cov(points(figure).T), np.diag(variances[:2]), atol=1e-3)
 
 
 @pytest.mark.parametrize("latent_dim", [2, 3, 16])
-def test_a_plane_gives_back_what_lies_in_it(latent_dim: int) -> None:
+def test_projection_inverts_the_lift_from_the_plane(latent_dim: int) -> None:
     plane = Plane.of(latents(300, latent_dim)[0])
     places = np.random.default_rng(0).standard_normal((20, 2))
     # float32 around 25 has steps of 2e-6.
@@ -278,27 +278,27 @@ def test_one_latent_is_drawn_at_random_heights() -> None:
     assert len(np.unique(points(figure)[:, 1])) == 300
 
 
-def test_without_labels_there_is_no_legend() -> None:
+def test_a_scatter_plot_without_labels_has_no_legend() -> None:
     z, _ = latents(300, 2)
     figure = plots.latent_scatter(z, None, [])
     assert texts(figure) == ["300 latents of 2 dimensions", "Each point is a training image."]
     assert len(points(figure)) == 300
 
 
-def test_points_without_a_label_are_named_so() -> None:
+def test_the_legend_counts_points_without_a_label() -> None:
     z, labels = latents(300, 2)
     figure = plots.latent_scatter(z, np.where(labels == 3, -1, labels), NAMES)
     assert texts(figure)[-2:] == ["no label", str((labels == 3).sum())]
 
 
-def test_many_classes_have_colours_of_their_own_and_a_short_legend() -> None:
+def test_100_classes_get_distinct_colours_and_a_short_legend() -> None:
     z, _ = latents(300, 2)
     names = [f"_$name\n{label} that is far too long to fit" for label in range(100)]
     figure = plots.latent_scatter(z, np.arange(300) % 100, names)
     (scatter,) = figure.axes[0].collections
     assert len(np.unique(scatter.get_facecolors(), axis=0)) == 100
     legend = np.array([mpl.colors.to_rgb(text.get_color()) for text in figure.texts[2:-1:3]])
-    assert np.linalg.norm(np.diff(legend, axis=0), axis=1).min() > 0.5  # neighbours look different
+    assert np.linalg.norm(np.diff(legend, axis=0), axis=1).min() > 0.5  # adjacent colours differ
     assert re.fullmatch(r"_\$name 0 that.*…", texts(figure)[3])
     assert texts(figure)[-1] == "and 76 more classes"
     canvas(figure)
@@ -312,7 +312,7 @@ def test_any_number_of_points_is_drawn(num: int) -> None:
     assert count(figure, (255, 255, 255)) > 0.4 * canvas(figure)[..., 0].size  # not a black blot
 
 
-def test_the_grid_shows_what_is_decoded_where() -> None:
+def test_the_grid_shows_decoded_images_at_their_places() -> None:
     z, labels = latents(2000, 2)
     figure = plots.latent_grid(decode, z, labels, NAMES, num_side=10)
     low, high = np.percentile(z, [1, 99], axis=0)
@@ -320,15 +320,15 @@ def test_the_grid_shows_what_is_decoded_where() -> None:
     assert figure.axes[0].get_ylim() == pytest.approx((low[1], high[1]))
     assert "100 places" in texts(figure)[0]
     overlay = np.asarray(figure.axes[1].get_images()[0].get_array())
-    cells = overlay.reshape(10, 90, 10, 90, 4)[:, 45, :, 45]  # their middles
+    cells = overlay.reshape(10, 90, 10, 90, 4)[:, 45, :, 45]  # the middles of the cells
     centres = low[0] + (np.arange(10) + 0.5) / 10 * (high[0] - low[0])
-    # 1: the decoder's grey is rounded.
+    # The tolerance is 1, since the decoder's grey is rounded.
     assert np.allclose(cells[..., 0], (centres / 50).clip(0, 1) * 255, atol=1)
     assert (cells[..., 3] == 255).all()
-    assert (overlay[0] == 0).all()  # between the images the points are seen
+    assert (overlay[0] == 0).all()  # the points are visible between the images
 
 
-def test_the_grid_has_its_second_axis_upwards() -> None:
+def test_the_second_axis_of_the_grid_points_upwards() -> None:
     z, _ = latents(2000, 2)
     figure = plots.latent_grid(lambda z: decode(z[:, 1:]), z, None, [], num_side=10)
     overlay = np.asarray(figure.axes[1].get_images()[0].get_array())
@@ -338,7 +338,7 @@ def test_the_grid_has_its_second_axis_upwards() -> None:
 
 @pytest.mark.parametrize(("latent_dim", "num_images"), [(1, 20), (2, 400), (16, 400)])
 @pytest.mark.parametrize("num", [1, 3, 300])
-def test_the_grid_takes_any_latents(latent_dim: int, num_images: int, num: int) -> None:
+def test_the_grid_takes_any_number_of_latents(latent_dim: int, num_images: int, num: int) -> None:
     z, _ = latents(num, latent_dim)
     seen = []
 
@@ -354,13 +354,13 @@ def test_the_grid_takes_any_latents(latent_dim: int, num_images: int, num: int) 
     canvas(figure)
 
 
-def test_each_latent_moves_alone_the_most_effective_first() -> None:
+def test_traversals_move_one_latent_each_the_strongest_first() -> None:
     evenly = np.linspace(-1, 1, 5001, dtype=np.float32)
     z = np.random.default_rng(0).permuted(np.tile(evenly, (3, 1)), axis=1).T
-    z[17] = 0  # the median, where the others stay
+    z[17] = 0  # the median, at which the other latents stay
 
     def decode_stripes(z: np.ndarray) -> np.ndarray:
-        """Three stripes, one for each latent; the first is weak and the last is strong."""
+        """Decode each of three latents to a stripe. The first is weak and the last is strong."""
         greys = 0.5 + z * [0.05, 0.25, 0.5]
         return np.broadcast_to(greys.repeat(2, axis=1)[..., None, None], (len(z), 6, 8, 1))
 
@@ -370,25 +370,25 @@ def test_each_latent_moves_alone_the_most_effective_first() -> None:
     assert texts(figure)[5::2] == 3 * ["\N{MINUS SIGN}0.98 to 0.98"]
     for axes, latent, strength in zip(figure.axes, (2, 1, 0), (0.5, 0.25, 0.05), strict=True):
         picture = np.asarray(axes.get_images()[0].get_array())[..., 0] / 255
-        stripes = picture[14::28, 56::116]  # their middles, 14 pixels for each of the decoder's
+        stripes = picture[14::28, 56::116]  # the middles; a decoded pixel takes 14
         expected = np.full((3, 9), 0.5)
         expected[latent] += strength * np.linspace(-0.98, 0.98, 9)
         assert np.allclose(stripes, expected, atol=0.003)  # greys are rounded to 1/255
 
 
 @pytest.mark.parametrize(("num", "latent_dim"), [(1, 2), (3, 64), (50, 1), (200, 1024)])
-def test_any_latents_are_traversed(num: int, latent_dim: int) -> None:
+def test_traversals_take_any_number_of_latents_and_images(num: int, latent_dim: int) -> None:
     z, _ = latents(num, latent_dim)
 
     def decode_rgb(z: np.ndarray) -> np.ndarray:
         assert z.dtype == np.float32
         assert z.shape[1] == latent_dim
-        assert len(z) <= 200  # held at once
+        assert len(z) <= 200  # images in memory at once
         return np.repeat(decode(z[:, ::-1]), 3, axis=-1).repeat(8, axis=1).repeat(8, axis=2)
 
     figure = plots.traversals(decode_rgb, z)
     assert len(figure.axes) == min(latent_dim, 10)
-    seen = latent_dim - 1 if num > 1 else 0  # one image has nothing to move between
+    seen = latent_dim - 1 if num > 1 else 0  # one image gives no range to move in
     assert texts(figure)[4] == f"z{seen}"
     assert (f"The 10 of {latent_dim:,} latents" in texts(figure)[0]) == (latent_dim > 10)
     canvas(figure)
@@ -459,7 +459,7 @@ def index(labels: list[int | None]) -> pd.DataFrame:
 
 
 @both_kinds
-def test_the_profile_shows_each_class(channels: int) -> None:
+def test_the_profile_shows_counts_and_examples_of_each_class(channels: int) -> None:
     images = photos(40, channels=channels)
     for label in range(4):
         images[label * 10 : (label + 1) * 10] = 60 + 40 * label
@@ -475,7 +475,7 @@ def test_the_profile_shows_each_class(channels: int) -> None:
     for line, name in enumerate(("cat", "dog", "owl", "fox")):
         at = texts(figure).index(name)
         assert texts(figure)[at + 1 : at + 4] == ["7", "0", "2"]
-        assert count(figure, grey(60 + 40 * line)) >= 7 * 64**2  # seven examples of each
+        assert count(figure, grey(60 + 40 * line)) >= 7 * 64**2  # seven examples of each class
 
 
 def test_the_profile_shows_brightness_and_sizes() -> None:
@@ -488,12 +488,12 @@ def test_the_profile_shows_brightness_and_sizes() -> None:
     assert "and other sizes" in texts(figure)
 
 
-def test_the_profile_says_when_nothing_is_rejected() -> None:
+def test_the_profile_says_that_no_image_was_rejected() -> None:
     figure = plots.data_profile(photos(40), index([None] * 40), profile(40, []))
     assert "Nothing: every image can be used." in texts(figure)
 
 
-def test_the_profile_names_what_is_rejected() -> None:
+def test_the_profile_names_reasons_and_examples_of_rejected_files() -> None:
     known = profile(40, ["a"])
     known["rejects"] = {
         f"reason_{i}": {"images": 10 + i, "examples": [f"$file_{i}.txt", "x" * 100]}
@@ -510,7 +510,7 @@ def test_the_profile_names_what_is_rejected() -> None:
 
 @both_kinds
 @pytest.mark.parametrize("num", [3, 200])
-def test_the_profile_without_labels_is_a_grid(channels: int, num: int) -> None:
+def test_the_profile_without_labels_is_a_grid_of_examples(channels: int, num: int) -> None:
     images = photos(num, channels=channels)
     figure = plots.data_profile(images, index([None] * num), profile(num, [], channels))
     assert texts(figure)[0] == f"{num} images without labels"
@@ -520,7 +520,7 @@ def test_the_profile_without_labels_is_a_grid(channels: int, num: int) -> None:
 
 
 @pytest.mark.parametrize("num_classes", [1, 30])
-def test_the_profile_takes_empty_and_many_classes(num_classes: int) -> None:
+def test_the_profile_takes_empty_classes_and_many_classes(num_classes: int) -> None:
     names = [f"class {i}" for i in range(num_classes)]
     figure = plots.data_profile(photos(10), index([0] * 10), profile(10, names))
     assert "class 0" in texts(figure)
@@ -528,11 +528,11 @@ def test_the_profile_takes_empty_and_many_classes(num_classes: int) -> None:
     canvas(figure)
 
 
-# --- all of them ---------------------------------------------------------------------------------
+# --- all plots -----------------------------------------------------------------------------------
 
 
 def boxes(figure: Figure) -> dict[str, Bbox]:
-    """Where each text stands, the numbers on the axes among them, and each picture."""
+    """The box of each text, with the numbers on the axes among them, and of each picture."""
     figure.canvas.draw()
     written = [*figure.texts]
     for axes in figure.axes:
@@ -607,7 +607,7 @@ def test_no_text_is_cut_off_or_covers_another(draw: Callable[[], Figure]) -> Non
         assert not found[one].padded(-2).overlaps(found[other].padded(-2)), (one, other)
 
 
-def test_equal_data_gives_equal_pictures_and_nothing_global_changes() -> None:
+def test_equal_data_gives_equal_pictures_and_rcparams_stay_unchanged() -> None:
     before = dict(mpl.rcParams)
     z, labels = latents(300, 3)
     figures = [plots.latent_grid(decode, z, labels, NAMES, num_side=5) for _ in range(2)]

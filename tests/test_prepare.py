@@ -1,4 +1,4 @@
-"""The stage `prepare`, run as a user would run it, on real digits and real files."""
+"""The stage `prepare` runs on real digits and real files, as a user would run it."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_params(kind: str, path: Path | str, **changes: Any) -> None:
-    """params.yaml and the output of `fetch`, for images of the user's own."""
+    """Write params.yaml and the outs of `fetch` for a user's own images."""
     prepare = {
         "image_size": 16,
         "channels": 1,
@@ -59,10 +59,12 @@ def digests(folder: Path) -> dict[str, str]:
     return {file.name: file_digest(file) for file in sorted(folder.iterdir())}
 
 
-# --- what is written -----------------------------------------------------------------------------
+# --- outs ----------------------------------------------------------------------------------------
 
 
-def test_digits(capsys: pytest.CaptureFixture[str]) -> None:
+def test_prepare_writes_images_index_and_profile_of_the_digits(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     prepared = prepare_npz({"x": IMAGES, "y": LABELS}, val_fraction=0.1, test_fraction=0.2)
     index, profile = prepared.index, prepared.profile
 
@@ -84,7 +86,7 @@ def test_digits(capsys: pytest.CaptureFixture[str]) -> None:
         rows = prepared.rows(split)
         assert part["images"] == len(rows) == sum(part["classes"].values())
         assert part["classes"]["3"] == np.count_nonzero(prepared.labels(rows) == 3)
-    # Binomial with a standard deviation below 17 of 1797: four of them are 0.04.
+    # Each count is binomial, with a standard deviation below 17 of 1797: four of these are 0.04.
     assert profile["splits"]["test"]["images"] / 1797 == pytest.approx(0.2, abs=0.04)
     assert profile["splits"]["val"]["images"] / 1797 == pytest.approx(0.08, abs=0.04)
 
@@ -94,7 +96,7 @@ def test_digits(capsys: pytest.CaptureFixture[str]) -> None:
     assert said.err == ""
 
 
-def test_brightness_is_exact() -> None:
+def test_the_brightness_in_the_profile_is_exact() -> None:
     prepared = prepare_npz({"x": IMAGES})
     brightness = prepared.profile["brightness"]
     assert brightness["mean"] == pytest.approx(prepared.images.mean(), rel=1e-12)
@@ -102,21 +104,21 @@ def test_brightness_is_exact() -> None:
     assert brightness["histogram"] == np.histogram(prepared.images, 16, (0, 256))[0].tolist()
 
 
-def test_without_labels() -> None:
+def test_prepare_accepts_images_without_labels() -> None:
     prepared = prepare_npz({"x": IMAGES})
     assert prepared.class_names == []
     assert prepared.labels(prepared.rows("train")) is None
     assert set(prepared.profile["splits"]["train"]) == {"images"}
 
 
-def test_the_sources_own_test_images_stay_test_and_val_is_taken_from_train() -> None:
+def test_the_sources_test_split_is_kept_and_val_comes_from_train() -> None:
     prepared = prepare_npz({"x_train": IMAGES[:1500], "x_test": IMAGES[1500:]}, val_fraction=0.2)
     assert prepared.rows("test").tolist() == list(range(1500, 1797))
-    # Binomial with a standard deviation of 16 of 1500: four of them are 0.04.
+    # The count is binomial, with a standard deviation of 16 of 1500: four of these are 0.04.
     assert len(prepared.rows("val")) / 1500 == pytest.approx(0.2, abs=0.04)
 
 
-def test_no_val_images_with_val_fraction_0() -> None:
+def test_val_fraction_0_gives_no_val_images() -> None:
     prepared = prepare_npz({"x": IMAGES}, val_fraction=0)
     assert len(prepared.rows("val")) == 0
 
@@ -132,7 +134,7 @@ def test_equal_inputs_give_equal_bytes() -> None:
     assert sorted(first) == ["images.npy", "index.parquet", "profile.json"]
 
 
-def test_an_image_never_changes_sides_when_data_grows() -> None:
+def test_an_image_keeps_its_split_when_the_dataset_grows() -> None:
     def splits(images: np.ndarray) -> dict[str, str]:
         index = prepare_npz({"x": images}).index
         return dict(zip(index["id"], index["split"], strict=True))
@@ -142,9 +144,9 @@ def test_an_image_never_changes_sides_when_data_grows() -> None:
     assert few.items() <= many.items()
 
 
-def test_duplicates_are_dropped_and_those_in_test_stay_test() -> None:
+def test_prepare_drops_duplicates_and_keeps_the_copy_in_test() -> None:
     train = np.concatenate([IMAGES[:100], IMAGES[:30]])
-    test = np.concatenate([IMAGES[90:200], IMAGES[150:160]])  # 10 of train, 10 of its own
+    test = np.concatenate([IMAGES[90:200], IMAGES[150:160]])  # 10 copies of train, 10 of test
     labels = {"y_train": LABELS[:130] * 0, "y_test": LABELS[:120] * 0 + 1}
     prepared = prepare_npz({"x_train": train, "x_test": test, **labels})
 
@@ -156,7 +158,7 @@ def test_duplicates_are_dropped_and_those_in_test_stay_test() -> None:
     assert prepared.index["name"][90] == "x_test[0]"
 
 
-def test_the_fingerprint_tells_splits_and_labels_apart() -> None:
+def test_the_fingerprint_changes_with_splits_and_labels() -> None:
     arrays = {"x": IMAGES[:300], "y": LABELS[:300]}
     same = [prepare_npz(arrays).profile["fingerprint"] for _ in range(2)]
     other_split = prepare_npz(arrays, test_fraction=0.3).profile["fingerprint"]
@@ -174,7 +176,7 @@ def write_digits(folder: Path, number: int) -> None:
         Image.fromarray(IMAGES[row]).save(path)
 
 
-def test_a_folder_with_good_and_bad_files_on_all_cores() -> None:
+def test_prepare_reads_good_files_of_a_folder_and_lists_bad_ones() -> None:
     folder = Path("mine")
     write_digits(folder, 200)
     (folder / "class 0" / "empty.png").touch()
@@ -201,10 +203,10 @@ def test_a_folder_with_good_and_bad_files_on_all_cores() -> None:
     assert prepared.profile["duplicates"] == 1
 
 
-# --- what can go wrong ---------------------------------------------------------------------------
+# --- failures ------------------------------------------------------------------------------------
 
 
-def test_too_few_images() -> None:
+def test_too_few_images_are_an_error() -> None:
     write_digits(Path("mine"), 5)
     Path("mine/empty.png").touch()
     write_params("image_folder", "mine", min_images=100)
@@ -216,20 +218,20 @@ def test_too_few_images() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_no_images_to_train_or_to_test_on(split: str) -> None:
+def test_an_empty_train_or_test_split_is_an_error(split: str) -> None:
     images = {"x_train": IMAGES[:50], "x_test": IMAGES[50:60]}
     if split == "train":
-        images["x_test"] = IMAGES[:60]  # all of train are duplicates of test
+        images["x_test"] = IMAGES[:60]  # every train image has a duplicate in test
         expected = "0 train"
     else:
-        images = {"x": np.unique(IMAGES[:2], axis=0)}  # neither of the two is test by its hash
+        images = {"x": np.unique(IMAGES[:2], axis=0)}  # the hash puts neither image into test
         expected = "0 test"
     with pytest.raises(DataError, match="some in train and some in test") as error:
         prepare_npz(images, test_fraction=0.01)
     assert expected in str(error.value)
 
 
-def test_a_failure_leaves_the_earlier_output_alone() -> None:
+def test_a_failed_prepare_leaves_the_previous_outputs_unchanged() -> None:
     prepare_npz({"x": IMAGES})
     before = digests(PREPARED)
     content = bytearray(Path("images.npz").read_bytes())
@@ -239,7 +241,7 @@ def test_a_failure_leaves_the_earlier_output_alone() -> None:
         main(RAW, PREPARED)
     assert digests(PREPARED) == before
     assert sorted(path.name for path in Path().iterdir()) == [
-        ".latentworks",  # how long it took
+        ".latentworks",  # timings of the stage
         "images.npz",
         "params.yaml",
         "prepared",
@@ -247,7 +249,7 @@ def test_a_failure_leaves_the_earlier_output_alone() -> None:
     ]
 
 
-def test_raw_of_another_kind() -> None:
+def test_prepare_refuses_raw_data_of_another_kind() -> None:
     write_params("idx", "mine")
     Path("params.yaml").write_text(Path("params.yaml").read_text().replace("idx", "npz"))
     with pytest.raises(DataError, match=r"raw: not fetched for dataset.kind npz\. Run `dvc repro"):
@@ -270,7 +272,7 @@ main("prepare", *sys.argv[1:])
     )
 
 
-def test_a_users_mistake_is_one_line_and_exit_code_3() -> None:
+def test_a_users_mistake_ends_in_one_line_and_exit_code_3() -> None:
     write_params("npz", "missing.npz")
     finished = run_stage()
     assert finished.returncode == 3
@@ -279,7 +281,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_3() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from Linux")
-def test_memory_does_not_grow_with_the_data() -> None:
+def test_peak_memory_of_prepare_does_not_grow_with_the_data() -> None:
     def peak_megabytes(num_images: int) -> float:
         x = np.random.default_rng(0).integers(0, 256, (num_images, 64, 64, 3), dtype=np.uint8)
         np.savez("images.npz", x=x)
@@ -289,5 +291,5 @@ def test_memory_does_not_grow_with_the_data() -> None:
         assert peak is not None, finished.stderr
         return int(peak[1]) / 1024
 
-    # 197 MB of images; what may grow is the index, and pages of the file that were just written.
+    # The images take 197 MB. Only the index and the pages just written to the file may grow.
     assert peak_megabytes(16_000) - peak_megabytes(100) < 50

@@ -1,4 +1,4 @@
-"""Pixels: every kind of raw image becomes one shape, and its split depends on nothing else."""
+"""Every raw image is brought to one shape, and its split depends on its pixels alone."""
 
 import hashlib
 
@@ -22,7 +22,7 @@ def constant(height: int, width: int, *pixel: int) -> np.ndarray:
     return np.full((height, width, len(pixel)), pixel, dtype=np.uint8)
 
 
-def test_16_bits_are_rounded_not_clipped_or_cut() -> None:
+def test_16_bit_values_are_rounded_not_clipped_or_truncated() -> None:
     every_value = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
     expected = np.round(every_value / 257).astype(np.uint8)
     np.testing.assert_array_equal(to_uint8(every_value), expected)
@@ -34,7 +34,7 @@ def test_the_hidden_colour_of_a_transparent_pixel_does_not_show() -> None:
     assert over.tolist() == [[[100, 100, 100], [255, 0, 0], [131, 80, 80]]]
 
 
-def test_grey_with_alpha() -> None:
+def test_grey_with_alpha_is_blended_with_the_background() -> None:
     image = np.array([[[200, 0], [200, 255]]], dtype=np.uint8)
     assert over_background(image, background=7).tolist() == [[[7], [200]]]
 
@@ -43,18 +43,18 @@ def test_grey_with_alpha() -> None:
     ("pixel", "luma"),
     [((255, 0, 0), 76), ((0, 255, 0), 150), ((0, 0, 255), 29), ((255, 255, 255), 255)],
 )
-def test_rgb_to_grey_is_itu_r_601(pixel: tuple[int, int, int], luma: int) -> None:
+def test_grey_is_computed_from_rgb_by_itu_r_601(pixel: tuple[int, int, int], luma: int) -> None:
     grey = with_channels(constant(2, 3, *pixel), channels=1)
     assert grey.shape == (2, 3, 1)
     assert np.unique(grey).tolist() == [luma]
 
 
-def test_grey_to_rgb_repeats() -> None:
+def test_rgb_from_grey_repeats_the_grey_channel() -> None:
     assert with_channels(constant(1, 1, 9), channels=3).tolist() == [[[9, 9, 9]]]
 
 
 @pytest.mark.parametrize("side", [27, 28])
-def test_pad_centres_a_small_image_and_leaves_its_pixels_alone(side: int) -> None:
+def test_pad_centres_a_small_image_and_keeps_its_pixels(side: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (side, side, 1), dtype=np.uint8)
     prepared = prepare_image(image, size=32, channels=1, fit="pad", background=3)
     np.testing.assert_array_equal(prepared[2 : 2 + side, 2 : 2 + side], image)
@@ -62,7 +62,7 @@ def test_pad_centres_a_small_image_and_leaves_its_pixels_alone(side: int) -> Non
 
 
 @pytest.mark.parametrize("fit", ["pad", "resize"])
-def test_a_large_image_is_shrunk_with_its_aspect_ratio_kept(fit: Fit) -> None:
+def test_shrinking_a_large_image_keeps_its_aspect_ratio(fit: Fit) -> None:
     prepared = prepare_image(constant(40, 80, 200), size=20, channels=1, fit=fit, background=10)[
         ..., 0
     ]
@@ -70,7 +70,7 @@ def test_a_large_image_is_shrunk_with_its_aspect_ratio_kept(fit: Fit) -> None:
     assert np.unique(np.delete(prepared, np.s_[5:15], axis=0)).tolist() == [10]
 
 
-def test_resize_scales_a_small_image_up_and_pad_does_not() -> None:
+def test_resize_enlarges_a_small_image_and_pad_does_not() -> None:
     image = constant(4, 8, 200)
     up = prepare_image(image, size=16, channels=1, fit="resize", background=0)
     same = prepare_image(image, size=16, channels=1, fit="pad", background=0)
@@ -82,10 +82,10 @@ def test_shrinking_does_not_alias() -> None:
     stripes = np.zeros((64, 64, 1), dtype=np.uint8)
     stripes[:, ::2] = 255
     small = scaled(stripes, 16, "resize")
-    assert np.abs(small[2:-2, 2:-2].astype(int) - 128).max() <= 2  # the mean; aliased: 0 or 255
+    assert np.abs(small[2:-2, 2:-2].astype(int) - 128).max() <= 2  # mean: 128; aliased: 0 or 255
 
 
-def test_background_stands_around_and_behind_alike() -> None:
+def test_the_background_fills_the_padding_and_transparent_pixels() -> None:
     clear = np.zeros((8, 8, 4), dtype=np.uint8)
     prepared = prepare_image(clear, size=16, channels=3, fit="pad", background=128)
     assert np.unique(prepared).tolist() == [128]
@@ -112,12 +112,12 @@ def test_every_raw_image_gets_the_same_shape(
     assert prepared.dtype == np.uint8
 
 
-def test_an_extreme_aspect_ratio_leaves_one_row() -> None:
+def test_an_extremely_wide_image_keeps_one_row_of_pixels() -> None:
     prepared = prepare_image(constant(1, 5000, 255), size=16, channels=1, fit="pad", background=0)
     assert np.count_nonzero(prepared) == 16
 
 
-def test_content_id_tells_shapes_and_bytes_apart() -> None:
+def test_content_id_depends_on_shape_and_bytes() -> None:
     flat, tall = constant(2, 8, 1), constant(8, 2, 1)
     assert content_id(flat) == content_id(flat.copy())
     assert len({content_id(flat), content_id(tall), content_id(flat + 1)}) == 3
@@ -133,17 +133,17 @@ def test_content_id_does_not_depend_on_memory_layout() -> None:
 IDS = [hashlib.sha256(str(number).encode()).hexdigest()[:32] for number in range(20_000)]
 
 
-def test_splits_have_their_fractions() -> None:
+def test_splits_have_the_requested_fractions() -> None:
     splits = [split_of(image_id, val_fraction=0.25, test_fraction=0.2) for image_id in IDS]
-    # Each count is binomial with a standard deviation below 60 of 20 000: five of them are 0.015.
+    # Each count is binomial, with a standard deviation below 60 of 20 000: five of these are 0.015.
     assert splits.count("test") / len(IDS) == pytest.approx(0.2, abs=0.015)
     assert splits.count("val") / len(IDS) == pytest.approx(0.8 * 0.25, abs=0.015)
 
 
-def test_no_val_without_val_fraction() -> None:
+def test_val_fraction_0_gives_no_val_images() -> None:
     assert {split_of(image_id, 0, 0.1) for image_id in IDS} == {"train", "test"}
 
 
-def test_val_fraction_does_not_change_test() -> None:
+def test_val_fraction_does_not_change_the_test_split() -> None:
     test = {image_id for image_id in IDS if split_of(image_id, 0, 0.1) == "test"}
     assert test == {image_id for image_id in IDS if split_of(image_id, 0.5, 0.1) == "test"}

@@ -1,4 +1,4 @@
-"""The gate lets through what is better beyond chance and worse in nothing; it says why not."""
+"""The gate promotes a model that is better beyond chance and worse in no metric. It says why."""
 
 import json
 import subprocess
@@ -19,19 +19,19 @@ from latentworks.registry.tables import decision as table
 
 NUM_IMAGES, NUM_REPLICATES = 400, 1000
 RESAMPLES = np.random.default_rng(0).integers(NUM_IMAGES, size=(NUM_REPLICATES, NUM_IMAGES))
-# Of one image: how hard it is for any model, so that the errors of two models are alike.
+# How hard each image is for any model. So the errors of two models on an image are alike.
 HARD = np.random.default_rng(1).gamma(2, 0.01, NUM_IMAGES)
 
 
 def mean(each: np.ndarray, reference: float) -> Score:
-    """A metric that is a mean over test images."""
+    """Return the score of a metric that is a mean over test images."""
     return Score(float(each.mean()), each[RESAMPLES].mean(axis=1), reference)
 
 
 def scores(
     mse: float = 1, distance: float = 1, active: float = 2, memorisation: float = 1
 ) -> Scores:
-    """Of a model whose metrics are so many times 0.02, 0.05, 1 and 0.8."""
+    """Return the scores of a model. The arguments are multiples of 0.02, 0.05, 1 and 0.8."""
     return Scores(
         "data",
         "scorer",
@@ -78,7 +78,7 @@ def test_every_metric_has_a_margin_and_a_limit() -> None:
     assert {*get_args(PromotionConfig.model_fields["metric"].annotation)} == {*METRICS}
 
 
-def test_better_beyond_chance_is_promoted() -> None:
+def test_a_model_better_beyond_chance_is_promoted() -> None:
     decision = decide(scores(mse=0.9), CHAMPION, config())
     assert decision.promoted
     value = CHAMPION.metrics["mse"].value
@@ -94,28 +94,28 @@ def test_better_beyond_chance_is_promoted() -> None:
     assert row.band[0] < row.gain < row.band[1]
 
 
-def test_equal_models_do_not_replace_one_another() -> None:
+def test_an_equal_model_does_not_replace_the_champion() -> None:
     for metric in METRICS:
         decision = decide(CHAMPION, CHAMPION, config(metric=metric))
         assert not decision.promoted
         assert decision.reason.startswith(f"{metric} is not better")
 
 
-def test_better_within_chance_is_refused() -> None:
+def test_a_model_better_within_chance_is_refused() -> None:
     noise = np.random.default_rng(2).normal(0, 0.01, NUM_IMAGES)
-    noise -= noise.mean() + 1e-4  # better by 0.0001, of which chance may take 0.001
+    noise -= noise.mean() + 1e-4  # a gain of 0.0001; chance makes up to 0.001
     near = with_metric(CHAMPION, "mse", mean(HARD + noise, 0.07))
     decision = decide(near, CHAMPION, config())
     assert decision.rows[0].verdict == "not better"
     assert not decision.promoted
     assert "mse is not better beyond chance: " in decision.reason
     assert ", better by 0." in decision.reason
-    # The same gain is beyond chance where both err on the same images.
+    # The same gain is beyond chance if both models err on the same images.
     even = with_metric(CHAMPION, "mse", mean(HARD - 1e-4, 0.07))
     assert decide(even, CHAMPION, config()).promoted
 
 
-def test_the_wrong_side_is_refused_and_called_worse() -> None:
+def test_a_model_worse_beyond_chance_is_refused_and_called_worse() -> None:
     decision = decide(scores(mse=1.1), CHAMPION, config())
     assert decision.rows[0].verdict == "worse"
     assert "mse is worse: " in decision.reason
@@ -127,10 +127,12 @@ def test_the_wrong_side_is_refused_and_called_worse() -> None:
     [
         ("sliced_wasserstein", {"distance": 1.09}, {"distance": 1.11}),
         ("memorisation", {"memorisation": 0.91}, {"memorisation": 0.89}),
-        ("active_units", {"active": 1}, {"active": 0}),  # of 2, half may go
+        ("active_units", {"active": 1}, {"active": 0}),  # the margin is half of 2
     ],
 )
-def test_margins(name: str, within: dict[str, float], beyond: dict[str, float]) -> None:
+def test_other_metrics_may_be_worse_within_their_margins(
+    name: str, within: dict[str, float], beyond: dict[str, float]
+) -> None:
     decision = decide(scores(mse=0.9, **within), CHAMPION, config())
     assert decision.promoted, decision.reason
     assert {row.metric: row.verdict for row in decision.rows}[name] == "ok"
@@ -140,7 +142,7 @@ def test_margins(name: str, within: dict[str, float], beyond: dict[str, float]) 
     assert refused.rows[0].verdict == "better"
 
 
-def test_a_margin_is_reached_in_spite_of_rounding() -> None:
+def test_rounding_does_not_change_the_verdict_at_a_margin() -> None:
     margins = {**config().margins.model_dump(), "active_units": 0.07}
     champion = with_metric(CHAMPION, "active_units", Score(100.0, None, 100.0))
     assert 100 - 93 < 0.07 * 100  # 7.000000000000001; and 1 - 0.93 is 0.06999999999999995
@@ -152,7 +154,7 @@ def test_a_margin_is_reached_in_spite_of_rounding() -> None:
     assert verdicts(challenger, champion, margins=margins)["active_units"] == "ok"
 
 
-def test_all_that_failed_is_named() -> None:
+def test_the_reason_names_every_metric_that_failed() -> None:
     bad = scores(mse=1, distance=1.5, active=0, memorisation=0.3)
     reason = decide(bad, CHAMPION, config()).reason
     assert [part.split()[0] for part in reason.split("; ")] == [*METRICS]
@@ -160,22 +162,22 @@ def test_all_that_failed_is_named() -> None:
     assert not reason.endswith(".")
 
 
-def test_the_declared_metric_is_the_one_that_must_get_better() -> None:
+def test_the_declared_metric_must_get_better() -> None:
     better = scores(memorisation=1.2)
     assert not decide(better, CHAMPION, config()).promoted
     assert decide(better, CHAMPION, config(metric="memorisation")).promoted
-    # The margin of the declared metric does not count; mse has one then.
+    # The margin of the declared metric does not count. Here, the margin of mse does.
     worse = scores(memorisation=1.2, mse=1.03)
     assert not decide(worse, CHAMPION, config(metric="memorisation")).promoted
 
 
-def test_without_replicates_any_improvement_counts() -> None:
+def test_any_improvement_counts_in_a_metric_without_replicates() -> None:
     assert decide(scores(active=3), CHAMPION, config(metric="active_units")).promoted
     refused = decide(scores(active=2), CHAMPION, config(metric="active_units"))
     assert refused.reason == "active_units is not better: 2 against 2"
 
 
-def test_a_champion_with_nothing_has_no_percentages() -> None:
+def test_a_gain_over_a_score_of_0_has_no_percentage() -> None:
     champion = scores(active=0)
     decision = decide(scores(active=2), champion, config(metric="active_units"))
     assert decision.promoted
@@ -184,14 +186,16 @@ def test_a_champion_with_nothing_has_no_percentages() -> None:
     table(decision)
 
 
-def test_size_and_latency_are_not_gated() -> None:
+def test_the_gate_ignores_size_and_latency() -> None:
     heavy = replace(scores(mse=0.9), size_mb=1e6, latency_ms={"1": 1e6})
     assert decide(heavy, CHAMPION, config()).promoted
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", METRICS)
-def test_what_is_not_a_number_never_promotes(name: str, broken: float) -> None:
+def test_a_model_with_a_score_that_is_not_finite_is_never_promoted(
+    name: str, broken: float
+) -> None:
     good = scores(mse=0.5, distance=0.5, memorisation=2).metrics[name]
     some = None if good.replicates is None else np.where(np.arange(1000) == 7, broken, 0.0)
     for fault in [
@@ -210,8 +214,8 @@ def test_what_is_not_a_number_never_promotes(name: str, broken: float) -> None:
                 assert "nan" in table(decision)
 
 
-def test_a_band_of_95_percent_promotes_equals_in_one_of_forty() -> None:
-    """Two models with one true error, on 1000 test sets, each with other images."""
+def test_the_95_percent_band_promotes_one_of_forty_equal_models() -> None:
+    """Two models have the same true error. Each of the 1000 test sets has other images."""
     rng = np.random.default_rng(0)
     num_trials, promoted = 1000, 0
     for _ in range(num_trials):
@@ -220,14 +224,15 @@ def test_a_band_of_95_percent_promotes_equals_in_one_of_forty() -> None:
         challenger = with_metric(CHAMPION, "mse", mean(first, 0.07))
         champion = with_metric(CHAMPION, "mse", mean(second, 0.07))
         promoted += decide(challenger, champion, config()).promoted
-    # One side of the band is 2.5 %, so 25 expected, with a binomial deviation of 4.9; 4 of these.
+    # One side of the band is 2.5 %, so 25 are expected, with a binomial deviation of 4.9. The
+    # tolerance is 4 deviations.
     assert 5 <= promoted <= 45
 
 
 # --- a first model -------------------------------------------------------------------------------
 
 
-def test_a_first_model_meets_its_limits() -> None:
+def test_a_first_model_within_its_limits_is_promoted() -> None:
     decision = decide(CHAMPION, None, config())
     assert decision.promoted
     assert decision.reason.startswith("a first model, within its limits: mse 0.0")
@@ -239,7 +244,7 @@ def test_a_first_model_meets_its_limits() -> None:
 @pytest.mark.parametrize(
     ("name", "model"),
     [
-        ("mse", scores(mse=3.5)),  # the mean image's
+        ("mse", scores(mse=3.5)),  # the mse of the mean image
         ("sliced_wasserstein", scores(distance=2.5)),
         ("active_units", scores(active=0)),
         ("memorisation", scores(memorisation=0.5)),
@@ -252,22 +257,22 @@ def test_a_first_model_beyond_a_limit_is_refused(name: str, model: Scores) -> No
     assert ";" not in decision.reason
 
 
-def test_a_first_model_needs_references() -> None:
+def test_a_first_model_without_a_reference_is_refused() -> None:
     score = replace(CHAMPION.metrics["mse"], reference=None)
     assert not decide(with_metric(CHAMPION, "mse", score), None, config()).promoted
 
 
-# --- what cannot be compared ---------------------------------------------------------------------
+# --- scores that cannot be compared --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", ["data", "scorer"])
-def test_other_data_or_another_scorer_is_an_error(what: str) -> None:
+def test_scores_of_other_data_or_another_scorer_are_an_error(what: str) -> None:
     other = replace(scores(mse=0.5), **{what: "other"})
     with pytest.raises(LatentworksError, match=f"with the same {what}. Received: other and {what}"):
         decide(other, CHAMPION, config())
 
 
-def test_memorisation_may_be_absent_from_both() -> None:
+def test_both_models_may_lack_memorisation() -> None:
     better, champion = without(scores(mse=0.5), "memorisation"), without(CHAMPION, "memorisation")
     assert decide(better, champion, config()).promoted
     assert decide(champion, None, config()).promoted
@@ -277,7 +282,7 @@ def test_memorisation_may_be_absent_from_both() -> None:
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_a_metric_of_one_alone_is_an_error(name: str) -> None:
+def test_a_metric_that_one_of_the_models_lacks_is_an_error(name: str) -> None:
     with pytest.raises(LatentworksError, match=f"The champion has no score for {name}"):
         decide(scores(mse=0.5), without(CHAMPION, name), config())
     with pytest.raises(LatentworksError, match=f"The challenger has no score for {name}"):
@@ -289,7 +294,7 @@ def test_an_unknown_metric_is_an_error() -> None:
         decide(with_metric(CHAMPION, "sharpness", Score(1.0)), None, config())
 
 
-def test_replicates_that_are_not_pairs_are_an_error() -> None:
+def test_replicates_that_cannot_be_paired_are_an_error() -> None:
     score = CHAMPION.metrics["mse"]
     for replicates in (None, np.zeros(7)):
         other = with_metric(CHAMPION, "mse", replace(score, replicates=replicates))
@@ -297,7 +302,7 @@ def test_replicates_that_are_not_pairs_are_an_error() -> None:
             decide(other, CHAMPION, config())
 
 
-# --- what is written -----------------------------------------------------------------------------
+# --- table and JSON ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("champion", [CHAMPION, None])
@@ -312,7 +317,7 @@ def test_the_table_is_aligned_markdown(champion: Scores | None) -> None:
     assert len(lines) == 2 + len(METRICS)
 
 
-def test_scores_come_back_from_json() -> None:
+def test_scores_survive_a_round_trip_through_json() -> None:
     odd = with_metric(CHAMPION, "mse", Score(np.nan, np.array([1 / 3, np.inf, -np.inf]), None))
     for model in (CHAMPION, odd):
         read = Scores.from_json(json.loads(json.dumps(model.to_json(), allow_nan=False)))
@@ -330,13 +335,13 @@ class Section(Config):
     promotion: PromotionConfig
 
 
-def test_every_metric_has_its_knobs_in_params() -> None:
+def test_params_yaml_has_a_margin_and_a_limit_for_every_metric() -> None:
     section = params.load(Section, ROOT / "params.yaml").promotion
     assert list(section.margins.model_dump()) == list(section.first.model_dump()) == [*METRICS]
     assert section.metric in METRICS
 
 
-def test_the_committed_limits_fit_the_committed_model() -> None:
+def test_the_committed_model_is_within_the_committed_limits() -> None:
     section = params.load(Section, ROOT / "params.yaml").promotion
     measured = {"mse": (0.0216, 0.0663), "sliced_wasserstein": (0.0585, 0.00576)}
     measured |= {"active_units": (2, 2), "memorisation": (0.784, 1)}
@@ -359,7 +364,7 @@ def test_the_committed_limits_fit_the_committed_model() -> None:
         ("model_name: ", f"model_name: {'a' * 100}", "promotion.model_name should match pattern"),
     ],
 )
-def test_faults_are_named(tmp_path, old: str, new: str, fault: str) -> None:
+def test_faults_in_the_promotion_params_are_named(tmp_path, old: str, new: str, fault: str) -> None:
     text = (ROOT / "params.yaml").read_text()
     assert old in text
     (tmp_path / "params.yaml").write_text(text.replace(old, new))
@@ -368,7 +373,7 @@ def test_faults_are_named(tmp_path, old: str, new: str, fault: str) -> None:
     assert fault in str(caught.value)
 
 
-def test_the_gate_is_light() -> None:
+def test_the_gate_imports_no_heavy_packages() -> None:
     program = (
         "import sys, latentworks.promotion.decision\n"
         "heavy = {'tensorflow', 'keras', 'mlflow', 'pandas', 'sklearn', 'scipy', 'onnxruntime'}\n"

@@ -17,7 +17,7 @@ RIDDLE = re.compile(r"(#\s*)?(What|Whether|Whoever) ")
 
 
 def texts(code: str) -> Iterator[tuple[int, str]]:
-    """Every docstring, message and comment, with its line."""
+    """Every docstring, message and comment, with its line number."""
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.lineno, node.value.lstrip()
@@ -31,10 +31,10 @@ def riddles(code: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_text_opens_with_a_riddle(path: Path) -> None:
+def test_no_text_opens_with_what_whether_or_whoever(path: Path) -> None:
     assert not riddles(path.read_text(encoding="utf-8"))
 
 
-def test_a_riddle_is_found() -> None:
+def test_texts_that_open_with_what_whether_or_whoever_are_found() -> None:
     code = 'def f():\n    """Whether so."""\n    return f"What {1} is"  # Whoever asks\n'
     assert len(riddles(code)) == 3

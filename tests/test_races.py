@@ -1,4 +1,4 @@
-"""Many who promote at once, and some who are killed while they do."""
+"""Processes promote versions at the same time, and some are killed during a promotion."""
 
 import multiprocessing
 import os
@@ -25,7 +25,7 @@ from latentworks.system import disk, locks
 pytestmark = pytest.mark.cold
 
 
-# --- many at once, and kills ---------------------------------------------------------------------
+# --- simultaneous promotions, and kills ----------------------------------------------------------
 
 NUM_PROCESSES = 8
 NUM_ROUNDS = 50 if FULL else 10
@@ -33,9 +33,9 @@ NUM_ROUNDS = 50 if FULL else 10
 
 @pytest.fixture(scope="module")
 def ladder(server: str, good: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A model with a version for each process, each of them better than the one before by far.
+    """A registered model with a version for each process, each far better than the last.
 
-    They are one model with scores recorded in another amount: the race is about the choice.
+    All versions are one model and differ in the recorded scores: the race is about the choice.
     """
     path = tmp_path_factory.mktemp("ladder") / "checkout"
     checkout = Project(good.copy(path).path, server).named("ladder")
@@ -67,7 +67,7 @@ def ladder(server: str, good: Checkout, tmp_path_factory: pytest.TempPathFactory
 def promote_in_every_round(
     root: Path, server: str, number: int, start: Barrier, end: Barrier
 ) -> None:
-    """Work of one process: promote its version as soon as a round begins."""
+    """Promote version `number` as soon as a round begins: the work of one process."""
     os.environ["MLFLOW_TRACKING_URI"] = server
     os.chdir(root)
     registry = Registry(root)
@@ -103,8 +103,8 @@ def test_the_best_is_champion_whoever_comes_first(server: str, ladder: Project) 
             process.kill()
     assert champions == [NUM_PROCESSES] * NUM_ROUNDS
     entries = decisions(server, "ladder")
-    assert len(entries) == NUM_PROCESSES * NUM_ROUNDS  # one for each decision
-    # Each entry begins where the one before ended; a round begins without a champion.
+    assert len(entries) == NUM_PROCESSES * NUM_ROUNDS  # an entry for each promotion
+    # Each entry begins with the champion that the last entry made. A round begins with none.
     rounds = [entries[n : n + NUM_PROCESSES] for n in range(0, len(entries), NUM_PROCESSES)]
     for told in rounds:
         before = ["", *(tags["champion.after"] for tags in told[:-1])]
@@ -131,7 +131,7 @@ def start_promote(project: Project, number: int) -> subprocess.Popen[str]:
     )
 
 
-def test_a_holder_that_is_killed_frees_the_lock(
+def test_a_killed_lock_holder_frees_the_lock(
     server: str, ladder: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
@@ -148,7 +148,7 @@ def test_a_holder_that_is_killed_frees_the_lock(
         while holder(lock) != first.pid:
             assert time.monotonic() < deadline
             assert first.poll() is None, first.communicate()[0]
-        time.sleep(rng.uniform(0, 0.15))  # somewhere in the middle of it, another place each time
+        time.sleep(rng.uniform(0, 0.15))  # the promotion stops at another point in each round
         first.send_signal(signal.SIGSTOP)
         stopped_inside = holder(lock) == first.pid
         num_stopped += stopped_inside
@@ -167,4 +167,4 @@ def test_a_holder_that_is_killed_frees_the_lock(
         assert entries[-1]["champion.before"] in ("", "1")
         assert aliases(server, "ladder")["champion"] == 8
         assert client.get_model_version("ladder", "8").tags["decision"] == "promoted"
-    assert num_stopped >= 3  # else this test has not tried what it is for
+    assert num_stopped >= 3  # else too few lock holders were killed to test this

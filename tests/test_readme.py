@@ -1,4 +1,4 @@
-"""The statements of the README are true."""
+"""README.md and the pages in docs/ name real commands, links and scores."""
 
 import re
 
@@ -19,12 +19,12 @@ ALL = TEXT + PAGES
 COMMANDS = [line.removeprefix("$ ") for line in TEXT.splitlines() if line.startswith("$ ")]
 
 
-def test_it_starts_with_the_two_commands() -> None:
+def test_the_readme_starts_with_make_repro_and_make_test() -> None:
     makes = [command for command in COMMANDS if command.startswith("make ")]
     assert [makes[0], makes[2]] == ["make repro", "make test"]
 
 
-def test_every_make_target_exists_and_is_listed() -> None:
+def test_docs_name_existing_make_targets_and_the_readme_lists_all() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):.*  ## ", makefile, flags=re.MULTILINE))
     (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)
@@ -35,7 +35,7 @@ def test_every_make_target_exists_and_is_listed() -> None:
     assert set(listed) == targets
 
 
-def test_every_command_of_ours_exists() -> None:
+def test_every_command_and_recipe_in_the_docs_exists() -> None:
     ours = {command.callback.__name__ for command in app.registered_commands if command.callback}
     assert set(re.findall(r"latentworks ([a-z]+)[`\n ]", ALL)) <= ours
     named = set(re.findall(r"RECIPE=([a-z0-9-]+)", ALL))
@@ -46,22 +46,22 @@ LINK = re.compile(r"\]\(([^)]+)\)")
 
 
 @pytest.mark.parametrize("target", LINK.findall(TEXT))
-def test_every_link_and_picture_is_there(target: str) -> None:
+def test_every_link_and_picture_of_the_readme_exists(target: str) -> None:
     assert (ROOT / target).exists()
 
 
 @pytest.mark.parametrize("target", LINK.findall(PAGES))
-def test_every_picture_of_the_other_pages_is_there(target: str) -> None:
+def test_every_link_and_picture_of_the_other_pages_exists(target: str) -> None:
     assert (ROOT / "docs" / target.partition("#")[0]).exists()
 
 
-def test_the_example_is_the_same_wherever_it_stands() -> None:
+def test_the_readme_and_the_docs_have_the_same_python_example() -> None:
     (example,) = re.findall(r"```python\n(import mlflow.*?)```", TEXT, flags=re.DOTALL)
     assert len(example.splitlines()) == 3
     assert example in PRODUCTION
 
 
-def test_scores_are_those_of_the_committed_result() -> None:
+def test_the_scores_in_the_readme_are_of_the_committed_result() -> None:
     scores = disk.read_json(ROOT / "reports/metrics.json")
     said = dict(re.findall(r"^\| `([a-z]+\.[a-z_]+)` \| (\S+) \|", TEXT, flags=re.MULTILINE))
     flat = {f"{group}.{name}": v for group, values in scores.items() for name, v in values.items()}
@@ -72,6 +72,6 @@ def test_scores_are_those_of_the_committed_result() -> None:
         assert (found if isinstance(found, str) else f"{found:.{digits}f}") == value, name
 
 
-def test_printed_runs_are_of_the_committed_result() -> None:
+def test_the_console_output_in_the_readme_is_of_the_committed_result() -> None:
     scores = disk.read_json(ROOT / "reports/metrics.json")
     assert f"evaluate: test.bce {scores['test']['bce']:.4f} on 10000 images" in TEXT

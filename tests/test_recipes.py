@@ -1,4 +1,4 @@
-"""Recipes: what they are meant to reach can be read, and they are explained."""
+"""Every recipe has goals, measured scores and an explanation in docs/recipes.md."""
 
 import re
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_every_recipe_was_measured(name: str) -> None:
     assert {"minutes", "samples.frechet", *wanted} <= set(params.read(path)[recipes.EXPECTED])
 
 
-def test_a_vae_is_wanted_that_halves_the_distance_of_the_book() -> None:
+def test_the_goal_of_vae_16d_is_half_the_frechet_distance_of_vae_book() -> None:
     book = params.read(ROOT / "recipes/vae-book.yaml")[recipes.EXPECTED]["samples.frechet"]
     goal = goals(ROOT / "recipes/vae-16d.yaml")["samples.frechet"]
     assert goal == Goal("at most", pytest.approx(book / 2, abs=0.01))
@@ -40,8 +40,8 @@ def test_every_recipe_is_explained(name: str) -> None:
     assert f"`{name}`" in below
 
 
-def test_the_page_has_what_was_measured() -> None:
-    """And the recipe that is recommended first is the one that README shows, with its figures."""
+def test_docs_and_readme_show_the_measured_scores() -> None:
+    """README shows the recipe that docs/recipes.md recommends first, with its scores."""
     page = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
     assert f"{measure_recipes.START}\n\n{measure_recipes.table(ROOT)}\n\n" in page
     found = params.read(ROOT / "recipes/images-64d.yaml")[recipes.EXPECTED]
@@ -52,7 +52,7 @@ def test_the_page_has_what_was_measured() -> None:
     assert said in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_what_a_recipe_misses_is_told(tmp_path: Path) -> None:
+def test_the_missed_goals_of_a_recipe_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(
         "goal: {a.x: at most 1, a.y: at least 2, a.z: at most 3}\nexpected: {a.x: 1.5, a.y: 2}\n"
@@ -60,7 +60,7 @@ def test_what_a_recipe_misses_is_told(tmp_path: Path) -> None:
     assert measure_recipes.missed(path) == ["`a.x` is 1.5; goal: at most 1"]
 
 
-def test_every_goal_is_about_a_score() -> None:
+def test_every_goal_is_about_a_known_score() -> None:
     found = disk.read_json(ROOT / "reports/metrics.json")
     known = {f"{group}.{name}": 1.0 for group in found for name in found[group]}
     of_classes = ("label_agreement", "label_agreement_real", "classification_accuracy")
@@ -71,7 +71,7 @@ def test_every_goal_is_about_a_score() -> None:
                 score(goal, known)
 
 
-def test_a_goal_has_a_side() -> None:
+def test_a_goal_is_an_upper_or_a_lower_bound() -> None:
     assert Goal.parse("at most 0.25") == Goal("at most", 0.25)
     assert Goal("at most", 0.25).reached(0.25)
     assert not Goal("at most", 0.25).reached(0.26)
@@ -81,19 +81,19 @@ def test_a_goal_has_a_side() -> None:
         Goal.parse("about 3")
 
 
-def test_a_score_is_a_number_or_two() -> None:
+def test_a_score_is_a_metric_or_a_ratio_or_difference_of_two() -> None:
     metrics = {"a.x": 6.0, "a.y": 3.0}
     assert score("a.x", metrics) == 6
     assert score("a.x / a.y", metrics) == 2
     assert score("a.x - a.y", metrics) == 3
 
 
-def test_what_is_expected_is_no_section_of_params() -> None:
+def test_every_section_of_a_recipe_is_a_section_of_params() -> None:
     for name in NAMES:
         assert set(recipes.sections(ROOT, name)) <= set(params.read(ROOT / "params.yaml"))
 
 
-def test_the_section_on_the_page_is_valid(tmp_path: Path) -> None:
+def test_the_example_section_in_the_docs_is_valid(tmp_path: Path) -> None:
     text = (ROOT / "docs/recipes.md").read_text()
     (example,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
     path = tmp_path / "params.yaml"

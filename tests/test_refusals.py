@@ -1,4 +1,4 @@
-"""Results that never become a version or champion, and files that were changed since."""
+"""Faulty results are not registered, and versions with changed files do not become champion."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from conftest import Checkout, Project, aliases, decisions
 from latentworks.system import disk
 
-# --- what is refused -----------------------------------------------------------------------------
+# --- results that are not registered -------------------------------------------------------------
 
 
 def refused(checkout: Project, said: str, code: int = 7) -> None:
@@ -19,11 +19,11 @@ def refused(checkout: Project, said: str, code: int = 7) -> None:
 
 
 def commit_outputs(checkout: Project) -> None:
-    """Make dvc.lock true of the files that are there, as a careless person can."""
+    """Record the present files in dvc.lock, as a careless user can."""
     checkout.run("dvc", "commit", "--force")
 
 
-def test_code_that_is_not_committed(candidate: Project) -> None:
+def test_uncommitted_code_is_refused(candidate: Project) -> None:
     with (candidate.path / "src/latentworks/cli.py").open("a") as file:
         file.write("# an edit\n")
     refused(candidate, "the code differs from its commit: src/latentworks/cli.py. Commit it")
@@ -32,13 +32,14 @@ def test_code_that_is_not_committed(candidate: Project) -> None:
     refused(candidate, "the code differs from its commit: src/latentworks/samplers/new.py")
 
 
-def test_what_is_kept_with_the_run_may_differ(candidate: Project) -> None:
+def test_an_uncommitted_params_yaml_is_registered(candidate: Project) -> None:
+    """The run keeps a copy of params.yaml, so that the file may differ from its commit."""
     with (candidate.path / "params.yaml").open("a") as file:
         file.write("# a note\n")
     assert "is registered" in candidate.ours("register")
 
 
-def test_a_result_of_other_parameters_or_files(candidate: Project) -> None:
+def test_a_result_that_differs_from_dvc_lock_is_refused(candidate: Project) -> None:
     candidate.edit("params.yaml", "epochs: 4", "epochs: 5")
     refused(candidate, "stage train: params.yaml train modified")
     candidate.edit("params.yaml", "epochs: 5", "epochs: 4")
@@ -47,14 +48,14 @@ def test_a_result_of_other_parameters_or_files(candidate: Project) -> None:
     refused(candidate, "models/autoencoder modified")
 
 
-def test_a_training_that_diverged(candidate: Project) -> None:
+def test_a_diverged_training_is_refused(candidate: Project) -> None:
     path = candidate.path / "models/autoencoder/curves.csv"
     path.write_text(re.sub(r"^(4\.0),[^,]*", r"\1,nan", path.read_text(), flags=re.MULTILINE))
     commit_outputs(candidate)
     refused(candidate, "the training diverged: loss is nan after epoch 4")
 
 
-def test_data_without_a_fingerprint(candidate: Project) -> None:
+def test_data_without_a_fingerprint_is_refused(candidate: Project) -> None:
     path = candidate.path / "data/prepared/profile.json"
     profile = disk.read_json(path)
     del profile["fingerprint"]
@@ -63,7 +64,7 @@ def test_data_without_a_fingerprint(candidate: Project) -> None:
     refused(candidate, "has no data fingerprint")
 
 
-def test_a_servable_that_does_not_answer_as_keras_did(candidate: Project, server: str) -> None:
+def test_a_servable_with_a_cut_off_decoder_is_refused(candidate: Project, server: str) -> None:
     graph = candidate.path / "models/servable/decoder.onnx"
     graph.write_bytes(graph.read_bytes()[:-2000])
     commit_outputs(candidate)
@@ -72,7 +73,7 @@ def test_a_servable_that_does_not_answer_as_keras_did(candidate: Project, server
     assert len(MlflowClient(server).search_model_versions("name = 'refused'")) == before
 
 
-def test_another_interface_is_another_name(
+def test_a_model_with_another_interface_needs_another_name(
     server: str, finished: Checkout, experiment: Checkout, tmp_path: Path
 ) -> None:
     name = "faces"
@@ -91,7 +92,7 @@ def stored(served: Path, model_id: str, name: str) -> Path:
     return path
 
 
-def test_changed_files_are_never_loaded(
+def test_a_version_with_changed_files_is_never_loaded(
     server: str, served: Path, good: Checkout, better: Checkout, tmp_path: Path
 ) -> None:
     name = "changed"
@@ -105,7 +106,7 @@ def test_changed_files_are_never_loaded(
     ids = [client.get_model_version(name, number).source for number in ("1", "2")]
     paths = [stored(served, str(source).removeprefix("models:/"), "pyfunc.py") for source in ids]
     texts = [path.read_text() for path in paths]
-    # Code that would leave a trace if anything loaded it.
+    # Code that creates a file if a process loads it.
     trace = tmp_path / "trace"
     paths[1].write_text(f"open({str(trace)!r}, 'w')\n{texts[1]}")
     told = second.ours("promote", expected=7)

@@ -1,4 +1,4 @@
-"""From a result to a version, to the alias, and back: on a real MLflow server, by real commands."""
+"""A result becomes a version, then champion, and is rolled back: real commands, real MLflow."""
 
 import json
 import re
@@ -31,10 +31,10 @@ from latentworks.registry.versions import SHA256
 from latentworks.serving import checksums
 from latentworks.system import disk
 
-# --- the way of a model --------------------------------------------------------------------------
+# --- from registration to rollback ---------------------------------------------------------------
 
 
-def test_from_a_result_to_the_champion_and_back(
+def test_a_result_is_registered_promoted_and_rolled_back(
     server: str, good: Checkout, better: Checkout, tmp_path: Path
 ) -> None:
     name = "way"
@@ -44,7 +44,7 @@ def test_from_a_result_to_the_champion_and_back(
 
     assert f"No decision about {name} exists yet" in first.ours("history")
     assert f"{name} version 1 is registered" in first.ours("register")
-    assert "`latentworks promote 1`" in first.ours("register")  # the same, once
+    assert "`latentworks promote 1`" in first.ours("register")  # no second version
     assert aliases(server, name) == {"challenger": 1}
     said = first.ours("promote")
     assert "Promoted: a first model" in said
@@ -59,10 +59,10 @@ def test_from_a_result_to_the_champion_and_back(
     assert aliases(server, name) == {"champion": 2, "previous": 1}
     version = client.get_model_version(name, "2")
     assert version.tags["decision"] == "promoted"
-    assert said.splitlines()[2] in str(version.description)  # the table's head
-    assert "Code: `" in str(version.description)  # and what was there before
+    assert said.splitlines()[2] in str(version.description)  # the header of the table
+    assert "Code: `" in str(version.description)  # the earlier text stays
 
-    # The one that is worse does not come back by itself.
+    # The gate refuses the worse model, although it was champion before.
     assert "Refused: mse is worse" in first.ours("promote", "1", expected=7)
     assert aliases(server, name) == {"champion": 2, "previous": 1}
 
@@ -73,7 +73,7 @@ def test_from_a_result_to_the_champion_and_back(
     assert aliases(server, name) == {"champion": 2, "previous": 1}
     text = str(client.get_model_version(name, "2").description)
     assert text.startswith("Restored: version 1 was withdrawn\n")
-    assert "better by" in text  # the numbers it was promoted with are still there
+    assert "better by" in text  # the numbers of its promotion are kept
 
     told = first.ours("history").splitlines()
     assert told[0] == f"{name}: champion is version 2"
@@ -112,20 +112,22 @@ def test_compare_shows_numbers_and_images(server: str, pair: Project) -> None:
     assert line.split()[1:] == [f"{first:.4g}", f"{second:.4g}", change]
     picture = np.asarray(Image.open(pair.path / "comparison.png").convert("L"))
     assert picture.shape[1] > 700
-    assert len(np.unique(picture)) > 50  # images, not an empty page
+    assert len(np.unique(picture)) > 50  # the picture has images and is no empty page
     assert "has no version 9. Expected one of: 1, 2" in pair.ours("compare", "1", "9", expected=6)
 
 
-def test_without_a_server(good: Checkout, tmp_path: Path) -> None:
-    checkout = good.copy(tmp_path / "my checkout")  # which MLflow quotes, in some places
+def test_registration_and_promotion_work_without_an_mlflow_server(
+    good: Checkout, tmp_path: Path
+) -> None:
+    checkout = good.copy(tmp_path / "my checkout")  # MLflow quotes the space in some places
     checkout.edit("params.yaml", "    mse: 0.5  #", "    mse: 0.95  #")
-    (checkout.path / "mlflow.db").unlink()  # whose files are in the checkout that was copied
+    (checkout.path / "mlflow.db").unlink()  # its artifacts are in the checkout that was copied
     store = f"sqlite:///{checkout.path / 'mlflow.db'}"
     for call in ("register", "promote", "history"):
         done = checkout.run("latentworks", call, PYTHONPATH=str(checkout.path / "src"))
     assert done.stdout.startswith("autoencoder: champion is version 1\n")
     assert aliases(store, "autoencoder") == {"champion": 1}
-    # Who loads from the files of the store leaves bytecode there, which harms nobody.
+    # A client that loads from the files of the store leaves bytecode there, which is harmless.
     (folder,) = (file.parent for file in (checkout.path / "mlartifacts").rglob("MLmodel"))
     script = f"import mlflow; mlflow.pyfunc.load_model({str(folder)!r})"
     checkout.run("python", "-c", script, PYTHONDONTWRITEBYTECODE="")
@@ -142,10 +144,10 @@ def test_a_damaged_local_copy_is_fetched_again(server: str, pair: Project) -> No
     checksums.verify(folder, folder.name, "it")
 
 
-# --- data that has grown -------------------------------------------------------------------------
+# --- other data, and a first model ---------------------------------------------------------------
 
 
-def test_both_are_scored_on_the_challengers_data(
+def test_champion_and_challenger_are_scored_on_the_challengers_data(
     server: str, good: Checkout, tmp_path: Path
 ) -> None:
     name = "grown"
@@ -161,9 +163,9 @@ def test_both_are_scored_on_the_challengers_data(
     new.run("git", *author, "commit", "--quiet", "--all", "--message", "fewer digits")
     new.run("dvc", "repro", MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path / 'new.db'}")
     new.ours("register")
-    # From the old checkout the champion cannot be scored on data that is not there.
+    # The old checkout lacks the challenger's data, so that it cannot score the champion on them.
     assert "Run the command in the checkout that made" in old.ours("promote", "2", expected=6)
-    # The same training images and seed, so the same model: no better on any data.
+    # The same training images and seed make the same model, which is better on no data.
     assert "is not better" in new.ours("promote", expected=7)
     client = MlflowClient(server)
     experiment = client.get_experiment_by_name(DECISIONS)
@@ -176,21 +178,23 @@ def test_both_are_scored_on_the_challengers_data(
     assert run.data.metrics["mse.champion"] != recorded
 
 
-def test_a_first_model_meets_limits(server: str, finished: Checkout, tmp_path: Path) -> None:
+def test_a_first_model_beyond_its_limit_is_not_promoted(
+    server: str, finished: Checkout, tmp_path: Path
+) -> None:
     checkout = Project(finished.copy(tmp_path / "checkout").path, server).named("first")
     checkout.ours("register")
-    # Four epochs on these few images: worse than always answering with the mean image.
+    # After four epochs on these few images, the model is worse than a constant mean image.
     assert "Refused: mse is not within its limit" in checkout.ours("promote", expected=7)
     assert aliases(server, "first") == {"challenger": 1}
 
 
-# --- what was interrupted, or asked for in odd ways -----------------------------------------------
+# --- interrupted decisions and invalid requests ---------------------------------------------------
 
 
-def test_a_decision_that_was_interrupted_is_carried_out_once(
+def test_an_interrupted_decision_is_carried_out_once(
     server: str, pair: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a process leaves it that is killed when it has written what it decided."""
+    """The test records decisions as a process does that is killed before it moves the aliases."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     store = Registry(pair.path).store
     before = aliases(server, "pair")
@@ -201,11 +205,11 @@ def test_a_decision_that_was_interrupted_is_carried_out_once(
         entry = Entry(uuid.uuid4().hex, "pair", version, decision, reason, champion, version, text)
         store.decisions.record(entry, {})
         assert "in progress, or interrupted" in pair.ours("history")
-        # Asked for again, it is what was asked for, not one step further back.
+        # The repeated rollback completes the interrupted rollback, and goes no step further.
         assert f"version {version} is champion again" in pair.ours("rollback")
         assert aliases(server, "pair")["champion"] == version
     assert aliases(server, "pair") == before
-    decisions(server, "pair")  # all of them finished
+    decisions(server, "pair")  # asserts that all are finished
 
     gone = Entry(uuid.uuid4().hex, "pair", 77, "promoted", "?", before["champion"], 77, "?")
     store.decisions.record(gone, {})
@@ -214,10 +218,10 @@ def test_a_decision_that_was_interrupted_is_carried_out_once(
     assert aliases(server, "pair") == before
     assert "(never carried out)" in pair.ours("history")
     client = MlflowClient(server)
-    client.delete_run(store.decisions.of("pair")[-3].run_id)  # the one that nobody made
+    client.delete_run(store.decisions.of("pair")[-3].run_id)  # the decision never carried out
 
 
-def test_odd_requests_are_one_line_and_change_nothing(
+def test_invalid_requests_are_refused_and_change_nothing(
     server: str, pair: Project, tmp_path: Path
 ) -> None:
     before = aliases(server, "pair")
@@ -238,19 +242,23 @@ def test_odd_requests_are_one_line_and_change_nothing(
     assert aliases(server, "pair") == before
 
 
-def test_code_of_another_checkout_is_not_registered(candidate: Project, pair: Project) -> None:
+def test_register_refuses_running_code_of_another_checkout(
+    candidate: Project, pair: Project
+) -> None:
     other = str(pair.path / "src")
     done = candidate.run("latentworks", "register", expected=7, PYTHONPATH=other)
     assert "the running code is not from this checkout" in done.stderr
 
 
-def test_a_damaged_version_is_registered_anew(candidate: Project, server: str) -> None:
+def test_the_result_of_a_damaged_version_is_registered_again(
+    candidate: Project, server: str
+) -> None:
     candidate.edit("params.yaml", "model_name: refused", "model_name: anew")
     candidate.ours("register")
     client = MlflowClient(server)
     client.set_model_version_tag("anew", "1", SHA256, "0" * 64)
     assert "anew version 2 is registered" in candidate.ours("register")
-    client.delete_registered_model_alias("anew", "challenger")  # a kill before it was set
+    client.delete_registered_model_alias("anew", "challenger")  # as after a kill before it was set
     assert "anew version 2 is registered" in candidate.ours("register")
     assert aliases(server, "anew") == {"challenger": 2}
 
@@ -258,10 +266,10 @@ def test_a_damaged_version_is_registered_anew(candidate: Project, server: str) -
 # --- clients -------------------------------------------------------------------------------------
 
 
-def test_the_example_of_the_readme(pair: Project, tmp_path: Path) -> None:
+def test_the_python_example_of_the_readme_works(pair: Project, tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text()
     (example,) = re.findall(r"```python\n(import mlflow.*?)```", text, flags=re.DOTALL)
-    # The images of these tests are smaller.
+    # The tests use smaller images.
     for old, new in {"autoencoder@": "pair@", "32, 32": "8, 8", "128, 128": "32, 32"}.items():
         assert old in example
         example = example.replace(old, new)
@@ -271,7 +279,9 @@ def test_the_example_of_the_readme(pair: Project, tmp_path: Path) -> None:
     assert len(np.unique(picture)) > 50
 
 
-def test_mlflow_models_serve(server: str, pair: Project, tmp_path: Path) -> None:
+def test_mlflow_models_serve_serves_the_champion(
+    server: str, pair: Project, tmp_path: Path
+) -> None:
     port = closed_port()
     call = ["mlflow", "models", "serve", "--model-uri", "models:/pair@champion"]
     call += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
@@ -293,7 +303,7 @@ def test_mlflow_models_serve(server: str, pair: Project, tmp_path: Path) -> None
             "error",
             "percentile",
         }
-        assert ask([], verb="sample", sede=0).ok  # MLflow drops params of no signature, and warns
+        assert ask([], verb="sample", sede=0).ok  # MLflow drops unknown params, and warns
         for answer, said in (
             (ask([[[0.5]]]), "whole numbers from 0 to 255"),
             (ask([], verb="paint"), "verb is one of"),
@@ -306,7 +316,7 @@ def test_mlflow_models_serve(server: str, pair: Project, tmp_path: Path) -> None
 def test_a_client_needs_the_pinned_requirements_alone(
     server: str, pair: Project, tmp_path: Path
 ) -> None:
-    """In an environment of its own, made from what the version says it needs."""
+    """The client has an environment of its own, made from the version's requirements.txt."""
     away = tmp_path / "away"
     away.mkdir()
     python = away / "env/bin/python"

@@ -1,4 +1,4 @@
-"""Stages one by one, in the order of DVC, as a flow runs them."""
+"""Stages run one by one in DVC's order, as in a flow."""
 
 import shutil
 from pathlib import Path
@@ -9,14 +9,16 @@ from conftest import Checkout
 from latentworks.repository import dag, dvc
 
 
-def test_order_is_that_of_dvc(finished: Checkout) -> None:
+def test_stages_are_listed_in_dvc_order(finished: Checkout) -> None:
     order = [*dvc.needs(finished.path)]
     assert set(order) == set(dag.stages(finished.path))
     assert order.index("prepare") < order.index("train") < order.index("encode")
     assert order.index("sample") < order.index("evaluate")
 
 
-def test_outcomes_and_failures(finished: Checkout, tmp_path: Path) -> None:
+def test_repro_returns_the_outcome_of_a_stage_or_raises_its_failure(
+    finished: Checkout, tmp_path: Path
+) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     lines: list[str] = []
     assert dvc.repro(checkout.path, "sample", lines.append) == "unchanged"

@@ -1,4 +1,4 @@
-"""The retraining flow: a real Prefect server, real DVC, the real stages on small data."""
+"""The retraining flow, with a real Prefect server, real DVC and the real stages on small data."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from latentworks.system import disk
 from prefect_pages import PrefectPages
 
 AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
-OUTSIDE = "../images/digits.npz"  # of the project, as a person would have their images
+OUTSIDE = "../images/digits.npz"  # outside of the project, where a user would keep images
 EPOCHS = ("--set", "train.epochs=20")
 
 
@@ -36,11 +36,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectPages]:
 
 
 class Project(Checkout):
-    """A checkout that a person works in, with images and a DVC remote beside it."""
+    """The checkout of a user, with images and a DVC remote beside the checkout."""
 
-    said: str  # by its first retraining
-    changed: set[str]  # files that this changed
-    left: list[psutil.Process]  # when it was cancelled
+    said: str  # output of the first retraining
+    changed: set[str]  # files that the first retraining changed
+    left: list[psutil.Process]  # processes that were still alive after the cancellation
 
     def __init__(self, path: Path, server: PrefectPages) -> None:
         super().__init__(path)
@@ -55,13 +55,13 @@ class Project(Checkout):
         self.run("git", *AUTHOR, "commit", "--quiet", "--all", "--message", message)
 
     def retrain(self, *options: str, expected: int = 0) -> str:
-        """Run `make retrain` and return its output."""
+        """Run the command of `make retrain` and return its output."""
         done = self.run("python", "-m", "pipeline", "retrain", *options, expected=expected)
         assert "Traceback" not in done.stdout + done.stderr
         return done.stdout + done.stderr
 
     def state(self) -> dict[str, bytes]:
-        """Every file of a person's, and git's index and branches; not what tools keep."""
+        """Return the user's files, and git's index and branches, without the files of tools."""
         tools = (".latentworks", ".dvc/cache", ".dvc/site_cache", ".git/objects", "__pycache__")
         tools += ("mlflow.db", "mlartifacts")
         files = (file for file in self.path.rglob("*") if file.is_file())
@@ -74,9 +74,9 @@ class Project(Checkout):
 def project(
     finished: Checkout, server: PrefectPages, tmp_path_factory: pytest.TempPathFactory
 ) -> Project:
-    """A project after a first retraining, with one parameter of its own, kept as a branch.
+    """A project after a first retraining, with one parameter changed, pushed as a branch.
 
-    It was cancelled once, as Prefect does it, and started again.
+    The retraining was cancelled once, as Prefect cancels a flow run, and started again.
     """
     path = tmp_path_factory.mktemp("home") / "project"
     images = path.parent / "images"
@@ -96,7 +96,7 @@ def project(
 
 
 def cancel_in_epoch(project: Project, epoch: str, *options: str) -> list[psutil.Process]:
-    """SIGTERM to the process of a flow; returns what it had started and is still there."""
+    """Send SIGTERM to a flow in an epoch; return its child processes that are still alive."""
     with subprocess.Popen(
         ["python", "-m", "pipeline", "retrain", *options],
         cwd=project.path,
@@ -123,10 +123,10 @@ def versions(project: Project) -> list[Any]:
     return sorted(client.search_model_versions(), key=lambda version: int(version.version))
 
 
-# --- a run with something to do ------------------------------------------------------------------
+# --- a retraining with stages to run -------------------------------------------------------------
 
 
-def test_each_stage_is_a_task_and_its_state_says_what_became_of_it(
+def test_each_stage_is_a_task_whose_state_names_the_outcome(
     project: Project, server: PrefectPages
 ) -> None:
     said = project.said
@@ -136,7 +136,7 @@ def test_each_stage_is_a_task_and_its_state_says_what_became_of_it(
         "check out", *stages, "verify", "register", "push", "promote", "report", "push branch",
     ]  # fmt: skip
     outcomes = dict(states)
-    before = {"fetch", "prepare", "features"}  # done when it was cancelled
+    before = {"fetch", "prepare", "features"}  # finished before the cancellation
     assert {outcomes[stage] for stage in before} == {"Unchanged"}
     assert {outcomes[stage] for stage in stages if stage not in before} == {"Ran"}
     assert outcomes["promote"] == "Promoted"
@@ -148,7 +148,9 @@ def test_each_stage_is_a_task_and_its_state_says_what_became_of_it(
     assert {name: task["state_name"] for name, task in server.tasks(run).items()} == outcomes
 
 
-def test_the_pages_of_the_run(project: Project, server: PrefectPages) -> None:
+def test_the_flow_run_has_artifacts_with_stages_decision_and_pictures(
+    project: Project, server: PrefectPages
+) -> None:
     found = server.artifacts(server.last_run())
     assert set(found) == {
         "stages",
@@ -172,7 +174,7 @@ def test_the_pages_of_the_run(project: Project, server: PrefectPages) -> None:
 
 
 def stages_of(folder: Path) -> list[str]:
-    """In DVC's order."""
+    """Return the names of the stages in DVC's order."""
     return [*dvc.needs(folder)]
 
 
@@ -180,17 +182,17 @@ def artifacts_table(data: Any) -> list[dict[str, str]]:
     return YAML(typ="safe").load(data) if isinstance(data, str) else data
 
 
-def test_it_leaves_what_a_person_works_on_alone(project: Project) -> None:
+def test_retraining_adds_a_branch_and_changes_no_file_of_the_user(project: Project) -> None:
     branch = "refs/heads/retrain/autoencoder-1"
     assert project.changed == {f".git/{branch}", f".git/logs/{branch}"}
     assert "not committed, so not in this run: params.yaml" in project.said
     own = project.workspace.path
     assert (own / OUTSIDE).resolve() == project.path.parent / "images/digits.npz"
     assert not (own / "mlflow.db").exists()
-    assert not (own / ".dvc/cache").exists()  # it is shared
+    assert not (own / ".dvc/cache").exists()  # the worktree shares the cache of the checkout
 
 
-def test_what_it_produced_is_kept(project: Project) -> None:
+def test_the_run_keeps_lock_params_and_pushed_outs(project: Project) -> None:
     (version,) = versions(project)
     client = mlflow.MlflowClient(f"sqlite:///{project.path / 'mlflow.db'}")
     kept = {file.path for file in client.list_artifacts(version.run_id)}
@@ -210,20 +212,20 @@ def test_what_it_produced_is_kept(project: Project) -> None:
 
 
 @pytest.mark.cold
-def test_a_cancelled_run_ends_its_stage_and_the_next_one_goes_on(project: Project) -> None:
+def test_a_cancelled_retraining_ends_its_stage_and_the_next_resumes(project: Project) -> None:
     assert not project.left
     epochs = [int(epoch) for epoch in re.findall(r"Epoch (\d+)/20", project.said)]
     assert epochs == list(range(epochs[0], 21))
     assert 5 <= epochs[0] <= 7
 
 
-# --- and with nothing ----------------------------------------------------------------------------
+# --- a retraining with nothing to run ------------------------------------------------------------
 
 
-def test_what_dvc_has_is_restored_and_a_worse_model_is_refused(
+def test_cached_outs_are_restored_and_a_worse_model_is_refused(
     project: Project, server: PrefectPages
 ) -> None:
-    """Four epochs, which the person's own checkout has trained before."""
+    """The committed params have four epochs: the user's checkout has trained them before."""
     said = project.retrain()
     run = server.last_run()
     states = {name: task["state_name"] for name, task in server.tasks(run).items()}
@@ -237,7 +239,7 @@ def test_what_dvc_has_is_restored_and_a_worse_model_is_refused(
     assert champion.get_model_version_by_alias("autoencoder", "champion").version in (1, "1")
 
 
-# --- what cannot be done -------------------------------------------------------------------------
+# --- mistakes, and a second retraining -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -247,7 +249,7 @@ def test_what_dvc_has_is_restored_and_a_worse_model_is_refused(
         (["--revision", "nowhere"], "has no commit 'nowhere'"),
     ],
 )
-def test_a_mistake_is_one_line_and_loses_nothing(
+def test_a_mistake_in_the_options_is_one_line_and_keeps_dvc_lock(
     project: Project, options: list[str], fault: str
 ) -> None:
     lock = (project.workspace.path / "dvc.lock").read_bytes()
@@ -274,8 +276,8 @@ for recipe, overrides in json.loads(sys.argv[1]):
 """
 
 
-def test_other_mistakes_are_found_as_early(project: Project) -> None:
-    """By the same task, without the flow around it."""
+def test_check_out_refuses_wrong_overrides_and_recipes(project: Project) -> None:
+    """The test runs the task that checks out, without the flow around the task."""
     lock = (project.workspace.path / "dvc.lock").read_bytes()
     mistakes = {
         "train.epochs should be a valid integer": (None, {"train.epochs": "many"}),
@@ -293,13 +295,15 @@ IN_PREFECT = "from pipeline.retraining import retrain; retrain(return_state=True
 
 
 @pytest.mark.cold
-def test_one_at_a_time(project: Project, server: PrefectPages) -> None:
+def test_a_second_retraining_at_the_same_time_is_refused(
+    project: Project, server: PrefectPages
+) -> None:
     before = server.last_run()["id"]
     with project.workspace.held("retrain"):
         said = project.retrain(expected=Busy.exit_code)
         assert said.startswith(f"Cannot retrain: process {os.getpid()} on ")
-        assert server.last_run()["id"] == before  # it was told before Prefect was there
-        project.run("python", "-c", IN_PREFECT)  # as a deployment starts it
+        assert server.last_run()["id"] == before  # refused before Prefect made a flow run
+        project.run("python", "-c", IN_PREFECT)  # as a deployment starts the flow
     state = server.last_run()["state"]
     assert (state["type"], state["name"]) == ("CANCELLED", "Busy")
 
@@ -309,7 +313,7 @@ def test_a_version_is_rebuilt_to_the_same_bytes(project: Project) -> None:
     database = (project.path / "mlflow.db").read_bytes()
     said = project.run("latentworks", "rebuild", "models:/autoencoder/1").stdout
     assert "data: as recorded" in said
-    assert "Epoch 20/20" in said  # it was trained, not taken from a cache
+    assert "Epoch 20/20" in said  # the model was trained, not taken from a cache
     rows = re.findall(r"^([a-z][\w.]+) +(\S+) +(\S+) +(same|differs)$", said, flags=re.MULTILINE)
     metrics = disk.read_json(project.workspace.path / "reports/metrics.json")
     names = {f"{group}.{name}" for group, values in metrics.items() for name in values}
@@ -320,7 +324,7 @@ def test_a_version_is_rebuilt_to_the_same_bytes(project: Project) -> None:
     assert (project.path / "mlflow.db").read_bytes() == database
 
 
-def test_a_version_that_is_not_there_cannot_be_rebuilt(project: Project) -> None:
+def test_rebuild_of_an_unknown_version_is_refused(project: Project) -> None:
     done = project.run("latentworks", "rebuild", "models:/autoencoder/99", expected=6)
     assert done.stderr.startswith("autoencoder has no version 99. Expected one of: 1, 2")
     done = project.run("latentworks", "rebuild", "models:/autoencoder", expected=6)
@@ -330,7 +334,7 @@ def test_a_version_that_is_not_there_cannot_be_rebuilt(project: Project) -> None
 @pytest.mark.cold
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a child with its parent")
 def test_killed_at_any_level_it_goes_on_with_the_next_run(project: Project) -> None:
-    """SIGKILL of the stage, of `retrain`, of DVC, of the flow; then the same retraining again."""
+    """SIGKILL ends in turn the stage, `retrain`, DVC and the flow; the same retraining resumes."""
     options = ("--set", "seed=3", "--set", "train.epochs=60", "--set", "train.patience=60")
     number = len(versions(project))
     reached = 0
@@ -348,7 +352,7 @@ def test_killed_at_any_level_it_goes_on_with_the_next_run(project: Project) -> N
 
 
 def kill_in_training(project: Project, who: str, after: int, *options: str) -> int:
-    """SIGKILL of one in the second epoch of a run; nobody goes on behind it. Returns the epoch."""
+    """Kill a process in the second epoch of a run, see all others end, and return the epoch."""
     with subprocess.Popen(
         ["python", "-m", "pipeline", "retrain", *options],
         cwd=project.path,

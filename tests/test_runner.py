@@ -1,4 +1,4 @@
-"""`latentworks repro`: one at a time; previous outputs stay; what a kill left is repaired."""
+"""`latentworks repro` runs alone, keeps previous outputs, and repairs damage left by a kill."""
 
 import json
 import os
@@ -23,10 +23,12 @@ from stage_runs import in_training, long_training, repro, rest, start, states
 pytestmark = pytest.mark.cold
 
 
-# --- one at a time, and its end ------------------------------------------------------------------
+# --- the run of a killed training ----------------------------------------------------------------
 
 
-def test_a_run_that_never_goes_on_is_closed(finished: Checkout, tmp_path: Path) -> None:
+def test_the_mlflow_run_of_an_abandoned_training_is_closed(
+    finished: Checkout, tmp_path: Path
+) -> None:
     checkout = long_training(finished, tmp_path / "checkout")
     run = start(checkout)
     in_training(run)
@@ -35,17 +37,15 @@ def test_a_run_that_never_goes_on_is_closed(finished: Checkout, tmp_path: Path) 
     rest(run)
     run.wait()
     assert states(checkout) == ["FINISHED", "RUNNING"]
-    checkout.run("git", "checkout", "--quiet", "params.yaml")  # it was not worth it
+    checkout.run("git", "checkout", "--quiet", "params.yaml")  # the user gives up the training
     repro(checkout)
     assert states(checkout) == ["FINISHED", "KILLED"]
 
 
-# --- what was there stays ------------------------------------------------------------------------
+# --- the previous outputs stay -------------------------------------------------------------------
 
 
-def test_a_stage_that_fails_leaves_the_outputs_of_before(
-    finished: Checkout, tmp_path: Path
-) -> None:
+def test_a_failed_stage_leaves_the_previous_outputs(finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     before = {out: dag.md5_of(checkout.path / out) for out in outs(checkout)}
     checkout.edit("params.yaml", "min_images: 100", "min_images: 100000")
@@ -62,13 +62,13 @@ def outs(checkout: Checkout) -> list[str]:
     return [out for stage in stages for out in dag.outs_of(stage)]
 
 
-def test_too_little_memory_is_told_before_anything_starts(
+def test_too_little_memory_is_reported_before_any_stage_starts(
     finished: Checkout, tmp_path: Path
 ) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     note = checkout.path / ".latentworks/records/train.json"
     record = disk.read_json(note)
-    disk.write_json(note, {**record, "peak_memory_mb": 10**9})  # as if it had taken so much
+    disk.write_json(note, {**record, "peak_memory_mb": 10**9})  # as if training had used so much
     checkout.edit("params.yaml", "seed: 0", "seed: 1")
     said = repro(checkout, expected=1)
     assert "Too little memory. Expected 1,000,000,000 MB" in said.splitlines()[-1]
@@ -77,7 +77,7 @@ def test_too_little_memory_is_told_before_anything_starts(
 
 @pytest.fixture
 def own_mounts() -> list[str]:
-    """A command that gives the command behind it mounts of its own."""
+    """A command prefix that gives the command behind it mounts of its own."""
     call = ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--map-root-user", "--mount"]
     probe = [*call, "mount", "-t", "tmpfs", "none", "/mnt"]
     if not shutil.which("unshare") or subprocess.run(probe, capture_output=True).returncode != 0:
@@ -98,7 +98,7 @@ def in_mounts(
     )
 
 
-def test_a_folder_that_cannot_be_written_to_is_told_before_anything_starts(
+def test_a_read_only_folder_is_reported_before_any_stage_starts(
     finished: Checkout, tmp_path: Path, own_mounts: list[str]
 ) -> None:
     checkout = finished.copy(tmp_path / "checkout")
@@ -148,8 +148,10 @@ run(False)
 """
 
 
-def test_a_disk_that_is_full(finished: Checkout, tmp_path: Path, own_mounts: list[str]) -> None:
-    """Known before, it is refused; else it is one line, and goes on when there is room."""
+def test_repro_refuses_a_small_disk_and_resumes_after_a_full_one(
+    finished: Checkout, tmp_path: Path, own_mounts: list[str]
+) -> None:
+    """A small disk is refused. A full one is an error in one line; with room, training resumes."""
     checkout = finished.copy(tmp_path / "checkout")
     checkout.edit("params.yaml", "seed: 0", "seed: 1")
     small = "mount -t tmpfs -o size=20m none .dvc/cache"
@@ -157,7 +159,7 @@ def test_a_disk_that_is_full(finished: Checkout, tmp_path: Path, own_mounts: lis
     assert done.returncode == 1
     assert re.search(r"Too little disk space in \S+\. Expected 10", done.stderr.splitlines()[-1])
 
-    # One disk for everything, filled while it trains.
+    # One disk for everything, filled during the training.
     checkout.edit("params.yaml", "epochs: 4", "epochs: 40")
     checkout.edit("params.yaml", "patience: 3", "patience: 40")
     before = {out: dag.md5_of(checkout.path / out) for out in outs(checkout)}
@@ -177,10 +179,12 @@ def test_a_disk_that_is_full(finished: Checkout, tmp_path: Path, own_mounts: lis
     assert second["outs"]["models/autoencoder"] != before["models/autoencoder"]
 
 
-# --- what a kill has left ------------------------------------------------------------------------
+# --- files that a kill has left damaged ----------------------------------------------------------
 
 
-def test_every_cut_of_a_lock_is_seen_or_does_no_harm(finished: Checkout, tmp_path: Path) -> None:
+def test_a_cut_dvc_lock_is_moved_away_unless_dvc_accepts_it(
+    finished: Checkout, tmp_path: Path
+) -> None:
     content = (finished.path / "dvc.lock").read_bytes()
     lines = content.splitlines(keepends=True)
     cuts = [b"".join(lines[:number]) for number in range(len(lines))]
@@ -202,7 +206,9 @@ def test_every_cut_of_a_lock_is_seen_or_does_no_harm(finished: Checkout, tmp_pat
     assert (tmp_path / "dvc.lock").read_bytes() == content
 
 
-def test_marks_of_a_merge_are_left_to_a_person(finished: Checkout, tmp_path: Path) -> None:
+def test_merge_conflict_marks_in_dvc_lock_are_left_to_the_user(
+    finished: Checkout, tmp_path: Path
+) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     marked = "<<<<<<< HEAD\nstages:\n=======\n"
     (checkout.path / "dvc.lock").write_text(marked)
@@ -216,11 +222,11 @@ def test_marks_of_a_merge_are_left_to_a_person(finished: Checkout, tmp_path: Pat
         "",
         '{"write": {"/x": {"pid": ',
         "[]",
-        '{"write": {"/x": {"pid": 1, "cmd": "dvc repro"}}}',  # its number has been given to another
+        '{"write": {"/x": {"pid": 1, "cmd": "dvc repro"}}}',  # another program has this PID
         '{"read": {"/x": [{"pid": 999999999, "cmd": "dvc repro"}]}}',
     ],
 )
-def test_a_spoiled_rwlock_is_moved_away(tmp_path: Path, content: str) -> None:
+def test_a_damaged_or_stale_rwlock_is_moved_away(tmp_path: Path, content: str) -> None:
     path = tmp_path / ".dvc/tmp/rwlock"
     path.parent.mkdir(parents=True)
     path.write_text(content)
@@ -229,7 +235,9 @@ def test_a_spoiled_rwlock_is_moved_away(tmp_path: Path, content: str) -> None:
     assert (tmp_path / ".latentworks/torn/rwlock").read_text() == content
 
 
-def test_a_note_of_dvcs_that_was_cut_off_is_moved_away(finished: Checkout, tmp_path: Path) -> None:
+def test_repro_works_though_entries_of_dvcs_run_cache_are_cut_off(
+    finished: Checkout, tmp_path: Path
+) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     for note in (checkout.path / ".dvc/cache/runs").glob("*/*/*"):
         os.truncate(note, note.stat().st_size // 2)
@@ -237,10 +245,10 @@ def test_a_note_of_dvcs_that_was_cut_off_is_moved_away(finished: Checkout, tmp_p
     repro(checkout)
 
 
-def test_what_changed_on_the_disk_is_seen_though_dvc_does_not(
+def test_repro_repairs_a_changed_file_that_dvc_takes_for_unchanged(
     finished: Checkout, tmp_path: Path
 ) -> None:
-    """DVC looks at times and sizes alone."""
+    """DVC compares times and sizes alone, which are the same here."""
     checkout = finished.copy(tmp_path / "checkout")
     repro(checkout)
     path = checkout.path / "models/autoencoder/model.keras"
@@ -254,7 +262,9 @@ def test_what_changed_on_the_disk_is_seen_though_dvc_does_not(
 
 
 @pytest.mark.parametrize("length", [34, 952])
-def test_half_a_lock_is_one_line(finished: Checkout, tmp_path: Path, length: int) -> None:
+def test_commands_report_a_cut_dvc_lock_in_one_line(
+    finished: Checkout, tmp_path: Path, length: int
+) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     os.truncate(checkout.path / "dvc.lock", length)
     done = checkout.run("latentworks", "sync", expected=1)
@@ -264,7 +274,7 @@ def test_half_a_lock_is_one_line(finished: Checkout, tmp_path: Path, length: int
     assert "dvc.lock was left damaged by a killed process" in done.stdout
 
 
-def test_verify_does_not_touch_what_a_dvc_of_somebody_is_at(
+def test_verify_is_refused_while_a_dvc_command_of_the_user_runs(
     finished: Checkout, tmp_path: Path
 ) -> None:
     checkout = long_training(finished, tmp_path / "checkout")
@@ -288,7 +298,7 @@ def test_verify_does_not_touch_what_a_dvc_of_somebody_is_at(
     dvc.wait()
 
 
-def test_another_program_has_the_number_that_a_dead_dvc_had(tmp_path: Path) -> None:
+def test_an_rwlock_whose_pid_belongs_to_another_program_is_moved_away(tmp_path: Path) -> None:
     path = tmp_path / ".dvc/tmp/rwlock"
     path.parent.mkdir(parents=True)
     sleeping = ["bash", "-c", "exec -a 'vim /home/me/dvc.yaml' sleep 60"]
@@ -299,10 +309,10 @@ def test_another_program_has_the_number_that_a_dead_dvc_had(tmp_path: Path) -> N
         other.kill()
 
 
-def test_what_dvc_restores_is_looked_at_before_others_read_it(
+def test_outs_that_dvc_restores_are_verified_before_the_next_stage(
     finished: Checkout, tmp_path: Path
 ) -> None:
-    """DVC takes a damaged object for what it was, and a training would be made from that."""
+    """DVC takes a damaged cache object for intact, and a training would use its content."""
     checkout = finished.copy(tmp_path / "checkout")
     root = checkout.path
     expected = (root / "dvc.lock").read_bytes()
@@ -316,7 +326,7 @@ def test_what_dvc_restores_is_looked_at_before_others_read_it(
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    path.chmod(0o444)  # DVC looks at what is not as it leaves it
+    path.chmod(0o444)  # DVC hashes cache objects of any other mode
     said = repro(checkout)
     assert "repaired" in said
     assert dag.is_as_recorded(root, "sample")

@@ -1,4 +1,4 @@
-"""Scores are those of `metrics`, their replicates are real resamples, and they are repeatable."""
+"""Scores equal those of `metrics` and are repeatable, and their replicates are real resamples."""
 
 import hashlib
 import json
@@ -62,7 +62,7 @@ class PCA:
 
 @dataclass(frozen=True)
 class Copier(PCA):
-    """Its samples are the latents of training images, each a little moved: it has learnt them."""
+    """A model that has memorised its training images: its samples are their latents."""
 
     known: np.ndarray  # [N, D]
 
@@ -72,7 +72,7 @@ class Copier(PCA):
 
 @dataclass(frozen=True)
 class Diverged(PCA):
-    """A model with a broken weight."""
+    """A model with a broken weight: one pixel of its output is NaN."""
 
     def decode_latents(self, latents: np.ndarray) -> np.ndarray:
         images = super().decode_latents(latents)
@@ -89,7 +89,7 @@ def config(**changes: object) -> PromotionConfig:
 
 @pytest.fixture(scope="module")
 def prepared() -> Prepared:
-    """The digits of scikit-learn: 1400 to train on, 397 to test with."""
+    """The digits of scikit-learn: 1400 training images and 397 test images."""
     images = np.rint(load_digits().images[..., None] * (255 / 16)).astype(np.uint8)
     split = np.where(np.arange(len(images)) < NUM_TRAIN, "train", "test")
     index = pd.DataFrame({"split": split})
@@ -122,7 +122,7 @@ def samples_of(model: PCA) -> np.ndarray:
 
 
 def resample(num: int, b: int, seed: int = 0) -> np.ndarray:
-    """The b-th resample, drawn here once more."""
+    """Return resample number `b`, drawn without the code under test."""
     rng = np.random.default_rng(seed)
     return [rng.integers(num, size=num) for _ in range(b + 1)][-1]
 
@@ -130,7 +130,9 @@ def resample(num: int, b: int, seed: int = 0) -> np.ndarray:
 # --- values --------------------------------------------------------------------------------------
 
 
-def test_values_are_those_of_evaluate(small: PCA, of_small: Scores, prepared: Prepared) -> None:
+def test_scores_equal_the_metrics_of_evaluate(
+    small: PCA, of_small: Scores, prepared: Prepared
+) -> None:
     images, train, test = prepared.images, prepared.rows("train"), prepared.rows("test")
     decoded = small.decode_latents(small.encode_images(images[test]))
     expected = metrics.sample_metrics(samples_of(small), images, train, test)
@@ -143,7 +145,9 @@ def test_values_are_those_of_evaluate(small: PCA, of_small: Scores, prepared: Pr
     assert set(values) == set(METRICS)
 
 
-def test_references(of_small: Scores, prepared: Prepared) -> None:
+def test_references_are_mse_of_the_mean_image_num_latents_and_one(
+    of_small: Scores, prepared: Prepared
+) -> None:
     images, test = prepared.images, prepared.rows("test")
     mean = np.broadcast_to(images[:NUM_TRAIN].mean(axis=0) / 255, images[test].shape)
     expected = metrics.mean_squared_error(images[test] / 255, mean).mean()
@@ -152,7 +156,7 @@ def test_references(of_small: Scores, prepared: Prepared) -> None:
     assert of_small.metrics["memorisation"].reference == 1
 
 
-def test_two_scores_are_equal_but_for_the_latency(
+def test_scoring_twice_gives_equal_scores_but_for_the_latency(
     small: PCA, of_small: Scores, prepared: Prepared
 ) -> None:
     again = scoring.score(small, prepared, size_mb=1.5)
@@ -162,12 +166,14 @@ def test_two_scores_are_equal_but_for_the_latency(
     assert min(again.latency_ms.values()) > 0
 
 
-def test_chunks_do_not_show(small: PCA, prepared: Prepared) -> None:
+def test_chunks_hold_every_row_once_and_do_not_change_the_mean_image(
+    small: PCA, prepared: Prepared
+) -> None:
     rows = np.arange(2000, 12_000, 3)
     parts = [*metrics.chunks(rows, 64, 64 * 1000)]
     assert [len(part) for part in parts] == [1000, 1000, 1000, 334]
     assert np.array_equal(np.concatenate(parts), rows)
-    assert [len(part) for part in metrics.chunks(rows[:2], 10**9)] == [1, 1]  # never none
+    assert [len(part) for part in metrics.chunks(rows[:2], 10**9)] == [1, 1]  # never empty
     expected = prepared.images[rows % 1797].mean(axis=0) / 255
     assert np.allclose(scoring.mean_image(prepared.images, rows % 1797), expected, rtol=1e-12)
 
@@ -176,7 +182,7 @@ def test_chunks_do_not_show(small: PCA, prepared: Prepared) -> None:
 
 
 @pytest.mark.parametrize("b", [0, 1, 999])
-def test_replicates_are_brute_force(
+def test_replicates_equal_the_metrics_of_explicit_resamples(
     small: PCA, of_small: Scores, prepared: Prepared, b: int
 ) -> None:
     images, train, test = prepared.images, prepared.rows("train"), prepared.rows("test")
@@ -204,11 +210,11 @@ def test_replicates_are_brute_force(
     assert scored["memorisation"].replicates[b] == pytest.approx(ratio, rel=1e-5)
 
 
-def test_replicates_spread_like_fresh_test_images(of_small: Scores) -> None:
+def test_replicates_are_centred_on_the_value(of_small: Scores) -> None:
     for name in ("mse", "sliced_wasserstein", "memorisation"):
         score = of_small.metrics[name]
         assert score.replicates.shape == (scoring.NUM_REPLICATES,)
-        # Centred on the value, but for the bias of a resample, which is below its own spread.
+        # The mean differs from the value by the bias of a resample, which is below the spread.
         assert abs(score.replicates.mean() - score.value) < 2 * score.replicates.std(), name
     assert of_small.metrics["active_units"].replicates is None
 
@@ -220,13 +226,13 @@ def test_the_spread_of_mse_is_its_standard_error(
     errors = metrics.mean_squared_error(
         images / 255, small.decode_latents(small.encode_images(images))
     )
-    # A standard deviation from 1000 draws has an error of 1 / sqrt(2000) = 2.2 %; 4 of these.
+    # A standard deviation from 1000 draws has an error of 1 / sqrt(2000) = 2.2 %; tolerance: 4 errors.
     expected = errors.std() / np.sqrt(len(errors))
     assert of_small.metrics["mse"].replicates.std() == pytest.approx(expected, rel=0.09)
 
 
 def test_two_draws_from_one_distribution_do_not_differ_beyond_chance() -> None:
-    """With test images alone resampled, most of these pairs would."""
+    """With resamples of the test images alone, most of these pairs would differ."""
     rng = np.random.default_rng(0)
     draw = lambda: rng.standard_normal((300, 2)).astype(np.float32) + 1  # noqa: E731
     beyond = 0
@@ -238,14 +244,16 @@ def test_two_draws_from_one_distribution_do_not_differ_beyond_chance() -> None:
         values = [metrics.sliced_wasserstein(each, real) for each in (first, second)]
         low, high = np.percentile(moves[0] + values[0] - moves[1] - values[1], (2.5, 97.5))
         beyond += not low <= 0 <= high
-    # 5 % of 40 are 2; more than 7 come with a chance of 0.1 % (binomial).
+    # 5 % of 40 are 2. More than 7 have a probability of 0.1 % (binomial).
     assert beyond <= 7
 
 
 # --- from a model to a decision ------------------------------------------------------------------
 
 
-def test_more_components_are_promoted_and_fewer_are_not(of_small: Scores, of_large: Scores) -> None:
+def test_a_pca_with_more_components_is_promoted_and_fewer_refused(
+    of_small: Scores, of_large: Scores
+) -> None:
     decision = decide(of_large, of_small, config())
     assert decision.promoted, decision.reason
     assert decision.reason.startswith("mse 0.0")
@@ -255,12 +263,14 @@ def test_more_components_are_promoted_and_fewer_are_not(of_small: Scores, of_lar
     assert not decide(of_large, of_large, config()).promoted
 
 
-def test_a_first_model_meets_its_limits(of_small: Scores) -> None:
+def test_a_first_model_within_its_limits_is_promoted(of_small: Scores) -> None:
     decision = decide(of_small, None, config())
     assert decision.promoted, decision.reason
 
 
-def test_the_mean_image_is_refused(small: PCA, prepared: Prepared) -> None:
+def test_a_model_that_always_returns_the_mean_image_is_refused(
+    small: PCA, prepared: Prepared
+) -> None:
     constant = PCA(small.mean, np.zeros_like(small.components), small.spread)
     scored = scoring.score(constant, prepared, size_mb=1)
     assert scored.metrics["mse"].value == pytest.approx(scored.metrics["mse"].reference)
@@ -270,7 +280,9 @@ def test_the_mean_image_is_refused(small: PCA, prepared: Prepared) -> None:
     assert "active_units is not within its limit" in decision.reason
 
 
-def test_copies_of_training_images_are_refused(prepared: Prepared, of_small: Scores) -> None:
+def test_a_model_that_copies_training_images_is_refused(
+    prepared: Prepared, of_small: Scores
+) -> None:
     pca = PCA.fit(prepared.images[:NUM_TRAIN], 60)
     known = pca.encode_images(prepared.images[:NUM_TRAIN])
     copier = Copier(pca.mean, pca.components, pca.spread, known)
@@ -285,7 +297,7 @@ def test_copies_of_training_images_are_refused(prepared: Prepared, of_small: Sco
     assert "memorisation is not within its limit" in decide(scored, None, config()).reason
 
 
-def test_what_diverged_is_refused_and_can_be_stored(
+def test_scores_of_a_diverged_model_are_refused_and_can_be_stored(
     small: PCA, of_small: Scores, prepared: Prepared
 ) -> None:
     broken = Diverged(small.mean, small.components, small.spread)
@@ -301,7 +313,7 @@ def test_what_diverged_is_refused_and_can_be_stored(
     assert Scores.from_json(stored) == scored
 
 
-def test_json_gives_back_what_was_measured(of_small: Scores) -> None:
+def test_scores_survive_a_round_trip_through_json(of_small: Scores) -> None:
     stored = json.loads(json.dumps(of_small.to_json(), allow_nan=False))
     read = Scores.from_json(stored)
     assert read == of_small
@@ -310,23 +322,25 @@ def test_json_gives_back_what_was_measured(of_small: Scores) -> None:
     assert np.array_equal(read.metrics["mse"].replicates, of_small.metrics["mse"].replicates)
 
 
-# --- what cannot be scored -----------------------------------------------------------------------
+# --- data that cannot be scored ------------------------------------------------------------------
 
 
-def test_another_shape_is_refused(prepared: Prepared) -> None:
+def test_images_of_another_shape_are_refused(prepared: Prepared) -> None:
     model = PCA.fit(prepared.images[:100, :6], 4)
     with pytest.raises(DataError, match=r"Expected: \(6, 8, 1\)\. Received: \(8, 8, 1\)\."):
         scoring.score(model, prepared, size_mb=1)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_data_without_a_split_is_refused(small: PCA, prepared: Prepared, split: str) -> None:
+def test_data_without_training_or_test_images_is_refused(
+    small: PCA, prepared: Prepared, split: str
+) -> None:
     index = prepared.index.replace({"split": {split: "val"}})
     with pytest.raises(DataError, match=f"no {split} images"):
         scoring.score(small, replace(prepared, index=index), size_mb=1)
 
 
-def test_without_fresh_test_images_there_is_no_memorisation(prepared: Prepared) -> None:
+def test_memorisation_is_not_scored_if_test_images_are_training_images(prepared: Prepared) -> None:
     images = np.concatenate([prepared.images[:200], prepared.images[:50]])
     split = ["train"] * 200 + ["test"] * 50
     copies = Prepared(images, pd.DataFrame({"split": split}), {"fingerprint": "copies"})
@@ -335,20 +349,20 @@ def test_without_fresh_test_images_there_is_no_memorisation(prepared: Prepared) 
     assert not decide(scored, scored, config()).promoted
 
 
-def test_ratios_that_some_resample_lacks_have_no_replicates() -> None:
+def test_a_ratio_that_is_undefined_in_a_resample_has_no_replicates() -> None:
     mostly_copies = np.array([0, 0, 1, 1, 1], np.float32)
     assert metrics.distance_ratio(mostly_copies, mostly_copies) == 1
     assert scoring.resampled_ratios(mostly_copies, mostly_copies) is None
 
 
-def test_the_scorer_is_its_code() -> None:
+def test_the_scorer_digest_is_the_hash_of_its_code() -> None:
     loaded = [name for name in sys.modules if name.startswith(metrics.__name__)]
     files = [*sorted(str(sys.modules[name].__file__) for name in loaded), scoring.__file__]
     code = b"".join(Path(file).read_bytes() for file in files)
     assert scorer_digest() == hashlib.sha256(code).hexdigest()[:12]
 
 
-def test_nothing_that_trains_or_serves_is_imported() -> None:
+def test_scoring_imports_no_packages_for_training_or_serving() -> None:
     program = (
         "import sys, latentworks.promotion.scoring\n"
         "heavy = {'tensorflow', 'keras', 'mlflow', 'onnxruntime', 'prefect'}\n"

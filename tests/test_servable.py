@@ -1,4 +1,4 @@
-"""The servable: equal to Keras, alone in its process, strict about what it is sent."""
+"""A servable gives the outputs of Keras, runs without this project, and refuses wrong inputs."""
 
 import json
 import shutil
@@ -27,8 +27,9 @@ from latentworks.serving import checksums, export, golden, loading, packaging, p
 from latentworks.serving.servable import Servable, load
 from latentworks.system import disk
 
-# Of latents, relative to 1 or to their size, and of pixels in [0, 1]. ONNX Runtime and Keras add
-# in another order: the differences seen are a few units of float32's last place.
+# The largest difference of latents, relative to 1 or to their size, and of pixels in [0, 1]. ONNX
+# Runtime and Keras add numbers in different orders: the measured differences are a few units in the
+# last place of float32.
 TOLERANCE = 1e-5
 
 
@@ -45,7 +46,7 @@ def images(finished: Checkout) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def packaged(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder as it is registered. Copy it before changing anything."""
+    """The model folder that is registered. A test copies the folder before it changes a file."""
     folder = tmp_path_factory.mktemp("packaged") / "model"
     model = finished.path / "models/autoencoder/model.keras"
     packaging.assemble(folder, finished.path / "models/servable", [model], "a run", "a model")
@@ -56,14 +57,16 @@ def packaged(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Pa
 # --- the graphs ----------------------------------------------------------------------------------
 
 
-def test_it_equals_keras(servable: Servable, images: np.ndarray, finished: Checkout) -> None:
+def test_a_servable_gives_the_outputs_of_keras(
+    servable: Servable, images: np.ndarray, finished: Checkout
+) -> None:
     network = read_model(finished.path / "models/autoencoder", ModelConfig)
     latents = np.concatenate([*inference.encode(network, images, np.arange(len(images)))])
     decoded = np.concatenate([*inference.decode(network, latents)])
     ours = servable.encode_images(images)
     assert (np.abs(ours - latents) <= TOLERANCE * np.maximum(1, np.abs(latents))).all()
     assert np.abs(servable.decode_latents(latents) - decoded).max() <= TOLERANCE
-    # Rounding to 256 values can magnify a difference to one of them.
+    # Rounding to 256 values can magnify a difference to 1.
     difference = servable.reconstruct(images).astype(int) - to_pixels(decoded)
     assert np.abs(difference).max() <= 1
     samples = read_samples(finished.path / "data/samples")
@@ -74,7 +77,7 @@ def test_it_equals_keras(servable: Servable, images: np.ndarray, finished: Check
 @pytest.mark.parametrize(
     ("image_shape", "latent_dim"), [((28, 28, 1), 2), ((9, 9, 3), 5)], ids=["grey", "rgb"]
 )
-def test_other_shapes_export_as_well(
+def test_models_of_other_image_shapes_are_exported(
     image_shape: tuple[int, int, int], latent_dim: int, tmp_path: Path
 ) -> None:
     config = autoencoder(latent_dim=latent_dim, loss="mean_squared_error")
@@ -116,7 +119,7 @@ def test_equal_models_export_to_equal_bytes(finished: Checkout, tmp_path: Path) 
 # --- verbs ---------------------------------------------------------------------------------------
 
 
-def test_verbs(servable: Servable, images: np.ndarray) -> None:
+def test_the_verbs_agree_with_one_another(servable: Servable, images: np.ndarray) -> None:
     latents = servable.encode(images[:5])
     assert latents.shape == (5, 2)
     assert latents.dtype == np.float32
@@ -127,12 +130,12 @@ def test_verbs(servable: Servable, images: np.ndarray) -> None:
     assert (between == servable.interpolate(latents[:2], num=4)).all()
     assert (between[[0, -1]] == servable.reconstruct(images[:2])).all()
     middle = servable.decode(latents[:1] + (latents[1] - latents[0]) / 3)
-    assert np.abs(between[1].astype(int) - middle[0]).max() <= 1  # a third, rounded differently
+    assert np.abs(between[1].astype(int) - middle[0]).max() <= 1  # 1/3, rounded differently
     assert np.allclose(servable.log_density(latents), servable.log_density(images[:5]))
     assert np.allclose(servable.log_density(images[0, ..., 0]), servable.log_density(latents[:1]))
 
 
-def test_samples_follow_the_seed(servable: Servable) -> None:
+def test_the_seed_determines_the_samples(servable: Servable) -> None:
     first, again = (servable.sample(None, num=3, seed=7) for _ in range(2))
     assert (first == again).all()
     assert (first != servable.sample([], num=3, seed=8)).any()
@@ -140,25 +143,29 @@ def test_samples_follow_the_seed(servable: Servable) -> None:
     assert servable.sample(None).shape == (16, 8, 8, 1)
 
 
-def test_log_density_is_that_of_the_sampler(servable: Servable, finished: Checkout) -> None:
+def test_log_density_equals_that_of_the_sampler(servable: Servable, finished: Checkout) -> None:
     sampler: Any = read_sampler(finished.path / "models/sampler", SamplerConfig)
     z = np.array([[0.5, -1.0], [3.0, 2.0]], dtype=np.float32)
     assert np.allclose(servable.log_density(z), sampler.log_density(z))
 
 
-def test_anomalies_are_ranked_among_test_images(servable: Servable, images: np.ndarray) -> None:
+def test_anomaly_scores_rank_images_among_the_test_images(
+    servable: Servable, images: np.ndarray
+) -> None:
     scores = servable.anomaly_score(images)
     errors = ((servable.decode_latents(servable.encode_images(images)) - images / 255) ** 2).mean(
         axis=(1, 2, 3)
     )
     assert np.allclose(scores["error"], errors, atol=1e-6)
-    # Test images among themselves: the shares are spread evenly, in steps of one image.
+    # The percentiles of the test images themselves are spread evenly, in steps of one image.
     assert np.allclose(np.sort(scores["percentile"]), np.linspace(0, 100, len(images)), atol=0.6)
     noise = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
     assert np.median(servable.anomaly_score(noise)["percentile"]) > 99
 
 
-def test_images_of_any_size_and_form_are_accepted(servable: Servable, images: np.ndarray) -> None:
+def test_images_of_any_size_dtype_and_layout_are_accepted(
+    servable: Servable, images: np.ndarray
+) -> None:
     expected = servable.encode(images[:2])
     for same in (
         images[:2, ..., 0],
@@ -170,7 +177,7 @@ def test_images_of_any_size_and_form_are_accepted(servable: Servable, images: np
         assert np.allclose(servable.encode(same), expected, atol=1e-5)
     assert np.allclose(servable.encode(images[0, ..., 0]), expected[:1], atol=1e-5)
     assert np.allclose(servable.encode(images[0]), expected[:1], atol=1e-5)
-    # Fitted as the training images were: here smaller ones are padded with the background.
+    # Images are fitted as the training images were: here, the background pads smaller images.
     framed = np.pad(images[:2, 1:-1, 1:-1], ((0, 0), (1, 1), (1, 1), (0, 0)))
     assert np.allclose(servable.encode(images[:2, 1:-1, 1:-1]), servable.encode(framed))
     assert servable.reconstruct(np.zeros((1, 50, 20, 3), np.uint8)).shape == (1, 8, 8, 1)
@@ -220,7 +227,7 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("verb", "inputs", "params", "said"), REFUSED)
-def test_what_it_cannot_work_with_is_one_line(
+def test_a_wrong_call_is_refused_with_a_message_of_one_line(
     servable: Servable, verb: str, inputs: Any, params: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(InputError) as refusal:
@@ -259,12 +266,12 @@ print(json.dumps(answer))
 """
 
 
-def test_mlflow_loads_it_without_pickle_tensorflow_or_this_project(
+def test_mlflow_loads_a_servable_without_pickle_tensorflow_or_latentworks(
     packaged: Path, servable: Servable, images: np.ndarray, tmp_path: Path
 ) -> None:
     assert not [*packaged.rglob("*.pkl"), *packaged.rglob("*.pickle")]
     np.save(tmp_path / "images.npy", images[:3])
-    shutil.copytree(packaged, tmp_path / "model")  # Python leaves bytecode in what it loads
+    shutil.copytree(packaged, tmp_path / "model")  # Python writes bytecode into it
     done = subprocess.run(
         [sys.executable, "-c", CLIENT, "model", "images.npy"],
         cwd=tmp_path,
@@ -282,7 +289,7 @@ def test_mlflow_loads_it_without_pickle_tensorflow_or_this_project(
     assert (np.array(answer["sample"]) == servable.sample(None, num=2, seed=1)).all()
 
 
-def test_wrong_params_are_refused_or_dropped_with_a_warning_of_mlflow(
+def test_mlflow_drops_unknown_params_and_a_servable_refuses_wrong_params(
     packaged: Path, images: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     import mlflow.pyfunc
@@ -316,7 +323,9 @@ def test_two_versions_in_one_process_keep_their_own_code(packaged: Path, tmp_pat
     assert loading.load(other).sample(None).shape[0] == 3
 
 
-def test_nothing_of_this_machine_is_in_it(packaged: Path, finished: Checkout) -> None:
+def test_a_packaged_model_contains_no_paths_of_this_machine(
+    packaged: Path, finished: Checkout
+) -> None:
     for file in packaged.rglob("*"):
         if file.is_file():
             content = file.read_bytes()
@@ -327,14 +336,15 @@ def test_nothing_of_this_machine_is_in_it(packaged: Path, finished: Checkout) ->
 # --- pre-flight ----------------------------------------------------------------------------------
 
 
-def test_preflight_passes_what_works(packaged: Path) -> None:
+def test_preflight_passes_an_intact_model(packaged: Path) -> None:
     preflight.run(packaged)
-    # Python would otherwise leave bytecode among files that are hashed.
+    # The pre-flight keeps Python from writing bytecode among the files that are hashed.
     checksums.verify(packaged, disk.file_digest(packaged / checksums.SUMS), "it")
 
 
 @pytest.fixture
 def broken(packaged: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the packaged model for a test to damage. Afterwards, the pre-flight refuses it."""
     folder = tmp_path / "broken"
     shutil.copytree(packaged, folder)
     yield folder
@@ -344,8 +354,8 @@ def broken(packaged: Path, tmp_path: Path) -> Iterator[Path]:
     assert "\n" not in str(fault.value)
 
 
-def test_preflight_notices_another_graph(broken: Path, servable: Servable) -> None:
-    # One weight of the decoder, moved by a tenth.
+def test_preflight_refuses_changed_weights_of_the_decoder(broken: Path, servable: Servable) -> None:
+    # The largest weight tensor of the decoder, scaled by 1.1.
     path = broken / "artifacts/servable/decoder.onnx"
     import onnx
     from onnx import numpy_helper
@@ -357,21 +367,21 @@ def test_preflight_notices_another_graph(broken: Path, servable: Servable) -> No
     onnx.save(model, path)
 
 
-def test_preflight_notices_another_sampler(broken: Path) -> None:
+def test_preflight_refuses_a_changed_sampler(broken: Path) -> None:
     path = broken / "artifacts/servable/sampler/sampler.npz"
     arrays = disk.read_arrays(path)
     disk.write_arrays(path, {**arrays, "means": arrays["means"] + 1})
 
 
 @pytest.mark.parametrize("name", ["artifacts/servable/encoder.onnx", "pyfunc.py", "MLmodel"])
-def test_preflight_notices_damage(broken: Path, name: str) -> None:
+def test_preflight_refuses_a_truncated_file(broken: Path, name: str) -> None:
     (broken / name).write_bytes((broken / name).read_bytes()[:100])
 
 
 # --- sums ----------------------------------------------------------------------------------------
 
 
-def test_every_change_of_a_sealed_folder_is_noticed(packaged: Path, tmp_path: Path) -> None:
+def test_verify_refuses_every_change_of_a_sealed_folder(packaged: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(packaged, folder)
     digest = checksums.seal(folder)
@@ -399,7 +409,9 @@ def test_every_change_of_a_sealed_folder_is_noticed(packaged: Path, tmp_path: Pa
     refused("SHA256SUMS does not match")
 
 
-def test_interface_is_closed(servable: Servable, finished: Checkout) -> None:
+def test_interface_json_has_exactly_the_known_fields(
+    servable: Servable, finished: Checkout
+) -> None:
     fields = disk.read_json(finished.path / "models/servable/interface.json")
     assert TypeAdapter(dict[str, Any]).validate_python(fields) == {
         "image_shape": [8, 8, 1],

@@ -1,5 +1,5 @@
-"""The rooms of the house: who may import whom, which library is named where, and that dvc.yaml
-names the code that a stage really runs."""
+"""Rooms import rooms of earlier lines, libraries stay in their rooms, and dvc.yaml names the code
+that each stage runs."""
 
 import ast
 import importlib
@@ -18,7 +18,7 @@ from rooms import DOC, END, SRC, START, exists, file_of, imports, modules, room_
 
 STAGES = dag.stages(ROOT)
 
-# A room imports itself and rooms of earlier lines. Rooms of one line do not know each other.
+# A room imports itself and rooms of earlier lines. Rooms of one line do not import each other.
 LINES = (
     ("errors", "config"),
     ("preprocess", "metrics", "plots", "system"),
@@ -32,10 +32,10 @@ LINES = (
 )
 LEVEL = {room: level for level, line in enumerate(LINES) for room in line}
 
-# Where a library may be named: in a room, a folder of it, or one module. A library that is not
-# listed may be named anywhere.
+# The rooms, folders of rooms, or modules that may import a library. Any module may import a library
+# that is not listed.
 LIBRARIES = {
-    "dvc": (),  # it is run as a command
+    "dvc": (),  # DVC is run as a command
     "prefect": ("pipeline",),
     "mlflow": (
         *("tracking", "registry"),
@@ -67,7 +67,7 @@ LIBRARIES = {
 }
 
 
-# --- modules and what they import ----------------------------------------------------------------
+# --- modules and their imports -------------------------------------------------------------------
 
 
 MODULES = modules()
@@ -75,14 +75,14 @@ MODULES = modules()
 
 @cache
 def is_empty(module: str) -> bool:
-    """True for a module with a docstring alone."""
+    """True if a module has no code besides its docstring."""
     body = ast.parse(file_of(module).read_text()).body
     return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
 
 
 @cache
 def ours(module: str) -> frozenset[str]:
-    """Our modules that a module imports, with the packages around them."""
+    """The project's modules that a module imports, with the packages around them."""
     direct = {name for name in imports(module) if exists(name)}
     around = {
         name.rsplit(".", depth)[0] for name in direct for depth in range(1, name.count(".") + 1)
@@ -91,7 +91,7 @@ def ours(module: str) -> frozenset[str]:
 
 
 def closure(module: str, without: tuple[str, ...] = ()) -> set[str]:
-    """`module` and all of ours that it imports, directly or through others."""
+    """`module` and the project's modules that `module` imports, directly or through others."""
     seen: set[str] = set()
     waiting = {module}
     while waiting:
@@ -103,28 +103,28 @@ def closure(module: str, without: tuple[str, ...] = ()) -> set[str]:
 
 
 def is_in(module: str, places: tuple[str, ...]) -> bool:
-    """True for a module that is one of `places`, or inside one; they stand without the package."""
+    """True if a module is a place or inside a place. Places are named without `latentworks.`."""
     inner = module.removeprefix("latentworks.")
     return any(inner == place or inner.startswith(f"{place}.") for place in places)
 
 
 @cache
 def libraries(module: str) -> frozenset[str]:
-    """The libraries that a module imports itself."""
+    """The libraries that a module imports directly."""
     standard = sys.stdlib_module_names
     named = frozenset(name.split(".")[0] for name in imports(module))
     return named - standard - {"latentworks", "pipeline"}
 
 
 def needed(*names: str) -> set[str]:
-    """The libraries that modules import, directly or through others of ours."""
+    """The libraries that modules import, directly or through the project's other modules."""
     return {each for name in names for module in closure(name) for each in libraries(module)}
 
 
 # --- the two tables ------------------------------------------------------------------------------
 
 
-def test_every_room_has_its_line() -> None:
+def test_every_room_is_in_the_table_of_lines() -> None:
     assert {room_of(module) for module in MODULES} - {"latentworks"} == set(LEVEL)
 
 
@@ -136,14 +136,14 @@ def test_rooms_import_rooms_of_earlier_lines(module: str) -> None:
     assert not wrong, f"{room} is on the line of these rooms, or before it"
 
 
-def test_no_module_imports_itself_through_others() -> None:
-    """Also not inside a function. That a package stands around a module is no import."""
+def test_modules_have_no_circular_imports() -> None:
+    """Imports inside functions count. The package around a module does not count."""
     imported = {module: {name for name in imports(module) if exists(name)} for module in MODULES}
     TopologicalSorter(imported).prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_libraries_stay_in_their_rooms(library: str) -> None:
+def test_a_library_is_imported_in_its_rooms_alone(library: str) -> None:
     wrong = {
         module
         for module in MODULES
@@ -152,13 +152,13 @@ def test_libraries_stay_in_their_rooms(library: str) -> None:
     assert not wrong
 
 
-def test_the_table_of_rooms_is_that_of_the_imports() -> None:
+def test_the_table_of_rooms_in_contributing_agrees_with_the_imports() -> None:
     assert f"{START}\n\n{table()}\n\n{END}" in DOC.read_text(encoding="utf-8")
 
 
-# --- nouns ---------------------------------------------------------------------------------------
+# --- pure rooms and configs ----------------------------------------------------------------------
 
-PURE = {  # rooms, and the libraries that they need at most
+PURE = {  # rooms, and the only libraries that they may import
     "models": {"keras", "pydantic"},
     "metrics": {"numpy", "scipy", "skimage", "sklearn"},
     "samplers": {"numpy", "scipy", "sklearn", "pydantic"},
@@ -170,15 +170,15 @@ PURE = {  # rooms, and the libraries that they need at most
 
 
 @pytest.mark.parametrize("place", PURE)
-def test_nouns_need_numbers_alone(place: str) -> None:
+def test_a_pure_room_imports_its_listed_libraries_alone(place: str) -> None:
     for module in MODULES:
         if is_in(module, (place,)):
             assert libraries(module) <= PURE[place], module
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.endswith(".config")])
-def test_a_config_needs_pydantic_alone(module: str) -> None:
-    """Its verbs import the implementation when they are called."""
+def test_a_config_module_imports_pydantic_alone(module: str) -> None:
+    """The methods of a config import the implementation when they are called."""
     body = ast.parse(file_of(module).read_text()).body
     names = {node.module for node in body if isinstance(node, ast.ImportFrom) and node.module}
     others = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"latentworks"}
@@ -187,13 +187,13 @@ def test_a_config_needs_pydantic_alone(module: str) -> None:
 
 # --- dvc.yaml ------------------------------------------------------------------------------------
 
-# Code that a stage runs and that cannot change a byte of its outs: messages, locks, processes,
-# the time that a stage took, and MLflow, which is a view of the outs.
+# Code that a stage runs and that cannot change a byte of the outs: messages, locks, processes,
+# timings, and MLflow, which shows the outs.
 WITHOUT_EFFECT = (
     *("errors", "repository", "tracking"),
     *("system.locks", "system.processes", "system.state"),
 )
-LIVE_PICTURES = {"train": ("plots",)}  # shown in MLflow while it trains
+LIVE_PICTURES = {"train": ("plots",)}  # shown in MLflow during training
 
 
 def code_deps(stage: str) -> list[Path]:
@@ -202,7 +202,7 @@ def code_deps(stage: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_deps_are_the_code_that_the_stage_runs(stage: str) -> None:
+def test_the_code_deps_of_a_stage_are_the_code_that_the_stage_runs(stage: str) -> None:
     without = WITHOUT_EFFECT + LIVE_PICTURES.get(stage, ())
     run = {
         file_of(name).relative_to(ROOT) for name in closure(f"latentworks.stages.{stage}", without)
@@ -214,14 +214,14 @@ def test_deps_are_the_code_that_the_stage_runs(stage: str) -> None:
     assert not needless, f"remove from deps of {stage}: {sorted(map(str, needless))}"
 
 
-def test_an_edit_in_a_sampler_never_retrains() -> None:
+def test_an_edit_of_a_sampler_does_not_retrain_the_model() -> None:
     for stage in ("fetch", "prepare", "train", "encode"):
         assert not any("samplers" in dep.parts for dep in code_deps(stage))
     assert Path("src/latentworks/samplers") in code_deps("sample")
 
 
-def test_models_are_compared_in_one_network() -> None:
-    """It does not depend on the model, its seed, or the code that trains it."""
+def test_the_feature_network_does_not_depend_on_the_model() -> None:
+    """Models of every kind, seed and training code are compared in the same network."""
     stage = STAGES["features"]
     assert "params" not in stage
     assert [dep for dep in stage["deps"] if not dep.startswith("src/")] == ["data/prepared"]
@@ -230,14 +230,14 @@ def test_models_are_compared_in_one_network() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_params_are_the_sections_that_the_stage_reads(stage: str) -> None:
+def test_dvc_yaml_lists_the_sections_of_params_that_a_stage_reads(stage: str) -> None:
     module = importlib.import_module(f"latentworks.stages.{stage}")
     read = set(module.Params.model_fields) if hasattr(module, "Params") else set()
     assert read == set(STAGES[stage].get("params", []))
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_command_runs_the_stage_of_this_checkout_on_its_own_paths(stage: str) -> None:
+def test_a_stage_command_runs_the_code_of_the_checkout_on_listed_paths(stage: str) -> None:
     written = STAGES[stage]
     words = written["cmd"].split()
     started = ["PYTHONPATH=src", "exec", "python", "-m", "latentworks.stages", stage]
@@ -248,7 +248,7 @@ def test_command_runs_the_stage_of_this_checkout_on_its_own_paths(stage: str) ->
     assert set(words[6:]) <= around
 
 
-def test_every_stage_file_is_a_stage() -> None:
+def test_every_module_in_stages_is_a_stage_of_dvc_yaml() -> None:
     files = sorted((SRC / "latentworks/stages").glob("[!_]*.py"))
     assert {file.stem for file in files} == set(STAGES)
 
@@ -260,56 +260,56 @@ def test_stages_do_not_import_one_another() -> None:
 
 
 def strings(module: str) -> set[str]:
-    """The texts that stand in the code of a module."""
+    """The string constants in the code of a module."""
     nodes = ast.walk(ast.parse(file_of(module).read_text()))
     constants = [node.value for node in nodes if isinstance(node, ast.Constant)]
     return {value for value in constants if isinstance(value, str)}
 
 
-def test_every_path_of_an_output_is_written_in_dvc_yaml_alone() -> None:
+def test_the_paths_of_outs_are_written_in_dvc_yaml_alone() -> None:
     outs: list[Any] = [out for stage in STAGES.values() for out in stage["outs"]]
     for module in MODULES:
         assert not strings(module) & set(dag.paths(outs)), module
 
 
-def test_the_pipeline_has_the_stages_from_dvc_yaml() -> None:
-    """One is named there for what it does on the network."""
+def test_the_pipeline_names_no_stage_but_fetch() -> None:
+    """The stages come from dvc.yaml. `fetch` is named because it uses the network."""
     for module in MODULES:
         if room_of(module) == "pipeline":
             allowed = {"fetch"} if module == "pipeline.retraining" else set()
             assert strings(module) & set(STAGES) <= allowed, module
 
 
-# --- what a process of ours imports --------------------------------------------------------------
+# --- imports of each program ---------------------------------------------------------------------
 
 TENSORFLOW = {"keras", "tensorflow", "tf2onnx"}
 
 
-def test_the_pipeline_is_prefect_and_rooms_without_keras() -> None:
+def test_the_pipeline_imports_prefect_and_never_keras() -> None:
     named = set().union(*(libraries(name) for name in MODULES if room_of(name) == "pipeline"))
     assert named == {"prefect", "ruamel", "typer"}
     assert not needed(*(name for name in MODULES if room_of(name) == "pipeline")) & TENSORFLOW
 
 
-def test_a_servable_runs_on_little() -> None:
+def test_a_servable_needs_few_libraries() -> None:
     """The code that travels with a version needs neither training nor tracking libraries."""
     fitted = {"sklearn"}  # imported by `fit` alone
     found = needed("latentworks.serving.servable") - fitted
     assert found == {"numpy", "onnxruntime", "PIL", "pydantic", "scipy"}
 
 
-def test_the_server_starts_without_what_takes_long_to_import() -> None:
-    """TensorFlow is never in its process; MLflow is in another one, which watches the registry."""
+def test_the_server_starts_without_libraries_that_import_slowly() -> None:
+    """The server never imports TensorFlow. MLflow is in the process that watches the registry."""
     found = needed("latentworks.server.run", "latentworks.tracking.uri")
     assert not found & (TENSORFLOW | {"mlflow", "pandas", "pyarrow"})
 
 
-def test_the_watcher_of_the_registry_needs_little() -> None:
+def test_the_watcher_of_the_registry_needs_few_libraries() -> None:
     assert needed("latentworks.server.watcher") == {"mlflow", "numpy", "sqlalchemy"}
 
 
 def test_the_registry_needs_no_keras() -> None:
-    """The pipeline imports it, and a scheduler should not carry TensorFlow."""
+    """The pipeline imports the registry, and a scheduler should not carry TensorFlow."""
     assert not needed("latentworks.registry.registry") & (TENSORFLOW | {"matplotlib"})
 
 
@@ -321,7 +321,7 @@ import matplotlib.pyplot, sklearn
 """
 
 
-def test_keras_starts_without_what_is_not_used() -> None:
-    """And without a word. It can be imported later."""
+def test_keras_is_imported_without_unused_libraries() -> None:
+    """The import prints nothing, and the libraries can be imported later."""
     done = subprocess.run([sys.executable, "-c", LEFT_OUT], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

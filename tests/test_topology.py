@@ -1,7 +1,7 @@
-"""docker/compose.yaml as processes on loopback: a retraining, a promotion, and the server swaps.
+"""The services of docker/compose.yaml, run as processes on loopback, retrain, promote and swap.
 
-Commands, settings, health checks and their order are read from the file; hosts, ports and folders
-are replaced. PostgreSQL is Debian's, the S3 store is moto's.
+The tests read commands, settings, health checks and their order from the file. They replace hosts,
+ports and folders. PostgreSQL is Debian's, and the S3 store is moto's.
 """
 
 import json
@@ -25,7 +25,7 @@ from conftest import ROOT, Checkout, closed_port, environment, serving, until
 
 pytestmark = pytest.mark.system
 
-PORTS = {  # inside; each is replaced
+PORTS = {  # inside the containers; each is replaced
     "postgres": 5432,
     "artifacts": 7070,
     "mlflow": 5000,
@@ -39,18 +39,18 @@ TEXT = (ROOT / "docker/compose.yaml").read_text()
 
 
 class Clone(Checkout):
-    """A checkout whose commands have what compose.yaml and the image set, and no more."""
+    """A checkout whose commands have the settings of compose.yaml and the image, and no more."""
 
     def environment(self, **changes: str) -> dict[str, str]:
         return environment(**changes)
 
 
 def password(variable: str) -> str:
-    return f"{variable.lower()} of/the@tests"  # with what an address could not hold
+    return f"{variable.lower()} of/the@tests"  # with characters that an address cannot hold
 
 
 class Service:
-    """A service of compose.yaml and the Dockerfile, for this machine."""
+    """A service of compose.yaml and the Dockerfile, adapted to this machine."""
 
     def __init__(self, name: str, written: dict[str, Any], ports: dict[int, int], folder: Path):
         self.name = name
@@ -74,7 +74,7 @@ class Service:
         return self._here(json.loads(found[1])) if found else []
 
     def _here(self, words: Any) -> list[str]:
-        """Words of the file with passwords, and with hosts, ports and folders of this machine."""
+        """Fill passwords into words of the file, and hosts, ports and folders of this machine."""
         text = "\0".join(words)
         text = re.sub(r"\$\{(\w+):\?[^}]*\}", lambda found: password(found[1]), text)
         text = re.sub(rf"\b({'|'.join(PORTS)}|localhost)(?=:\d)|0\.0\.0\.0", "127.0.0.1", text)
@@ -92,11 +92,11 @@ class Service:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """The process, once its health check has passed, until the end of the block."""
+        """Run the process until the end of the block, which begins after the health check."""
         self.folder.mkdir(exist_ok=True)
         (path,) = re.findall(r"http://127\.0\.0\.1:\d+(/[^'\s]+)", self.health[-1])
         place = ["env", "-C", str(self.project)] if self.works_in_project else []
-        if self.name == "artifacts":  # moto's instead
+        if self.name == "artifacts":  # moto's server instead
             self.call = ["moto_server", "-H", "127.0.0.1", "-p", str(self.port)]
             path = "/moto-api/"
         with serving([*place, *self.call], self.port, path, self.folder, **self.environment):
@@ -107,14 +107,14 @@ class Service:
 
 @contextmanager
 def postgres(service: Service) -> Iterator[None]:
-    """Debian's PostgreSQL with the databases of databases.sh, as a user that is not root."""
+    """Run Debian's PostgreSQL with the databases of databases.sh, as a user that is not root."""
     binaries = max(
         Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name)
     )
     user: dict[str, Any] = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
     ours = service.environment | {"PGHOST": "127.0.0.1", "PGPORT": str(service.port)}
     ours |= {"PGPASSWORD": ours["POSTGRES_PASSWORD"], "PATH": f"{binaries}:{os.environ['PATH']}"}
-    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # where that user may go, too
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # open to that user, too
         folder = Path(name)
         (folder / "password").write_text(ours["POSTGRES_PASSWORD"])
         for path in (folder, folder / "password") if user else ():
@@ -132,12 +132,12 @@ def postgres(service: Service) -> Iterator[None]:
             subprocess.run([script], env=environment(**ours), check=True)
             yield
         finally:
-            process.send_signal(signal.SIGINT)  # at SIGTERM it would wait for its clients
+            process.send_signal(signal.SIGINT)  # at SIGTERM PostgreSQL would wait for its clients
             process.wait(30)
 
 
 class Topology:
-    """All services, in the order and on the conditions that the file has."""
+    """All services, started in the order and on the conditions of the file."""
 
     def __init__(self, folder: Path) -> None:
         written = yaml.safe_load(TEXT)["services"]
@@ -176,12 +176,12 @@ class Topology:
         self.project.run(*call, **self["deploy"].environment)
 
     def served(self) -> int | None:
-        """The version that answers; None where there is none yet."""
+        """The number of the version that answers; None while no version answers."""
         answer = requests.get(f"{self['serve'].url}/version", timeout=10)
         return int(answer.json()["version"]) if answer.ok else None
 
     def swaps(self) -> float:
-        """How often the process that answers has had another version take over."""
+        """The number of times that the server process has swapped to another version."""
         text = requests.get(f"{self['serve'].url}/metrics", timeout=10).text
         (found,) = re.findall(r"^latentworks_swaps (\S+)$", text, flags=re.MULTILINE)
         return float(found)
@@ -206,14 +206,14 @@ def test_prefect_asks_for_the_password(topology: Topology) -> None:
         assert requests.get(url, auth=wrong, timeout=10).status_code == 401
 
 
-def test_mlflow_answers_under_its_own_names_alone(topology: Topology) -> None:
+def test_mlflow_answers_only_under_its_own_host_names(topology: Topology) -> None:
     url = f"{topology['mlflow'].url}/api/2.0/mlflow/experiments/search?max_results=1"
     assert requests.get(url, timeout=10).status_code == 200
     stranger = {"Host": "attacker.example"}
     assert requests.get(url, headers=stranger, timeout=10).status_code == 403
 
 
-def test_a_database_is_its_own_servers_alone(topology: Topology) -> None:
+def test_a_database_admits_only_its_own_server(topology: Topology) -> None:
     address = f"postgresql://mlflow@127.0.0.1:{topology['postgres'].port}"
     known = password("MLFLOW_DATABASE_PASSWORD")
     for database, word, said in (
@@ -228,9 +228,9 @@ def test_a_database_is_its_own_servers_alone(topology: Topology) -> None:
         assert said in done.stdout + done.stderr, database
 
 
-def test_a_retraining_is_promoted_and_the_server_swaps(topology: Topology) -> None:
+def test_a_retrained_model_is_promoted_and_the_server_swaps_to_it(topology: Topology) -> None:
     assert topology.served() is None
-    topology.retrain(20)  # as `good` has been: DVC has the stages in its cache
+    topology.retrain(20)  # as `good` was trained: DVC has the stages in its cache
     until(lambda: topology.served() == 1)
     topology.retrain(60)
     until(lambda: topology.served() == 2)

@@ -1,4 +1,4 @@
-"""The run in MLflow: complete, the same when written again, and never in the way."""
+"""The MLflow run of a result is complete, equal when written again, and disturbs no command."""
 
 import shutil
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from latentworks.tracking import outbox
 from latentworks.tracking.live import Live
 from latentworks.tracking.uri import without_password
 
-LIVE = ("images/", "system/")  # seen only while it happens: no file holds it
+LIVE = ("images/", "system/")  # logged only during a training: no file holds them
 
 
 def the_run(store: str) -> tuple[mlflow.MlflowClient, Run]:
@@ -38,7 +38,7 @@ def files(client: mlflow.MlflowClient, run: Run, folder: str | None = None) -> s
 
 
 def contents(store: str) -> dict[str, Any]:
-    """All that a run shows, apart from what is seen only while it happens."""
+    """Return the contents of a run, without those that are logged only during a training."""
     client, run = the_run(store)
     lasting = [name for name in run.data.metrics if not name.startswith(LIVE)]
     return {
@@ -57,7 +57,7 @@ def contents(store: str) -> dict[str, Any]:
     }
 
 
-def test_run_is_complete(finished: Checkout) -> None:
+def test_the_run_has_all_params_metrics_curves_files_and_tags(finished: Checkout) -> None:
     store = f"sqlite:///{finished.path / 'mlflow.db'}"
     client, run = the_run(store)
     assert run.info.status == "FINISHED"
@@ -97,7 +97,7 @@ def test_run_is_complete(finished: Checkout) -> None:
         "pictures/reconstructions.png",
     }
     live = [name for name in files(client, run) if name.startswith("images/reconstructions")]
-    assert len([name for name in live if name.endswith(".png")]) == 4  # one for each epoch
+    assert len([name for name in live if name.endswith(".png")]) == 4  # a picture for each epoch
     lock = client.download_artifacts(run.info.run_id, "dvc.lock")
     assert Path(lock).read_bytes() == (finished.path / "dvc.lock").read_bytes()
     commit = finished.run("git", "rev-parse", "HEAD").stdout.strip()
@@ -107,12 +107,14 @@ def test_run_is_complete(finished: Checkout) -> None:
     assert run.data.tags["data.fingerprint"] == profile["fingerprint"]
 
 
-def test_deleted_store_is_written_again_from_the_files(finished: Checkout, tmp_path: Path) -> None:
+def test_sync_writes_a_deleted_store_again_from_the_files(
+    finished: Checkout, tmp_path: Path
+) -> None:
     expected = contents(f"sqlite:///{finished.path / 'mlflow.db'}")
     checkout = finished.copy(tmp_path / "checkout")
     (checkout.path / "mlflow.db").unlink()
     shutil.rmtree(checkout.path / "mlartifacts")
-    # From a folder inside: the store is still the one at the root of the checkout.
+    # In a subfolder, too, the command uses the store at the root of the checkout.
     store = f"sqlite:///{checkout.path / 'mlflow.db'}"
     done = Checkout(checkout.path / "src").run("latentworks", "sync")
     assert done.stdout == f"MLflow has this result: {store}\n"
@@ -121,13 +123,13 @@ def test_deleted_store_is_written_again_from_the_files(finished: Checkout, tmp_p
     assert contents(store) == expected
 
 
-def test_sync_without_a_result(untouched: Checkout) -> None:
+def test_sync_without_a_result_writes_nothing(untouched: Checkout) -> None:
     done = untouched.run("latentworks", "sync")
     assert "Nothing to write: dvc.lock records no trained model" in done.stdout
     assert not (untouched.path / "mlflow.db").exists()
 
 
-def test_a_result_that_is_only_half_there_is_not_mixed_with_another(
+def test_an_incomplete_result_has_no_outs_of_an_earlier_result(
     finished: Checkout, tmp_path: Path
 ) -> None:
     checkout = finished.copy(tmp_path / "checkout")
@@ -135,7 +137,7 @@ def test_a_result_that_is_only_half_there_is_not_mixed_with_another(
     checkout.run("dvc", "repro", "--single-item", "train", MLFLOW_TRACKING_URI="sqlite:///x.db")
     result = recorded_result(checkout.path)
     assert result is not None
-    # Latents, samples and pictures on disk are still those of the model before.
+    # Latents, samples and pictures on disk are still those of the earlier model.
     made = ("data/raw", "data/prepared", "models/features", "models/autoencoder")
     assert result.outs == Result.of(*map(checkout.path.joinpath, made)).outs
     assert result.params["seed"] == 1
@@ -144,14 +146,16 @@ def test_a_result_that_is_only_half_there_is_not_mixed_with_another(
 @pytest.mark.parametrize(
     "content", ["<<<<<<< HEAD\nstages:\n=======\n", "", "[1]", "stages:\n", "stages: {train: {}}"]
 )
-def test_damaged_lock_is_one_line(finished: Checkout, tmp_path: Path, content: str) -> None:
+def test_sync_reports_a_damaged_dvc_lock_in_one_line(
+    finished: Checkout, tmp_path: Path, content: str
+) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     (checkout.path / "dvc.lock").write_text(content)
     done = checkout.run("latentworks", "sync", expected=None)
     assert len((done.stdout + done.stderr).splitlines()) == 1
 
 
-def test_files_of_another_lock_are_not_taken_for_its_result(
+def test_a_stage_whose_outs_differ_from_dvc_lock_is_left_out(
     finished: Checkout, tmp_path: Path
 ) -> None:
     checkout = finished.copy(tmp_path / "checkout")
@@ -162,7 +166,7 @@ def test_files_of_another_lock_are_not_taken_for_its_result(
 
 
 @pytest.mark.parametrize("content", ["", "{", "3", '{"stage": "train"}'])
-def test_damaged_records_count_for_nothing(
+def test_timings_leaves_out_a_damaged_record(
     finished: Checkout, tmp_path: Path, content: str
 ) -> None:
     checkout = finished.copy(tmp_path / "checkout")
@@ -172,7 +176,7 @@ def test_damaged_records_count_for_nothing(
     assert "train" not in listed
 
 
-def test_what_a_kill_left_open_or_half_written_is_settled(
+def test_sync_completes_a_run_after_a_kill_despite_a_cut_off_picture(
     finished: Checkout, tmp_path: Path
 ) -> None:
     checkout = finished.copy(tmp_path / "checkout")
@@ -192,11 +196,11 @@ def test_what_a_kill_left_open_or_half_written_is_settled(
     assert not live.pictures()
 
 
-def test_a_store_that_was_copied_goes_on_beside_its_database(
+def test_a_copied_store_writes_artifacts_beside_its_own_database(
     finished: Checkout, tmp_path: Path
 ) -> None:
     path = tmp_path / "another place"
-    shutil.copytree(finished.path, path)  # as a person copies a checkout
+    shutil.copytree(finished.path, path)  # as a user copies a checkout
     Checkout(path).run("latentworks", "sync")
     client, run = the_run(f"sqlite:///{path / 'mlflow.db'}")
     beside = (path / "mlartifacts").as_uri()
@@ -205,7 +209,7 @@ def test_a_store_that_was_copied_goes_on_beside_its_database(
     assert files(client, run, "model")
 
 
-def test_a_password_is_not_shown() -> None:
+def test_the_password_in_a_tracking_uri_is_not_shown() -> None:
     assert without_password("http://me:secret@host/x") == "http://host/x"
     assert without_password("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
 
@@ -216,7 +220,7 @@ def server(tmp_path: Path) -> Iterator[str]:
         yield url
 
 
-def test_one_variable_moves_everything_to_a_server(
+def test_setting_mlflow_tracking_uri_moves_the_run_to_a_server(
     server: str, finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = contents(f"sqlite:///{finished.path / 'mlflow.db'}")
@@ -228,7 +232,7 @@ def test_one_variable_moves_everything_to_a_server(
     assert contents(server) == expected
 
 
-def test_an_equal_model_keeps_the_run_it_has(
+def test_a_second_training_with_an_equal_model_keeps_the_first_run(
     result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = f"sqlite:///{tmp_path / 'runs.db'}"
@@ -241,7 +245,7 @@ def test_an_equal_model_keeps_the_run_it_has(
     assert ids[0] == ids[1]
 
 
-def test_a_training_that_fails_leaves_a_failed_run(
+def test_the_run_of_a_failed_training_has_the_status_failed(
     result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = f"sqlite:///{tmp_path / 'runs.db'}"

@@ -1,4 +1,4 @@
-"""Training: repeatable, interruptible, and honest about when it went wrong."""
+"""Training is repeatable, goes on after an interruption, and refuses a loss that diverges."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ class Killed(Exception):
 
 
 def blobs(num: int, seed: int) -> np.ndarray:
-    """Smooth 8x8 images, something that can be learned: uint8 [num, 8, 8, 1]."""
+    """Smooth 8x8 images that a small model can learn: uint8 [num, 8, 8, 1]."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:8, :8]
     centre = rng.uniform(1, 7, (num, 2, 1, 1))
@@ -74,7 +74,7 @@ def test_interrupted_training_ends_with_the_same_weights(
 
     with pytest.raises(Killed):
         train(tmp_path / "cut.npz", validation=validation, report=kill, family=family)
-    # Other initial weights and another random state: all that matters is in the file.
+    # Initial weights and random state differ here: all that matters is in the checkpoint.
     resumed, progress = train(
         tmp_path / "cut.npz", validation=validation, initial_seed=99, family=family
     )
@@ -84,7 +84,7 @@ def test_interrupted_training_ends_with_the_same_weights(
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_finished_training_is_not_done_again(tmp_path: Path) -> None:
+def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
     model, progress = train(tmp_path / "c.npz")
 
     def fail(epoch: Epoch) -> None:
@@ -96,12 +96,13 @@ def test_finished_training_is_not_done_again(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_finished_training_is_forgotten_once_its_model_is_on_record(tmp_path: Path) -> None:
+def test_the_checkpoint_is_deleted_once_dvc_has_recorded_the_model(tmp_path: Path) -> None:
     train(tmp_path / "c.npz")
     checkpoint = Checkpoint(tmp_path / "c.npz", "fingerprint")
-    checkpoint.forget_finished("md5")  # killed before there was a model
+    checkpoint.forget_finished("md5")  # killed before the model was written
     assert checkpoint.path.exists()
-    for recorded in (None, "that of an earlier model"):  # DVC was killed before it wrote it down
+    # DVC was killed before it recorded the MD5 of the model.
+    for recorded in (None, "that of an earlier model"):
         checkpoint.became("md5")
         checkpoint.forget_finished(recorded)
         assert checkpoint.path.exists()
@@ -123,7 +124,7 @@ def test_sigterm_waits_for_the_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text", "other"])
-def test_damaged_checkpoint_counts_for_nothing(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_or_foreign_checkpoint_is_ignored(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "c.npz"
     expected, _ = train(path)
     content = bytearray(path.read_bytes())
@@ -145,7 +146,7 @@ def test_damaged_checkpoint_counts_for_nothing(tmp_path: Path, damage: str) -> N
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_stops_early_and_keeps_the_best_weights(tmp_path: Path) -> None:
+def test_training_stops_early_and_keeps_the_best_weights(tmp_path: Path) -> None:
     # A rate so high that the validation loss soon stops falling.
     config = CONFIG.model_copy(
         update={"epochs": 60, "learning_rate": 0.3, "schedule": "constant", "warmup_steps": 0}
@@ -161,33 +162,33 @@ def test_stops_early_and_keeps_the_best_weights(tmp_path: Path) -> None:
     assert loss == pytest.approx(losses[best], rel=1e-4)
 
 
-def test_patience_begins_when_the_weight_of_the_divergence_has_risen(tmp_path: Path) -> None:
+def test_patience_begins_after_the_warm_up_of_the_kl_loss(tmp_path: Path) -> None:
     config = CONFIG.model_copy(
         update={"epochs": 60, "learning_rate": 0.03, "schedule": "constant", "warmup_steps": 0}
     )
-    rising = {"beta": 1000.0, "kl_warmup_steps": 20 * 7}  # of 7 steps an epoch
+    rising = {"beta": 1000.0, "kl_warmup_steps": 20 * 7}  # 20 epochs of 7 steps
     family = OF_KIND["vae"].model_copy(update=rising)
     _, progress = train(tmp_path / "c.npz", config, family=family)
     losses = [epoch["val_loss"] for epoch in progress.epochs]
     waited = [epoch - int(np.argmin(losses[: epoch + 1])) for epoch in range(20)]
-    assert max(waited) >= config.patience  # it would have stopped in the warm-up
+    assert max(waited) >= config.patience  # otherwise training would end in the warm-up
     assert len(losses) == max(20, progress.best_epoch) + 1 + config.patience
 
 
-def test_a_warm_up_of_the_divergence_leaves_steps_to_train(tmp_path: Path) -> None:
+def test_a_kl_warm_up_as_long_as_the_training_is_refused(tmp_path: Path) -> None:
     family = OF_KIND["vae"].model_copy(update={"kl_warmup_steps": 28})
     with pytest.raises(ParamsError, match=r"^model.kl_warmup_steps .* 4 epochs. Received: 28"):
         train(tmp_path / "c.npz", family=family)
 
 
-def test_without_validation_nothing_stops_and_the_last_weights_stay(tmp_path: Path) -> None:
+def test_training_without_validation_keeps_the_weights_of_the_last_epoch(tmp_path: Path) -> None:
     _, progress = train(tmp_path / "c.npz", validation=False)
     assert [set(epoch) for epoch in progress.epochs] == [{"epoch", "loss", "learning_rate"}] * 4
     assert progress.best_epoch == 3
     assert progress.best_weights is None
 
 
-def test_learning_rate_warms_up_and_falls_to_zero(tmp_path: Path) -> None:
+def test_the_learning_rate_warms_up_and_falls_to_zero(tmp_path: Path) -> None:
     rate = training.learning_rate(CONFIG, steps_per_epoch=7)
     rates = [float(rate(step)) for step in range(29)]
     np.testing.assert_allclose(rates[:4], [0, 0.01 / 3, 0.02 / 3, 0.01], rtol=1e-5)
@@ -201,11 +202,11 @@ def test_learning_rate_warms_up_and_falls_to_zero(tmp_path: Path) -> None:
         training.learning_rate(CONFIG.model_copy(update={"warmup_steps": 28}), 7)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_cure(tmp_path: Path) -> None:
+def test_a_loss_of_nan_stops_the_training_with_an_error(tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     model = SMALL.build((8, 8, 1))
     weights = model.get_weights()
-    weights[-1][:] = np.nan  # the bias of the pixels
+    weights[-1][:] = np.nan  # the bias of the output layer
     model.set_weights(weights)
     batches = Batches(blobs(20, 1), np.arange(20), 16, seed=0)
     checkpoint = Checkpoint(tmp_path / "c.npz", "x")
@@ -213,7 +214,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_cure(tmp_path: Path) -> None:
         training.fit(model, batches, None, CONFIG, checkpoint, lambda epoch: None)
 
 
-def test_batches_hold_each_image_once_in_an_order_of_seed_and_epoch() -> None:
+def test_batches_hold_each_image_once_in_an_order_from_seed_and_epoch() -> None:
     images = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
     rows = np.arange(5, 45)
     batches = Batches(images, rows, batch_size=16, seed=3)

@@ -1,4 +1,4 @@
-"""A tracking server that is dead, silent, slow or failing, while a training is shown on it."""
+"""A training and `register` use a tracking server that is dead, silent, slow or failing."""
 
 import http.client
 import itertools
@@ -22,12 +22,12 @@ from latentworks.tracking import outbox
 
 pytestmark = pytest.mark.cold
 
-PATIENCE = 11.5  # ten seconds, and what hashing takes on a machine that others use, too
-SLOW = 2.0  # seconds for an answer
+PATIENCE = 11.5  # ten seconds, and the time for hashing on a machine that does other work
+SLOW = 2.0  # seconds before an answer
 
 
 class Proxy(ThreadingHTTPServer):
-    """Stands before a real server and hands on what it is asked, or does not."""
+    """A proxy of a real server. It forwards calls, or fails as `kind` says."""
 
     daemon_threads = True
     block_on_close = False
@@ -37,7 +37,7 @@ class Proxy(ThreadingHTTPServer):
         self.kind = "sound"
         self.pause = SLOW
         self.calls = itertools.count()
-        self.released = threading.Event()  # what was silent may end
+        self.released = threading.Event()  # silent calls may end
         super().__init__(("127.0.0.1", 0), Handler)
 
     @property
@@ -46,7 +46,7 @@ class Proxy(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One call."""
+    """The handler of one call."""
 
     server: Proxy
     protocol_version = "HTTP/1.1"
@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
         kind, number = self.server.kind, next(self.server.calls)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if kind == "dead":
-            self.close_connection = True  # nothing is answered, and the line is cut
+            self.close_connection = True  # cut the connection without an answer
             return
         if kind == "silent":
             self.server.released.wait()
@@ -73,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         answer = connection.getresponse()
         content = answer.read()
         connection.close()
-        if kind == "forgetting" and number % 2:  # it was done, and nobody is told
+        if kind == "forgetting" and number % 2:  # the call was done; the client sees an error
             self._answer(500, b"no")
         else:
             self._answer(answer.status, content, answer.getheader("Content-Type", ""))
@@ -88,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Nothing on the terminal of the tests."""
+        """Print nothing on the terminal of the tests."""
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ print(time.monotonic() - began - waited, flush=True)
         ("forgetting", "start middle end"),
     ],
 )
-def test_nothing_is_lost_and_nothing_doubled(
+def test_server_failures_lose_and_double_nothing_of_a_run(
     kind: str,
     moments: str,
     upstream: str,
@@ -192,8 +192,8 @@ def test_nothing_is_lost_and_nothing_doubled(
 
         server.kind = "sound"
         server.released.set()
-        checkout.run("latentworks", "sync", MLFLOW_TRACKING_URI=server.url)  # by hand,
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)  # and by itself with the next run
+        checkout.run("latentworks", "sync", MLFLOW_TRACKING_URI=server.url)  # sync by hand
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)  # sync as the next repro
         result = recorded_result(checkout.path)
         assert result is not None
         assert outbox.sync(result, checkout.path) is None
@@ -210,7 +210,7 @@ def test_nothing_is_lost_and_nothing_doubled(
     assert {entry.path for entry in client.list_artifacts(run.info.run_id)} >= {
         *("dvc.lock", "params.yaml", "model", "sampler", "latents", "reports", "pictures")
     }
-    client.delete_run(run.info.run_id)  # the next test has the same model
+    client.delete_run(run.info.run_id)  # the next test writes a run of the same model
 
 
 def the_run(url: str) -> Run:
@@ -225,13 +225,13 @@ def the_run(url: str) -> Run:
 def test_a_result_is_registered_once(
     kind: str, upstream: str, better: Checkout, tmp_path: Path
 ) -> None:
-    """However often it is asked for, and whatever the server did not hear or answer."""
+    """Repeated commands and lost requests or answers make no second version."""
     checkout = better.copy(tmp_path / "checkout")
     checkout.edit("params.yaml", "model_name: autoencoder", f"model_name: {kind}")
     client = mlflow.MlflowClient(upstream)
     with proxy(upstream) as server:
         server.kind = kind
-        server.pause = 0.2  # some hundred times; a stage would not wait so long
+        server.pause = 0.2  # in some hundred calls; a stage would not wait so long
         ours = {"MLFLOW_TRACKING_URI": server.url, "PYTHONPATH": str(checkout.path / "src")}
         for _ in range(1 if kind == "slow" else 3):
             done = checkout.run("latentworks", "register", expected=None, **ours)
@@ -248,7 +248,9 @@ def test_a_result_is_registered_once(
     assert "PENDING" not in [model.status for model in models]
 
 
-def test_two_syncs_at_once_write_one_run(upstream: str, good: Checkout, tmp_path: Path) -> None:
+def test_two_simultaneous_syncs_write_one_run(
+    upstream: str, good: Checkout, tmp_path: Path
+) -> None:
     checkout = good.copy(tmp_path / "checkout")
     client = mlflow.MlflowClient(upstream)
     known = {run.info.run_id for run in all_runs(client)}

@@ -1,4 +1,4 @@
-"""Damage is found by hash, quarantined and repaired, with real DVC, MLflow and stages."""
+"""`latentworks verify` finds, quarantines and repairs damage: real DVC, MLflow and stages."""
 
 import json
 import os
@@ -28,10 +28,10 @@ SAMPLER = "models/sampler/sampler.npz"
 
 
 class Kept(Checkout):
-    """A checkout with what its result is made of."""
+    """A checkout with a result, its outs and their cache objects."""
 
     def verify(self) -> Verified:
-        """Also: what was reported, in `told`, and what is now is as dvc.lock says."""
+        """Verify, keep the reported lines in `told`, and check that dvc.lock did not change."""
         self.told: list[str] = []
         lock = (self.path / "dvc.lock").read_bytes()
         env = {"DVC_SITE_CACHE_DIR": str(self.path / ".dvc/site_cache")}
@@ -40,7 +40,7 @@ class Kept(Checkout):
         return verified
 
     def repaired(self) -> Verified:
-        """Verify, and expect all to be whole afterwards, as a second look and DVC tell."""
+        """Verify, and check with a second verification and with DVC that all files are intact."""
         verified = self.verify()
         told = list(self.told)
         assert not verified.lost, verified.lines()
@@ -50,7 +50,7 @@ class Kept(Checkout):
         return verified
 
     def md5(self, name: str) -> str:
-        """The entry of an out in dvc.lock."""
+        """Return the MD5 of an out in dvc.lock."""
         text = (self.path / "dvc.lock").read_text()
         found = re.search(
             rf"outs:(?:(?!deps:).)*?path: {name}\n *hash: md5\n *md5: (\S+)", text, 16
@@ -59,7 +59,7 @@ class Kept(Checkout):
         return found[1]
 
     def stored(self, name: str) -> Path:
-        """The object of a file, or of the list of a folder, in DVC's cache."""
+        """Return the cache object of a file, or of the file list of a folder."""
         out = next(out for out in self.outs() if Path(name).is_relative_to(out))
         md5 = self.md5(out)
         if name != out:
@@ -84,7 +84,7 @@ class Kept(Checkout):
 
 
 def flip(path: Path) -> None:
-    """Change a bit, and nothing else that can be seen: as a disk does."""
+    """Flip one bit, and keep size, mode and times, as a failing disk does."""
     status = path.stat()
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -103,7 +103,7 @@ def empty(path: Path) -> None:
 
 
 def make_unreadable(path: Path) -> None:
-    """By any user: a folder has no bytes."""
+    """Replace a file by a folder, from which no user, not even root, can read bytes."""
     path.unlink()
     path.mkdir()
 
@@ -118,7 +118,7 @@ def shared(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Kept
 
 @pytest.fixture
 def checkout(shared: Kept) -> Kept:
-    """One that is whole; each test leaves it so, since that is what verify is for."""
+    """An intact checkout, shared by the tests: verify repairs the damage that each test does."""
     shared.forget()
     return shared
 
@@ -140,10 +140,10 @@ def all_files(checkout: Kept) -> dict[Path, tuple[int, int, bytes]]:
     return {path: (path.stat().st_mtime_ns, path.stat().st_ino, path.read_bytes()) for path in kept}
 
 
-# --- what is whole -------------------------------------------------------------------------------
+# --- intact files --------------------------------------------------------------------------------
 
 
-def test_what_is_whole_is_left_alone(checkout: Kept) -> None:
+def test_verify_leaves_an_intact_checkout_unchanged(checkout: Kept) -> None:
     before = all_files(checkout)
     start = time.monotonic()
     verified = checkout.verify()
@@ -152,10 +152,10 @@ def test_what_is_whole_is_left_alone(checkout: Kept) -> None:
     assert not verified.notes
     assert all_files(checkout) == before
     size = sum(path.stat().st_size for path in checkout.path.glob("models/servable/**/*"))
-    assert verified.num_bytes > 2 * size  # both copies were read
+    assert verified.num_bytes > 2 * size  # verify read both copies
 
 
-def test_a_persons_own_images_are_told_of_and_left_alone(own: Kept) -> None:
+def test_verify_reports_a_changed_source_file_and_leaves_it_unchanged(own: Kept) -> None:
     flip(own.path / "digits.npz")
     damaged = (own.path / "digits.npz").read_bytes()
     verified = own.verify()
@@ -166,13 +166,13 @@ def test_a_persons_own_images_are_told_of_and_left_alone(own: Kept) -> None:
     assert (own.path / "digits.npz").read_bytes() == damaged
 
 
-def test_nothing_on_record(untouched: Checkout, tmp_path: Path) -> None:
+def test_verify_without_dvc_lock_says_so(untouched: Checkout, tmp_path: Path) -> None:
     done = untouched.copy(tmp_path / "checkout").run("latentworks", "verify")
     assert "dvc.lock records no outs: nothing to verify" in done.stdout
 
 
-def test_another_result_is_no_damage(own: Kept) -> None:
-    """As `git checkout` leaves it: dvc.lock is of one result, the files are of another."""
+def test_files_of_another_result_are_not_reported_as_damage(own: Kept) -> None:
+    """dvc.lock is of one result and the files are of another, as after `git checkout`."""
     lock = (own.path / "dvc.lock").read_text()
     (own.path / "models/sampler/sampler.npz").write_text("another")
     own.run("dvc", "commit", "--force", "sample")
@@ -188,7 +188,9 @@ def test_another_result_is_no_damage(own: Kept) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_an_object_comes_from_the_checkout(checkout: Kept, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_cache_object_is_repaired_from_the_checkout(
+    checkout: Kept, damage: Callable[[Path], None]
+) -> None:
     stored = checkout.stored(IMAGES)
     whole = stored.read_bytes()
     damage(stored)
@@ -206,7 +208,9 @@ def test_an_object_comes_from_the_checkout(checkout: Kept, damage: Callable[[Pat
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, shutil.rmtree])
-def test_a_file_comes_from_the_cache(checkout: Kept, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_or_missing_file_is_repaired_from_the_cache(
+    checkout: Kept, damage: Callable[[Path], None]
+) -> None:
     place = checkout.path / IMAGES
     whole = place.read_bytes()
     damage(place.parent if damage is shutil.rmtree else place)
@@ -218,7 +222,9 @@ def test_a_file_comes_from_the_cache(checkout: Kept, damage: Callable[[Path], No
 
 
 @pytest.mark.parametrize("content", [None, b"[", b'[{"relpath": "a"}]'])
-def test_a_list_of_files_is_made_again(checkout: Kept, content: bytes | None) -> None:
+def test_a_damaged_file_list_of_a_folder_is_repaired_from_the_checkout(
+    checkout: Kept, content: bytes | None
+) -> None:
     stored = checkout.stored("models/servable")
     whole = stored.read_bytes()
     flip(stored)
@@ -231,7 +237,7 @@ def test_a_list_of_files_is_made_again(checkout: Kept, content: bytes | None) ->
     assert [*checkout.quarantined()] == ["cache/models", "cache/models/servable.dir"]
 
 
-def test_what_was_not_there_is_set_aside_but_not_a_persons_images(checkout: Kept) -> None:
+def test_unrecorded_files_are_quarantined_except_images_of_the_user(checkout: Kept) -> None:
     (checkout.path / "models/autoencoder/stranger").write_text("stranger")
     image = checkout.path / "data/raw/mine.png"
     image.write_text("mine")
@@ -243,8 +249,8 @@ def test_what_was_not_there_is_set_aside_but_not_a_persons_images(checkout: Kept
     assert not checkout.repaired().faults
 
 
-def test_a_list_that_leaves_its_folder_is_not_followed(own: Kept) -> None:
-    """Its MD5 is right, since somebody has written dvc.lock, too."""
+def test_a_file_list_with_a_path_outside_its_folder_is_not_followed(own: Kept) -> None:
+    """The MD5 of the list is correct, since dvc.lock was rewritten, too."""
     victim = own.path / "data/victim"
     victim.write_text("precious")
     member = own.stored(IMAGES)
@@ -266,11 +272,11 @@ def test_a_list_that_leaves_its_folder_is_not_followed(own: Kept) -> None:
     assert not target.exists()
 
 
-# --- both are ------------------------------------------------------------------------------------
+# --- both copies are damaged ---------------------------------------------------------------------
 
 
-def test_an_object_comes_from_another_out(checkout: Kept) -> None:
-    """The servable has the sampler, too."""
+def test_a_file_with_both_copies_damaged_is_repaired_from_another_out(checkout: Kept) -> None:
+    """The servable holds the file of the sampler, too."""
     for path in (checkout.stored(SAMPLER), checkout.path / SAMPLER):
         flip(path)
     verified = checkout.repaired()
@@ -281,7 +287,7 @@ def test_an_object_comes_from_another_out(checkout: Kept) -> None:
     assert not checkout.told
 
 
-def test_both_are_made_again_by_their_stage(checkout: Kept) -> None:
+def test_a_file_with_both_copies_damaged_is_repaired_by_its_stage(checkout: Kept) -> None:
     whole = (checkout.path / IMAGES).read_bytes()
     flip(checkout.stored(IMAGES))
     truncate(checkout.path / IMAGES)
@@ -296,8 +302,8 @@ def test_both_are_made_again_by_their_stage(checkout: Kept) -> None:
     assert {f"cache/{IMAGES}", f"checkout/{IMAGES}"} <= set(checkout.quarantined())
 
 
-def test_stages_run_again_in_their_order(checkout: Kept) -> None:
-    """The list, what it lists and the files: nothing says any more what should be there."""
+def test_stages_that_repair_outs_run_in_dvc_order(checkout: Kept) -> None:
+    """Of data/samples, the file list is damaged, too: no record of its files is left."""
     for name in ("models/autoencoder/model.keras", "data/samples/latents.npy"):
         flip(checkout.stored(name))
         flip(checkout.path / name)
@@ -309,7 +315,7 @@ def test_stages_run_again_in_their_order(checkout: Kept) -> None:
     ]
 
 
-def test_a_file_without_an_object(own: Kept) -> None:
+def test_an_uncached_file_is_repaired_from_git_or_by_its_stage(own: Kept) -> None:
     metrics = own.path / "reports/metrics.json"
     whole = metrics.read_bytes()
     own.run("git", "add", "reports/metrics.json", "dvc.lock")
@@ -324,7 +330,7 @@ def test_a_file_without_an_object(own: Kept) -> None:
     assert metrics.read_bytes() == whole
 
 
-def test_a_remote_comes_before_the_stage(own: Kept, tmp_path: Path) -> None:
+def test_repair_tries_the_remote_before_it_runs_the_stage(own: Kept, tmp_path: Path) -> None:
     remote = tmp_path / "remote"
     add_remote(own, remote)
     for name in (IMAGES, "data/latents.parquet", "data/samples/latents.npy"):
@@ -348,7 +354,7 @@ def test_a_remote_comes_before_the_stage(own: Kept, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["symlink", "hardlink"])
-def test_links(own: Kept, kind: str) -> None:
+def test_outs_linked_into_the_cache_are_repaired_and_stay_links(own: Kept, kind: str) -> None:
     own.run("dvc", "config", "cache.type", kind)
     own.run("dvc", "checkout", "--relink")
     assert not own.verify().faults
@@ -357,7 +363,7 @@ def test_links(own: Kept, kind: str) -> None:
     whole = place.read_bytes()
     flip(stored)
     if kind == "hardlink":
-        flip(own.stored("data/prepared"))  # DVC would link what it makes to the damaged object
+        flip(own.stored("data/prepared"))  # DVC would link the new out to the damaged cache object
     verified = own.repaired()
     assert "by stage prepare, which ran again" in {fault.repaired for fault in verified.faults}
     assert place.read_bytes() == whole
@@ -368,10 +374,10 @@ def test_links(own: Kept, kind: str) -> None:
     assert place.is_symlink() == (kind == "symlink")
 
 
-# --- what cannot be repaired ---------------------------------------------------------------------
+# --- damage that cannot be repaired --------------------------------------------------------------
 
 
-def test_a_stage_that_would_make_something_else_does_not_run(own: Kept) -> None:
+def test_a_stage_with_changed_params_does_not_run_for_a_repair(own: Kept) -> None:
     flip(own.stored("data/samples/latents.npy"))
     flip(own.path / "data/samples/latents.npy")
     own.edit("params.yaml", "num_components: 5", "num_components: 4")
@@ -383,22 +389,22 @@ def test_a_stage_that_would_make_something_else_does_not_run(own: Kept) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_stage_that_comes_out_otherwise_is_told(own: Kept) -> None:
+def test_verify_reports_a_stage_whose_new_outs_differ_from_dvc_lock(own: Kept) -> None:
     lock = own.path / "dvc.lock"
     lock.write_text(lock.read_text().replace(own.md5("data/prepared"), "0" * 32 + ".dir"))
-    for _ in range(2):  # what it has made is on record nowhere
+    for _ in range(2):  # the second time, too: no record has the new outs
         verified = own.verify()
         assert "its outs differ from dvc.lock: data/prepared" in "\n".join(verified.lines())
 
 
-def test_a_lock_without_hashes(own: Kept) -> None:
+def test_verify_refuses_a_dvc_lock_entry_that_is_no_md5(own: Kept) -> None:
     lock = own.path / "dvc.lock"
     lock.write_text(lock.read_text().replace(own.md5("data/samples"), "../../etc"))
     told = own.run("latentworks", "verify", expected=1).stderr
     assert told.startswith("dvc.lock has no MD5 of data/samples. Received: '../../etc'.")
 
 
-def test_a_kill_leaves_what_the_next_one_repairs(own: Kept) -> None:
+def test_verify_after_a_killed_verify_repairs_all_damage(own: Kept) -> None:
     rng = random.Random(0)
     files = sorted(path for path in (own.path / "models/servable").rglob("*") if path.is_file())
     names = [path.relative_to(own.path).as_posix() for path in files]
@@ -413,7 +419,7 @@ def test_a_kill_leaves_what_the_next_one_repairs(own: Kept) -> None:
         seen = len(own.quarantined())
         deadline = time.monotonic() + 30
         while len(own.quarantined()) == seen and time.monotonic() < deadline:
-            pass  # until it has begun to move things
+            pass  # wait until the process has begun to quarantine files
         time.sleep(rng.uniform(0, 0.02))
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -429,7 +435,7 @@ def test_a_kill_leaves_what_the_next_one_repairs(own: Kept) -> None:
 
 @pytest.fixture(scope="module")
 def registered(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Kept:
-    """With a champion, in a store of files."""
+    """A checkout with a local store, in which version 1 is champion, and a copy of version 1."""
     path = tmp_path_factory.mktemp("registered") / "checkout"
     checkout = Kept(finished.copy(path).path)
     checkout.run("latentworks", "register", PYTHONPATH=str(path / "src"))
@@ -447,18 +453,18 @@ def versions(registered: Kept, monkeypatch: pytest.MonkeyPatch) -> Kept:
 
 
 def copies(checkout: Kept) -> tuple[Path, Path]:
-    """Of the version: the one that is here, and MLflow's."""
+    """Return the folders of the version: the local copy, and MLflow's copy."""
     (local,) = (checkout.path / ".latentworks/versions").glob("*")
     (stored,) = (path.parent for path in (checkout.path / "mlartifacts").rglob("SHA256SUMS"))
     return local, stored
 
 
-def test_versions_that_are_whole(versions: Kept) -> None:
+def test_verify_finds_no_damage_in_an_intact_version(versions: Kept) -> None:
     verified = version_files.verify(versions.path)
     assert (verified.num_versions, verified.num_absent, verified.faults) == (1, 0, ())
 
 
-def test_a_local_copy_comes_from_mlflow(versions: Kept) -> None:
+def test_a_damaged_local_copy_of_a_version_is_repaired_from_mlflow(versions: Kept) -> None:
     local, _ = copies(versions)
     flip(local / "artifacts/servable/decoder.onnx")
     (fault,) = version_files.verify(versions.path).faults
@@ -468,7 +474,7 @@ def test_a_local_copy_comes_from_mlflow(versions: Kept) -> None:
     checksums.verify(local, local.name, "it")
 
 
-def test_mlflow_gets_whole_files_again(versions: Kept) -> None:
+def test_a_damaged_version_in_mlflow_is_repaired_from_the_local_copy(versions: Kept) -> None:
     local, stored = copies(versions)
     flip(stored / "pyfunc.py")
     (stored / "code/stranger.py").write_text("import nothing")
@@ -483,7 +489,7 @@ def test_mlflow_gets_whole_files_again(versions: Kept) -> None:
     checksums.verify(stored, local.name, "it")
 
 
-def test_a_version_that_is_lost_is_named(versions: Kept) -> None:
+def test_a_version_with_both_copies_damaged_is_reported_as_not_repaired(versions: Kept) -> None:
     local, stored = copies(versions)
     whole = local.with_name("whole")
     shutil.copytree(local, whole)
@@ -493,13 +499,13 @@ def test_a_version_that_is_lost_is_named(versions: Kept) -> None:
     assert "autoencoder version 1 in MLflow: scores.json does not match its sha256" in done.stdout
     assert "It is champion: run `latentworks rollback`" in done.stdout
     assert "Not repaired: autoencoder version 1 in MLflow, the copy of" in done.stderr
-    whole.rename(local)  # somebody had a copy
+    whole.rename(local)  # the user puts an intact copy back
     done = versions.run("latentworks", "verify")
     assert "1 damaged or missing, 1 repaired" in done.stdout
     checksums.verify(stored, local.name, "it")
 
 
-def test_a_version_of_another_origin_is_left_alone(versions: Kept) -> None:
+def test_a_version_that_latentworks_did_not_register_is_left_alone(versions: Kept) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     source = client.get_model_version("autoencoder", "1").source
     number = client.create_model_version("autoencoder", str(source)).version
@@ -511,7 +517,9 @@ def test_a_version_of_another_origin_is_left_alone(versions: Kept) -> None:
     )
 
 
-def test_objects_that_only_a_version_names(versions: Kept, tmp_path: Path) -> None:
+def test_verify_checks_cache_objects_that_only_a_version_names(
+    versions: Kept, tmp_path: Path
+) -> None:
     lock = versions.path / "dvc.lock"
     text = lock.read_text()
     stored = versions.stored("data/samples/latents.npy")
@@ -536,7 +544,7 @@ def test_objects_that_only_a_version_names(versions: Kept, tmp_path: Path) -> No
     versions.run("dvc", "remote", "remove", "store")
 
 
-def test_a_registry_that_is_away(checkout: Kept) -> None:
+def test_verify_reports_damaged_files_even_if_mlflow_is_unreachable(checkout: Kept) -> None:
     flip(checkout.stored(IMAGES))
     away = f"http://127.0.0.1:{closed_port()}"
     done = checkout.run("latentworks", "verify", expected=69, MLFLOW_TRACKING_URI=away)

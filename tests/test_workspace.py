@@ -1,4 +1,4 @@
-"""A checkout beside the one that people edit: what it brings, and what it never touches."""
+"""The worktree follows the user's checkout, and changes none of its files."""
 
 import json
 import shutil
@@ -16,10 +16,10 @@ AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
 
 
 class Source(Checkout):
-    """A repository that somebody works in."""
+    """The checkout that the user works in, source of the worktree."""
 
     def commit(self) -> str:
-        """Everything; returns the commit."""
+        """Commit all changes, and return the commit."""
         self.run("git", "add", "--all")
         self.run("git", *AUTHOR, "commit", "--quiet", "--allow-empty", "--message", "a change")
         return self.run("git", "rev-parse", "HEAD").stdout.strip()
@@ -29,14 +29,14 @@ class Source(Checkout):
             file.write(f"\n/{name}\n")
 
     def point_at(self, path: str) -> None:
-        """Write dataset.path, and commit it."""
+        """Write dataset.path, and commit the change."""
         text = (self.path / "params.yaml").read_text()
         (line,) = (line for line in text.splitlines() if line.startswith("  path: "))
         self.edit("params.yaml", line, f"  path: {path}")
         self.commit()
 
     def files(self) -> dict[str, bytes]:
-        """All of them, with git's own but for its objects, and those beside the project."""
+        """Return the files in and beside the project, with those of git except its objects."""
         home = self.path.parent
         files = {file.relative_to(home).as_posix(): file for file in home.rglob("*")}
         tools = (".latentworks", ".git/objects", ".dvc/cache", ".dvc/tmp", "__pycache__", "store/")
@@ -55,13 +55,13 @@ def workspace(source: Source) -> Workspace:
 
 
 def lock(command: str) -> str:
-    """A dvc.lock of one stage."""
+    """Return the text of a dvc.lock with one stage."""
     out = "{path: models/autoencoder, hash: md5, md5: 0123456789abcdef.dir, size: 1}"
     return f"schema: '2.0'\nstages:\n  train:\n    cmd: {command}\n    outs: [{out}]\n"
 
 
 def photos(source: Source) -> Path:
-    """Images of a person's, beside the project."""
+    """Write images of the user beside the project, and return their folder."""
     folder = source.path.parent / "photos"
     (folder / "cats").mkdir(parents=True)
     for name in ("digits.npz", "cats/a.png"):
@@ -69,10 +69,10 @@ def photos(source: Source) -> Path:
     return folder
 
 
-# --- the source goes on, and is left alone -------------------------------------------------------
+# --- the worktree follows the source, and leaves it alone ----------------------------------------
 
 
-def test_it_follows_the_source_and_keeps_its_own_results(
+def test_the_worktree_follows_the_source_and_keeps_its_own_dvc_lock(
     source: Source, workspace: Workspace
 ) -> None:
     (source.path / "dvc.lock").write_text(lock("the source's"))
@@ -92,7 +92,7 @@ def test_it_follows_the_source_and_keeps_its_own_results(
 
 
 @pytest.mark.parametrize("damage", ["no repository", "empty repository", "empty HEAD"])
-def test_a_damaged_checkout_is_made_anew_and_the_source_above_it_stays(
+def test_a_damaged_worktree_is_made_anew_and_the_source_is_unchanged(
     source: Source, workspace: Workspace, damage: str
 ) -> None:
     first = source.commit()
@@ -106,7 +106,7 @@ def test_a_damaged_checkout_is_made_anew_and_the_source_above_it_stays(
         shutil.rmtree(git)
         if damage == "empty repository":
             git.mkdir()
-    source.edit("params.yaml", "seed: 0", "seed: 5")  # what git could overwrite
+    source.edit("params.yaml", "seed: 0", "seed: 5")  # an edit that git could overwrite
     before = source.files()
     assert workspace.check_out(first) == first
     assert source.files() == before
@@ -114,7 +114,9 @@ def test_a_damaged_checkout_is_made_anew_and_the_source_above_it_stays(
 
 
 @pytest.mark.parametrize("content", ["", "schema: '2.0'\nstages:\n  train:\n    cmd: python -m la"])
-def test_a_torn_lock_is_replaced(source: Source, workspace: Workspace, content: str) -> None:
+def test_a_damaged_dvc_lock_of_the_worktree_is_replaced(
+    source: Source, workspace: Workspace, content: str
+) -> None:
     whole = "schema: '2.0'\nstages: {}\n"
     (source.path / "dvc.lock").write_text(whole)
     source.commit()
@@ -124,9 +126,7 @@ def test_a_torn_lock_is_replaced(source: Source, workspace: Workspace, content: 
     assert (workspace.path / "dvc.lock").read_text() == whole
 
 
-def test_a_broken_dvc_yaml_is_mended_by_the_next_commit(
-    source: Source, workspace: Workspace
-) -> None:
+def test_the_next_commit_replaces_a_broken_dvc_yaml(source: Source, workspace: Workspace) -> None:
     (source.path / "dvc.lock").write_text("schema: '2.0'\nstages: {train: {cmd: it}}\n")
     source.commit()
     workspace.check_out("HEAD")
@@ -140,13 +140,15 @@ def test_a_broken_dvc_yaml_is_mended_by_the_next_commit(
     assert (workspace.path / "dvc.yaml").read_text() == whole
 
 
-def test_only_a_torn_rwlock_is_removed(source: Source, workspace: Workspace) -> None:
+def test_check_out_removes_an_empty_rwlock_and_keeps_one_with_a_holder(
+    source: Source, workspace: Workspace
+) -> None:
     workspace.check_out("HEAD")
     rwlock = workspace.path / ".dvc/tmp/rwlock"
     rwlock.parent.mkdir(parents=True, exist_ok=True)
     rwlock.write_text('{"a": {"write": {"pid": 1, "cmd": "dvc repro"}}}')
     workspace.check_out("HEAD")
-    assert rwlock.exists()  # its holder may live
+    assert rwlock.exists()  # the lock holder may still run
     rwlock.write_text("")
     workspace.check_out("HEAD")
     assert not rwlock.exists()
@@ -164,7 +166,7 @@ def test_only_a_torn_rwlock_is_removed(source: Source, workspace: Workspace) -> 
         ("../photos/digits.npz", "../photos/cats/a.png"),
     ],
 )
-def test_images_are_linked_and_never_written(
+def test_images_outside_the_project_are_linked_and_never_changed(
     source: Source, workspace: Workspace, first: str, second: str
 ) -> None:
     photos(source)
@@ -177,7 +179,7 @@ def test_images_are_linked_and_never_written(
         assert source.files() == before
 
 
-def test_images_inside_the_project_that_git_does_not_have(
+def test_images_in_the_project_that_git_ignores_are_linked(
     source: Source, workspace: Workspace
 ) -> None:
     (source.path / "images").mkdir()
@@ -189,7 +191,9 @@ def test_images_inside_the_project_that_git_does_not_have(
     assert (workspace.path / "images").resolve() == source.path / "images"
 
 
-def test_images_in_git_come_with_it_and_all_of_them(source: Source, workspace: Workspace) -> None:
+def test_images_in_git_are_checked_out_and_untracked_ones_refused(
+    source: Source, workspace: Workspace
+) -> None:
     (source.path / "images").mkdir()
     (source.path / "images/a.png").write_bytes(b"a")
     source.point_at("images")
@@ -202,7 +206,7 @@ def test_images_in_git_come_with_it_and_all_of_them(source: Source, workspace: W
         workspace.bring_source()
 
 
-def test_images_in_dvc_come_from_its_cache_or_its_remote(
+def test_images_in_dvc_are_pulled_until_the_user_removes_them_from_dvc(
     source: Source, workspace: Workspace
 ) -> None:
     (source.path / "images/train").mkdir(parents=True)
@@ -217,7 +221,7 @@ def test_images_in_dvc_come_from_its_cache_or_its_remote(
     workspace.check_out("HEAD")
     workspace.bring_source()
     assert (workspace.path / "images/train/a.png").read_bytes() == b"a"
-    # From now on they are a person's own.
+    # From now on the images belong to the user alone.
     source.run("dvc", "remove", "images.dvc")
     source.ignore("images")
     source.commit()
@@ -226,7 +230,9 @@ def test_images_in_dvc_come_from_its_cache_or_its_remote(
     assert (workspace.path / "images/train/a.png").read_bytes() == b"edited since"
 
 
-def test_a_file_that_was_in_dvc_and_is_a_persons_own(source: Source, workspace: Workspace) -> None:
+def test_a_file_removed_from_dvc_is_read_from_the_users_checkout(
+    source: Source, workspace: Workspace
+) -> None:
     (source.path / "images.npz").write_bytes(b"kept by DVC")
     source.run("dvc", "add", "--quiet", "images.npz")
     source.point_at("images.npz")
@@ -242,7 +248,9 @@ def test_a_file_that_was_in_dvc_and_is_a_persons_own(source: Source, workspace: 
     assert (workspace.path / "images.npz").read_bytes() == b"edited since"
 
 
-def test_images_that_are_gone_are_one_line(source: Source, workspace: Workspace) -> None:
+def test_missing_images_are_an_error_that_names_their_path(
+    source: Source, workspace: Workspace
+) -> None:
     source.point_at("../nowhere")
     workspace.check_out("HEAD")
     with pytest.raises(LatentworksError, match="nowhere: no such file or folder"):
@@ -253,7 +261,7 @@ def test_images_that_are_gone_are_one_line(source: Source, workspace: Workspace)
 
 
 @pytest.mark.parametrize("password", ["plain", 'ab#cd,ef "x', "it's, a # one"])
-def test_dvc_there_has_the_settings_of_the_source(
+def test_dvc_in_the_worktree_has_the_settings_of_the_source(
     source: Source, workspace: Workspace, password: str
 ) -> None:
     add = ("dvc", "remote", "add", "--quiet", "--default", "store", "https://example.org/a,b")
@@ -284,7 +292,7 @@ def refuse_by_hook(source: Source) -> None:
 
 
 @pytest.mark.parametrize("hinder", [sign, refuse_by_hook])
-def test_a_branch_comes_back_whatever_a_person_has_set(
+def test_a_branch_is_pushed_despite_signing_and_failing_hooks(
     source: Source,
     workspace: Workspace,
     hinder: Callable[[Source], None],
@@ -292,7 +300,7 @@ def test_a_branch_comes_back_whatever_a_person_has_set(
 ) -> None:
     commit = source.commit()
     hinder(source)
-    # As settings of the person's, which hold in every repository.
+    # As global settings of the user, which hold in every repository.
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(source.path / ".git/config"))
     workspace.check_out("HEAD")
     workspace.write("params.yaml", "seed: 5\n")
@@ -304,7 +312,7 @@ def test_a_branch_comes_back_whatever_a_person_has_set(
     assert git.differences(workspace.path) == []
 
 
-def test_the_branch_that_somebody_is_on_is_not_replaced(
+def test_the_branch_checked_out_in_the_source_is_not_replaced(
     source: Source, workspace: Workspace
 ) -> None:
     source.run("git", "checkout", "--quiet", "-b", "retrain/autoencoder-1")
@@ -314,7 +322,7 @@ def test_the_branch_that_somebody_is_on_is_not_replaced(
     assert source.run("git", "rev-parse", "HEAD").stdout.strip() == before
 
 
-def test_what_a_stage_prints_is_told_and_its_answer_returned(
+def test_a_worktree_command_reports_its_lines_or_raises_its_error(
     source: Source, workspace: Workspace
 ) -> None:
     workspace.check_out("HEAD")

@@ -1,14 +1,14 @@
 """Start a program as a fork of the warm interpreter, or as a process of its own.
 
-A file called `python`, `latentworks` or `dvc` with this text stands first on PATH while the tests
-run. It hands its arguments, folder, environment and open files to server.py, which forks; it passes
-signals on to the fork, and ends as the fork does. A program that the warm interpreter does not
-know, or any program where LATENTWORKS_COLD is set, gets an interpreter of its own. The imports are
-few, since they are a part of every start.
+While the tests run, files `python`, `latentworks` and `dvc` with this text are first on PATH. The
+client hands its arguments, folder, environment and open files to server.py, which forks. The client
+passes signals on to the fork, and ends as the fork does. A program that the warm interpreter does
+not know, or any program where LATENTWORKS_COLD is set, gets an interpreter of its own. The imports
+are few, since every start pays for them.
 
-The folder around is a virtual environment, whose `lib` is a link to that of the project. So
-`sys.executable` is a file of this folder in every program, and programs that it starts by this name
-are warm, too.
+The folder around `bin` is a virtual environment, whose `lib` is a link to that of the project. So
+`sys.executable` is a file of this folder in every program, and programs that are started by this
+name are warm, too.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def interpreter(call: list[str]) -> str:
-    """The warm interpreter that runs a command line; empty where none does."""
+    """The name of the warm interpreter that runs a command line. Empty if none does."""
     if "LATENTWORKS_COLD" in os.environ:
         return ""
     if call[0] in ("latentworks", "dvc"):
@@ -35,7 +35,7 @@ def interpreter(call: list[str]) -> str:
 
 
 def start_cold(call: list[str]) -> None:
-    """Replace this process. Python finds its environment by the name that it is given here."""
+    """Replace this process by a cold Python, which finds its environment by its first argument."""
     arguments = call[1:] if call[0] == "python" else [os.path.join(BIN, call[0]), *call[1:]]
     os.execv(os.path.join(BIN, "python"), [os.path.join(HERE, "python"), *arguments])
 
@@ -47,7 +47,7 @@ def main(call: list[str]) -> None:
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(os.path.join(FOLDER, warm))
-    except OSError:  # it has ended, with the tests
+    except OSError:  # the warm interpreter has ended, with the tests
         start_cold(call)
     deaf = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
     if call[0] != "python":
@@ -61,7 +61,7 @@ def main(call: list[str]) -> None:
     pid = int.from_bytes(answer, "little")
 
     def tell(number: int, _: object) -> None:
-        with contextlib.suppress(ProcessLookupError):  # it has just ended
+        with contextlib.suppress(ProcessLookupError):  # the fork has just ended
             os.kill(pid, number)
 
     for number in SIGNALS:

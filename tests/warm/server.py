@@ -1,9 +1,9 @@
 """The warm interpreter: two processes that have imported the libraries, run nothing, and fork.
 
-`python server.py FOLDER PID` answers the clients of FOLDER until the process PID is gone. A fork
-differs from a process that was started anew in this: its parent is the warm interpreter, /proc
-shows the warm interpreter's command line, and modules are imported that the program may not need.
-Tests in which one of these matters start their programs cold.
+`python server.py FOLDER PID` answers the clients of FOLDER until the process PID has ended. A fork
+differs from a new process in three ways: its parent is the warm interpreter, /proc shows the warm
+interpreter's command line, and modules are imported that the program may not need. A test in which
+one of these matters starts its programs cold.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = {  # the second process has those of the first
+LIBRARIES = {  # the second process has the libraries of the first, too
     "mlflow": (
         *("numpy", "pandas", "pyarrow.parquet", "scipy.stats", "PIL.Image"),
         *("mlflow", "mlflow.pyfunc", "mlflow.system_metrics.system_metrics_monitor"),
@@ -54,10 +54,10 @@ def main(folder: Path, watched: int) -> None:
 
 
 def serve(door: socket.socket, watched: int) -> None:
-    """Fork for every client; tell it the fork's number and, in the end, its exit code."""
+    """Fork for every client. Send the client the process id and, later, the exit code."""
     gc.collect()
-    gc.freeze()  # a fork shares these pages as long as nobody writes to them
-    clients: dict[int, socket.socket] = {}  # by the number of the fork
+    gc.freeze()  # a fork shares these pages as long as no process writes to them
+    clients: dict[int, socket.socket] = {}  # by the process id of the fork
     signal.signal(signal.SIGCHLD, lambda *_: None)
     hears, told = os.pipe()
     for end in (hears, told):
@@ -79,7 +79,7 @@ def serve(door: socket.socket, watched: int) -> None:
             elif key.data is None:
                 with contextlib.suppress(BlockingIOError):
                     os.read(hears, 4096)
-            elif key.data in clients:  # a client says nothing more: it is gone
+            elif key.data in clients:  # clients send one request: this client has ended
                 _end(key.data)
         while clients:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -105,15 +105,15 @@ def _is_there(pid: int) -> bool:
 
 
 def _end(pid: int) -> None:
-    """End a fork with all that it has started in its session."""
+    """Kill a fork and all processes that the fork started in its session."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
 
 
 def _fork(client: socket.socket, ours: list[Any], pipe: list[int]) -> int:
-    """Read a request and fork. Only the warm interpreter returns from here.
+    """Read a request and fork. Only the warm interpreter returns from this function.
 
-    Returns 0 for a client that was killed before it had sent its request.
+    Returns 0 if the client was killed before it had sent its request.
     """
     head, handles, _, _ = socket.recv_fds(client, 8, 3)
     size = int.from_bytes(head, "little")
@@ -143,13 +143,13 @@ def _fork(client: socket.socket, ours: list[Any], pipe: list[int]) -> int:
 def _become(
     call: list[str], folder: str, environment: dict[str, str], deaf: list[int], here: str
 ) -> None:
-    """Run a program as `python CALL` would in this environment; end as it does."""
+    """Run a program as `python CALL` would in this environment, and end as the program does."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         initial = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, signal.SIG_IGN if number in deaf else initial)
     os.environ.clear()
     os.environ.update(environment)
-    if "LATENTWORKS_DVC" in environment:  # the process that has to be the parent of a stage
+    if "LATENTWORKS_DVC" in environment:  # the process that must be the parent of a stage
         os.environ["LATENTWORKS_DVC"] = str(os.getppid())
     os.chdir(folder)
     sys.executable = os.path.join(here, "python")
