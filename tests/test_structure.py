@@ -54,7 +54,7 @@ LIBRARIES = {
     "pyarrow": ("artifacts",),
     "h5py": ("artifacts",),
     "ruamel": ("params", "repository", "runner", "pipeline"),
-    "configobj": ("integrity", "runner"),
+    "configobj": ("repository",),
     "psutil": ("repository", "runner"),
     "requests": ("datasets",),
     "fastapi": ("server",),
