@@ -8,7 +8,6 @@ import sys
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -243,7 +242,7 @@ def test_command_runs_the_stage_of_this_checkout_on_its_own_paths(stage: str) ->
     started = ["PYTHONPATH=src", "exec", "python", "-m", "latentworks.stages", stage]
     assert words[:6] == started
     assert "${" not in written["cmd"]
-    known = dag.paths([*written["deps"], *written["outs"], *written.get("metrics", ())])
+    known = [*dag.paths(written["deps"]), *dag.outs_of(written)]
     around = {*known, *(str(Path(path).parent) for path in known)}
     assert set(words[6:]) <= around
 
@@ -267,9 +266,9 @@ def strings(module: str) -> set[str]:
 
 
 def test_every_path_of_an_output_is_written_in_dvc_yaml_alone() -> None:
-    outs: list[Any] = [out for stage in STAGES.values() for out in stage["outs"]]
+    outs = [out for stage in STAGES.values() for out in dag.outs_of(stage)]
     for module in MODULES:
-        assert not strings(module) & set(dag.paths(outs)), module
+        assert not strings(module) & set(outs), module
 
 
 def test_the_pipeline_has_the_stages_from_dvc_yaml() -> None:
