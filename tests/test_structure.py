@@ -13,6 +13,7 @@ import pytest
 
 from conftest import ROOT
 from latentworks.repository import dag
+from latentworks.tracking.runs import SHOWN
 from rooms import DOC, END, SRC, START, exists, file_of, imports, modules, room_of, table
 
 STAGES = dag.stages(ROOT)
@@ -269,6 +270,13 @@ def test_every_path_of_an_output_is_written_in_dvc_yaml_alone() -> None:
     outs = [out for stage in STAGES.values() for out in dag.outs_of(stage)]
     for module in MODULES:
         assert not strings(module) & set(outs), module
+
+
+def test_outs_have_the_names_by_which_the_code_knows_them() -> None:
+    names = [Path(out).stem for stage in STAGES.values() for out in dag.outs_of(stage)]
+    assert len(names) == len(set(names))
+    known = {"prepared", "autoencoder", "sampler", "samples", "metrics", "figures", "servable"}
+    assert known | set(SHOWN) <= set(names)
 
 
 def test_the_pipeline_has_the_stages_from_dvc_yaml() -> None:

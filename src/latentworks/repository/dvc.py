@@ -55,11 +55,11 @@ def repro(
     call = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
     if force:
         call.append("--force")
-    outcome = "unchanged"
+    outcome = ""
 
     def watch(line: str) -> None:
         nonlocal outcome
-        outcome = next((OUTCOMES[sign] for sign in OUTCOMES if sign in line), outcome)
+        outcome = outcome or next((OUTCOMES[sign] for sign in OUTCOMES if sign in line), "")
         if not ADVICE.match(line):
             report(line)
 
@@ -74,7 +74,7 @@ def repro(
     )
     if exit_code != 0:
         raise StageError(f"Stage {stage} failed: dvc exited with {exit_code}.")
-    return outcome
+    return outcome or "ran"  # without a sign that the stage was skipped
 
 
 def status(folder: Path, env: Environment = None) -> dict[str, list[Any]]:
