@@ -31,6 +31,8 @@ ENTRY = """
       - data/prepared
       - models/autoencoder
       - src/latentworks/stages/census.py
+      - src/latentworks/artifacts/images.py
+      - src/latentworks/system/disk.py
     metrics:
       - reports/census.json:
           cache: false

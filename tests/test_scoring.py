@@ -226,7 +226,7 @@ def test_the_spread_of_mse_is_its_standard_error(
     errors = metrics.mean_squared_error(
         images / 255, small.decode_latents(small.encode_images(images))
     )
-    # A standard deviation from 1000 draws has an error of 1 / sqrt(2000) = 2.2 %; tolerance: 4 errors.
+    # A standard deviation from 1000 draws has an error of 1 / sqrt(2000) = 2.2 %; allow 4 errors.
     expected = errors.std() / np.sqrt(len(errors))
     assert of_small.metrics["mse"].replicates.std() == pytest.approx(expected, rel=0.09)
 

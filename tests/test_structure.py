@@ -8,12 +8,12 @@ import sys
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from conftest import ROOT
 from latentworks.repository import dag
+from latentworks.tracking.runs import SHOWN
 from rooms import DOC, END, SRC, START, exists, file_of, imports, modules, room_of, table
 
 STAGES = dag.stages(ROOT)
@@ -54,7 +54,7 @@ LIBRARIES = {
     "pyarrow": ("artifacts",),
     "h5py": ("artifacts",),
     "ruamel": ("params", "repository", "runner", "pipeline"),
-    "configobj": ("integrity", "runner"),
+    "configobj": ("repository",),
     "psutil": ("repository", "runner"),
     "requests": ("datasets",),
     "fastapi": ("server",),
@@ -243,7 +243,7 @@ def test_a_stage_command_runs_the_code_of_the_checkout_on_listed_paths(stage: st
     started = ["PYTHONPATH=src", "exec", "python", "-m", "latentworks.stages", stage]
     assert words[:6] == started
     assert "${" not in written["cmd"]
-    known = dag.paths([*written["deps"], *written["outs"], *written.get("metrics", ())])
+    known = [*dag.paths(written["deps"]), *dag.outs_of(written)]
     around = {*known, *(str(Path(path).parent) for path in known)}
     assert set(words[6:]) <= around
 
@@ -267,9 +267,16 @@ def strings(module: str) -> set[str]:
 
 
 def test_the_paths_of_outs_are_written_in_dvc_yaml_alone() -> None:
-    outs: list[Any] = [out for stage in STAGES.values() for out in stage["outs"]]
+    outs = [out for stage in STAGES.values() for out in dag.outs_of(stage)]
     for module in MODULES:
-        assert not strings(module) & set(dag.paths(outs)), module
+        assert not strings(module) & set(outs), module
+
+
+def test_outs_have_the_names_by_which_the_code_knows_them() -> None:
+    names = [Path(out).stem for stage in STAGES.values() for out in dag.outs_of(stage)]
+    assert len(names) == len(set(names))
+    known = {"prepared", "autoencoder", "sampler", "samples", "metrics", "figures", "servable"}
+    assert known | set(SHOWN) <= set(names)
 
 
 def test_the_pipeline_names_no_stage_but_fetch() -> None:

@@ -49,7 +49,7 @@ def main(call: list[str]) -> None:
         connection.connect(os.path.join(FOLDER, warm))
     except OSError:  # the warm interpreter has ended, with the tests
         start_cold(call)
-    deaf = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+    deaf = [int(number) for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
     if call[0] != "python":
         call = ["python", os.path.join(BIN, call[0]), *call[1:]]
     request = marshal.dumps((call[1:], os.getcwd(), dict(os.environ), deaf, HERE))

@@ -16,7 +16,7 @@ MAX_EXAMPLES = 20  # file names listed per reject code
 HISTOGRAM_BINS = 16
 
 
-class Row(NamedTuple):
+class IndexRow(NamedTuple):
     """One row of the index."""
 
     split: Split
@@ -34,10 +34,10 @@ class Catalog:
         self.class_names = class_names
         self.num_duplicates = 0
         self.rejected: dict[str, list[str]] = {}  # code -> names
-        self._rows: dict[str, Row] = {}  # content id -> row, in the order of the images
+        self._rows: dict[str, IndexRow] = {}  # content id -> row, in the order of the images
         self._pixels = np.zeros(256, dtype=np.int64)  # count of each grey value
 
-    def add(self, content_id: str, row: Row, image: np.ndarray) -> bool:
+    def add(self, content_id: str, row: IndexRow, image: np.ndarray) -> bool:
         """Add an image, uint8 [S, S, C]. Returns False for a duplicate.
 
         If the duplicate is in test and the first copy is not, the row becomes the test image's,

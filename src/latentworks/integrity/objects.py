@@ -16,8 +16,6 @@ from contextlib import suppress
 from errno import EIO
 from pathlib import Path, PurePosixPath
 
-from configobj import ConfigObj
-
 from latentworks.errors import LatentworksError
 from latentworks.repository import dag, dvc
 from latentworks.system import disk
@@ -73,10 +71,7 @@ class Cache:
 
     def __init__(self, root: Path, env: dvc.Environment = None) -> None:
         self.env = env
-        # `dvc config` prints absolute paths.
-        lines = dvc.run(root, "config", "--list", env=env).splitlines()
-        settings = dict(line.split("=", 1) for line in lines if "=" in line)
-        self.settings = {"cache.dir": str(root / ".dvc/cache"), **settings}
+        self.settings = dvc.settings(root, env)
         self.folder = Path(self.settings["cache.dir"]) / "files" / "md5"
         self.links = self.settings.get("cache.type", "reflink,copy").split(",")
 
@@ -127,7 +122,8 @@ class Cache:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             (folder / ".dvc").mkdir()
-            self._write_config(folder / ".dvc" / "config")
+            config = dvc.config_file({**self.settings, "core.no_scm": "true"})
+            (folder / ".dvc" / "config").write_bytes(config)
             for num, md5 in enumerate(md5s):
                 out = {"md5": md5, "hash": "md5", "path": f"object{num}"}
                 (folder / f"object{num}.dvc").write_text(json.dumps({"outs": [out]}))
@@ -137,14 +133,6 @@ class Cache:
             except LatentworksError as error:  # some may have arrived; the caller hashes them
                 return str(error)
         return ""
-
-    def _write_config(self, path: Path) -> None:
-        config = ConfigObj()
-        for setting, value in {**self.settings, "core.no_scm": "true"}.items():
-            section, _, option = setting.rpartition(".")
-            kind, _, name = section.partition(".")
-            config.setdefault(f'{kind} "{name}"' if name else kind, {})[option] = value
-        path.write_bytes(b"".join(line.encode() + b"\n" for line in config.write()))
 
 
 def _link(kind: str, source: Path, target: Path) -> None:

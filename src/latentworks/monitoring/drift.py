@@ -34,7 +34,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Row:
+class DriftRow:
     """One quantity of test and incoming images. Distance 0: equal distributions; 1: no overlap."""
 
     quantity: str
@@ -51,7 +51,7 @@ class Comparison:
 
     drifted: bool
     reason: str  # one sentence without a full stop
-    rows: tuple[Row, ...]  # reconstruction error, then latents by falling distance
+    rows: tuple[DriftRow, ...]  # reconstruction error, then latents by falling distance
 
 
 def compare(test: Measured, incoming: Measured, config: DriftConfig) -> Comparison:
@@ -85,13 +85,13 @@ def _finite(measured: Measured) -> np.ndarray:
 
 def _row(
     quantity: str, test: np.ndarray, incoming: np.ndarray, num_tests: int, config: DriftConfig
-) -> Row:
+) -> DriftRow:
     from scipy.stats import ks_2samp  # imported late: every command reads DriftConfig
 
     result = ks_2samp(test, incoming, method="asymp")
     distance, chance = float(result.statistic), min(1.0, num_tests * float(result.pvalue))
     drifted = distance > config.max_distance and chance < LEVEL
-    return Row(
+    return DriftRow(
         quantity,
         (float(test.mean()), float(test.std())),
         (float(incoming.mean()), float(incoming.std())),
@@ -101,7 +101,7 @@ def _row(
     )
 
 
-def _reason(rows: Sequence[Row], num: int) -> str:
+def _reason(rows: Sequence[DriftRow], num: int) -> str:
     drifted = [f"{row.quantity} ({row.distance:.2f})" for row in rows if row.verdict == "drift"]
     if drifted:
         return f"{num} new images differ in {', '.join(drifted)}"

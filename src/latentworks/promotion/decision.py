@@ -72,7 +72,7 @@ class PromotionConfig(Config):
 
 
 @dataclass(frozen=True)
-class Row:
+class MetricRow:
     """One metric of a decision. Unusable values are nan."""
 
     metric: str
@@ -91,7 +91,7 @@ class Decision:
 
     promoted: bool
     reason: str  # one sentence without a full stop; of a refusal, all metrics that failed
-    rows: tuple[Row, ...]
+    rows: tuple[MetricRow, ...]
 
 
 def decide(challenger: Scores, champion: Scores | None, config: PromotionConfig) -> Decision:
@@ -145,16 +145,16 @@ def _comparable(challenger: Scores, champion: Scores | None, declared: str) -> l
     return [name for name in METRICS if name in present]
 
 
-def _within_limit(name: str, score: Score, config: PromotionConfig) -> Row:
+def _within_limit(name: str, score: Score, config: PromotionConfig) -> MetricRow:
     """Compare a metric of a first model with a multiple of its reference."""
     value, reference = score.usable(), score.reference
     limit = math.nan if reference is None else getattr(config.first, name) * reference
     # If the value or the limit is nan, the comparison is False.
     within = METRICS[name].better * (value - limit) >= -ROUNDING * abs(limit)
-    return Row(name, value, None, reference, None, None, limit, "ok" if within else "worse")
+    return MetricRow(name, value, None, reference, None, None, limit, "ok" if within else "worse")
 
 
-def _against(name: str, ours: Score, theirs: Score, config: PromotionConfig) -> Row:
+def _against(name: str, ours: Score, theirs: Score, config: PromotionConfig) -> MetricRow:
     """Compare a metric of the challenger with that of the champion."""
     better, margin = METRICS[name].better, getattr(config.margins, name)
     value, base = (min(each.usable(), METRICS[name].enough) for each in (ours, theirs))
@@ -174,7 +174,7 @@ def _against(name: str, ours: Score, theirs: Score, config: PromotionConfig) -> 
     in_percent = None if math.isnan(gain * share) else gain * share
     percents = None if band is None or in_percent is None else (low * share, high * share)
     values = ours.usable(), theirs.usable()
-    return Row(name, *values, ours.reference, in_percent, percents, limit, verdict)
+    return MetricRow(name, *values, ours.reference, in_percent, percents, limit, verdict)
 
 
 def _band(name: str, ours: Score, theirs: Score) -> tuple[float, float] | None:
@@ -196,7 +196,7 @@ def _band(name: str, ours: Score, theirs: Score) -> tuple[float, float] | None:
 # --- the reason in words -------------------------------------------------------------------------
 
 
-def _sentence(row: Row) -> str:
+def _sentence(row: MetricRow) -> str:
     """Return a row in words."""
     for role, value in {"challenger": row.challenger, "champion": row.champion}.items():
         if value is not None and not math.isfinite(value):
@@ -214,7 +214,7 @@ def _sentence(row: Row) -> str:
     return f"{row.metric} {problem}{ours} against {number(row.champion)}{_gain(row)}"
 
 
-def _gain(row: Row) -> str:
+def _gain(row: MetricRow) -> str:
     """Return the gain in words: ", better by 8.3 % (95 % band 7.9 to 8.8 %)", or "worse by"."""
     if row.gain is None or (row.gain == 0 and row.band is None):
         return ""

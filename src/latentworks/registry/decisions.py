@@ -62,8 +62,14 @@ class Decisions:
         return _entry(run)
 
     def close(self, entry: Entry, status: str = "FINISHED") -> None:
-        """End the run: FINISHED once the aliases follow the decision, KILLED if they never do."""
+        """End the run: FINISHED once the aliases follow the decision, KILLED if they never do.
+
+        Also deletes doubles that `record` did not see: of a kill, or of a request answered late.
+        """
         self.client.set_terminated(entry.run_id, status)
+        for other in self._runs(f"tags.`{_TAGS['id']}` = '{entry.id}'"):
+            if other.info.run_id != entry.run_id:
+                self.client.delete_run(other.info.run_id)
 
     def of(self, name: str, *, unfinished: bool = False) -> list[Entry]:
         """Decisions about the model `name`, oldest first; with `unfinished` the open ones only."""

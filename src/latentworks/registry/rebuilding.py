@@ -30,7 +30,7 @@ ENVIRONMENT = "requirements/latentworks.txt"
 
 
 @dataclass(frozen=True)
-class Row:
+class RebuiltRow:
     """One score or digest: the recorded value and the rebuilt one."""
 
     name: str
@@ -47,7 +47,7 @@ class Rebuilt:
     """Outcome of a rebuild."""
 
     version: Version
-    rows: list[Row]
+    rows: list[RebuiltRow]
     same_environment: bool  # True if the version's commit pins the same packages as this checkout
 
     @property
@@ -154,10 +154,10 @@ def _before(needs: dict[str, set[str]], stage: str) -> list[str]:
     return [each for each in needs if each in found]
 
 
-def _compare(workspace: Workspace, version: Version, recorded: Path) -> list[Row]:
+def _compare(workspace: Workspace, version: Version, recorded: Path) -> list[RebuiltRow]:
     result = recorded_result(workspace.path)
     assert result is not None  # all stages have just run
     metrics = result.outs["metrics"]
     before, after = (flat(disk.read_json(file)) for file in (recorded / metrics.name, metrics))
-    rows = [Row(MODEL, version.tags[MODEL], result.model_digest())]
-    return rows + [Row(name, value, after.get(name, "")) for name, value in before.items()]
+    rows = [RebuiltRow(MODEL, version.tags[MODEL], result.model_digest())]
+    return rows + [RebuiltRow(name, value, after.get(name, "")) for name, value in before.items()]

@@ -10,6 +10,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from configobj import ConfigObj
+
 from latentworks.errors import Busy, LatentworksError
 from latentworks.repository import dag
 from latentworks.system import locks, processes
@@ -53,11 +55,11 @@ def repro(
     call = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
     if force:
         call.append("--force")
-    outcome = "unchanged"
+    outcome = ""
 
     def watch(line: str) -> None:
         nonlocal outcome
-        outcome = next((OUTCOMES[sign] for sign in OUTCOMES if sign in line), outcome)
+        outcome = outcome or next((OUTCOMES[sign] for sign in OUTCOMES if sign in line), "")
         if not ADVICE.match(line):
             report(line)
 
@@ -72,12 +74,29 @@ def repro(
     )
     if exit_code != 0:
         raise StageError(f"Stage {stage} failed: dvc exited with {exit_code}.")
-    return outcome
+    return outcome or "ran"  # without a sign that the stage was skipped
 
 
 def status(folder: Path, env: Environment = None) -> dict[str, list[Any]]:
     """Return the changes of each stage that is out of date, as `dvc status --json` prints them."""
     return dict(json.loads(run(folder, "status", "--json", env=env) or "{}"))
+
+
+def settings(folder: Path, env: Environment = None) -> dict[str, str]:
+    """Return DVC's settings in a checkout, such as `cache.dir`, with absolute paths."""
+    lines = run(folder, "config", "--list", env=env).splitlines()
+    written = dict(line.split("=", 1) for line in lines if "=" in line)
+    return {"cache.dir": str(folder / ".dvc/cache"), **written}
+
+
+def config_file(settings: Mapping[str, str]) -> bytes:
+    """Return a config file of DVC with these settings."""
+    config = ConfigObj()
+    for setting, value in settings.items():
+        section, _, option = setting.rpartition(".")
+        kind, _, name = section.partition(".")
+        config.setdefault(f'{kind} "{name}"' if name else kind, {})[option] = value
+    return b"".join(line.encode() + b"\n" for line in config.write())
 
 
 def stale(folder: Path) -> list[str]:

@@ -16,8 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from configobj import ConfigObj
-
 from latentworks import errors, params
 from latentworks.errors import LatentworksError
 from latentworks.repository import dag, dvc, git
@@ -278,19 +276,11 @@ class Workspace:
 
     @cached_property
     def _settings(self) -> dict[str, str]:
-        """DVC's settings in the source, with absolute paths."""
-        lines = dvc.run(self.source, "config", "--list").splitlines()
-        settings = dict(line.split("=", 1) for line in lines if "=" in line)
-        return {"cache.dir": str(self.source / ".dvc/cache"), **settings}
+        return dvc.settings(self.source)
 
     def _share_dvc(self) -> None:
         """Give the worktree the source's settings of DVC, with its cache and remotes."""
-        config = ConfigObj()
-        for setting, value in self._settings.items():
-            section, _, option = setting.rpartition(".")
-            kind, _, name = section.partition(".")
-            config.setdefault(f'{kind} "{name}"' if name else kind, {})[option] = value
-        content = b"".join(line.encode() + b"\n" for line in config.write())
+        content = dvc.config_file(self._settings)
         path = self.path / ".dvc/config.local"
         if not path.is_file() or path.read_bytes() != content:
             with disk.replacing(path) as temporary:

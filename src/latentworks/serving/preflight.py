@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
-from latentworks.errors import LatentworksError, RegistryError
+from latentworks.errors import LatentworksError, RegistryError, Unavailable
 from latentworks.serving import loading
 from latentworks.serving.trial import exit_with_line
 from latentworks.system import disk, processes
@@ -50,7 +50,7 @@ class Trial:
         """Check `folder`. With `prepared`, score it on that data and write the file `scores`.
 
         Progress goes to standard error. Raises RegistryError if the folder fails the pre-flight,
-        and LatentworksError if a signal ended the process.
+        Unavailable if memory is too little, and LatentworksError if a signal ended the process.
         """
         arguments = [str(path) for path in (folder, prepared, scores) if path is not None]
         output, _ = self.process.communicate(json.dumps(arguments) + "\n")
@@ -59,7 +59,8 @@ class Trial:
             raise LatentworksError(f"The pre-flight was ended by signal {-code}. Try again.")
         if code != 0:
             silent = f"pre-flight: the process ended with exit code {code}"
-            raise RegistryError((output.strip().splitlines() or [silent])[-1])
+            kind = Unavailable if code == Unavailable.exit_code else RegistryError
+            raise kind((output.strip().splitlines() or [silent])[-1])
 
 
 def run(folder: Path, prepared: Path | None = None, scores: Path | None = None) -> None:

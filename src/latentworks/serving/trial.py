@@ -16,7 +16,7 @@ def exit_with_line(program: Callable[[], None]) -> None:
         print(error)
         sys.exit(error.exit_code)
     except MemoryError:
-        print("pre-flight: not enough memory. Try again.")
+        print("pre-flight: not enough memory")
         sys.exit(Unavailable.exit_code)
     except Exception as error:  # a broken model may raise anything
         text = json.dumps(first_line(error))[1:-1]

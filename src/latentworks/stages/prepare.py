@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from latentworks.artifacts.images import ImageWriter, write_index
 from latentworks.config import Config
-from latentworks.datasets.catalog import Catalog, Row
+from latentworks.datasets.catalog import Catalog, IndexRow
 from latentworks.datasets.config import DatasetConfig, PrepareConfig
 from latentworks.datasets.decoding import decoded
 from latentworks.datasets.split import choose_split, content_id
@@ -56,7 +56,7 @@ def main(raw: Path, prepared: Path) -> None:
                     continue
                 image_id = content_id(result.image)
                 split = choose_split(item.split, image_id, *fractions)
-                row = Row(split, item.label, item.name, result.height, result.width)
+                row = IndexRow(split, item.label, item.name, result.height, result.width)
                 if catalog.add(image_id, row, result.image):
                     images.append(result.image)
         catalog.check(config.min_images)

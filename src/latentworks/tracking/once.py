@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from mlflow.exceptions import MlflowException
 
+from latentworks.errors import Unavailable
+
 Found = TypeVar("Found")
 
 
@@ -17,13 +19,16 @@ def create_once(
     """Return the object that `search` finds first; call `create` before if it finds none.
 
     A request that a server has received but not answered is sent again, so `create` may make two:
-    `delete` gets all but the first. Another process may also be faster than `create`.
+    `delete` gets all but the first. Another process may also be faster than `create`. Raises
+    Unavailable if `search` finds nothing after `create`.
     """
     found = search()
     if not found:
         with _accepted("RESOURCE_ALREADY_EXISTS"):
             create()
         found = search()
+    if not found:
+        raise Unavailable("MLflow does not show an object that it has created. Try again.")
     first, *doubles = found
     for double in doubles:
         assert delete is not None  # the server allows one object of this name

@@ -46,7 +46,7 @@ def _sections(root: Path, stage: str) -> dict[str, Any]:
         stages = dag.stages(root)
         until_now = list(stages)[: list(stages).index(stage) + 1]
         for name in until_now:
-            chosen = stages[name].get("params", ())
+            chosen = [each for each in stages[name].get("params", ()) if isinstance(each, str)]
             sections |= {section: current[section] for section in chosen if section in current}
         recorded = dag.recorded(root)
         for earlier in until_now[:-1]:
@@ -61,7 +61,8 @@ def log(stage: str, result: Result) -> None:
     `result` has the outs that the stage has read and written. runs.py lists those that are shown.
     """
     root = dag.root()
-    timings.write(stage, result.digest_for(dag.stages(root)[stage]) or "")
+    with suppress(LatentworksError):  # dvc.yaml became unreadable: the timings are not shown
+        timings.write(stage, result.digest_for(dag.stages(root)[stage]) or "")
     outbox = Outbox(root)
     made = replace(result, params=_sections(root, stage))
     outbox.send(lambda store: store.write(made))

@@ -6,7 +6,6 @@ import os
 import re
 import time
 import uuid
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -193,10 +192,11 @@ class Store:
         self._log_params(run_id, result)
         self._log_curves(run_id, read_curves(result.outs["autoencoder"] / "curves.csv"))
         self._log_scores(run_id, result)
-        for folder in dict.fromkeys(SHOWN.values()):
-            outs = [out for name, out in result.outs.items() if SHOWN.get(name) == folder]
-            if outs:
-                self._log_files(run_id, folder, [*chain.from_iterable(map(_files, outs))])
+        for name, folder in SHOWN.items():
+            if name in result.outs:
+                out = result.outs[name]
+                files = sorted(out.iterdir()) if out.is_dir() else [out]
+                self._log_files(run_id, name, folder, files)
         self._log_records(run_id, result)
         if self.live.model == digest:
             self._log_pictures(run_id)
@@ -224,7 +224,7 @@ class Store:
         files = [self.root / dag.LOCK]
         if result.params.items() <= params.read(self.root / params.PARAMS).items():
             files.append(self.root / params.PARAMS)
-        self._log_files(run_id, "", [file for file in files if file.is_file()])
+        self._log_files(run_id, "settings", "", [file for file in files if file.is_file()])
 
     def find(self, result: Result) -> str | None:
         """Return the run with this model and these samples, else one that has no samples yet."""
@@ -257,6 +257,8 @@ class Store:
     def _log_params(self, run_id: str, result: Result) -> None:
         known = self.client.get_run(run_id).data.params
         values = flat(result.params)
+        if "samples" not in result.outs:  # the run may be one of other samples
+            values = {name: value for name, value in values.items() if name[:7] != "sample."}
         new = [Param(name, str(value)) for name, value in values.items() if name not in known]
         self.client.log_batch(run_id, params=new)
 
@@ -267,7 +269,10 @@ class Store:
                 scores = flat(disk.read_json(result.outs[name]))
                 if FEATURES_METRIC in scores:
                     self.client.set_tag(run_id, FEATURES, scores.pop(FEATURES_METRIC))
-                self._log_metrics(run_id, scores, step=0)
+                numbers = {
+                    key: value for key, value in scores.items() if not isinstance(value, str)
+                }
+                self._log_metrics(run_id, numbers, step=0)
 
     def _log_metrics(self, run_id: str, values: dict[str, float], step: int) -> None:
         known = self.client.get_run(run_id).data.metrics
@@ -306,11 +311,11 @@ class Store:
         self.client.log_inputs(run_id, [DatasetInput(data, context)])
         self.client.set_tag(run_id, DATA, profile["fingerprint"])
 
-    def _log_files(self, run_id: str, folder: str, files: list[Path]) -> None:
-        """Upload files, unless the same content was uploaded before."""
+    def _log_files(self, run_id: str, name: str, folder: str, files: list[Path]) -> None:
+        """Upload the files of an out, unless the same content was uploaded before."""
         content = "".join(f"{file.name} {disk.file_digest(file)}\n" for file in files)
         digest = hashlib.sha256(content.encode()).hexdigest()
-        tag = f"files.{folder or 'settings'}"
+        tag = f"files.{name}"
         if self.client.get_run(run_id).data.tags.get(tag) == digest:
             return
         for file in files:
@@ -357,7 +362,3 @@ def _code_tags(root: Path, code: dict[str, Any] | None = None) -> dict[str, str]
 
 def _without_epoch(epoch: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in epoch.items() if name != "epoch"}
-
-
-def _files(out: Path) -> list[Path]:
-    return sorted(out.iterdir()) if out.is_dir() else [out]
