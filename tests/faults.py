@@ -1,8 +1,8 @@
-"""Faults, one after the other, in runs of the real stages: `make faults N=200`.
+"""Faults at random moments while `latentworks repro` runs the real stages: `make faults N=200`.
 
-Something is killed, told to end, cut off or damaged at a moment drawn by chance; then the same
-command is given again, and nothing else. When a run has come to its end, its files, its dvc.lock
-and its MLflow run are compared with those of a run that nothing has disturbed.
+A fault kills processes, sends SIGTERM, cuts off or damages a file, or starts the command twice.
+After each fault the same command is started again, and nothing else is done. When it has made its
+result, the outs, dvc.lock and the MLflow run are compared with those of undisturbed stages.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from conftest import Checkout, small_checkout
 from latentworks.repository import dag
 
 EPOCHS = 12
-LONGEST = 9.0  # seconds from a start to a fault, at most: a little longer than any stage takes
+LONGEST = 9.0  # seconds from a start to a fault, at most; a little longer than any stage takes
 SIGNS = ("Running stage", "Updating lock file", "Epoch ", "train: ", "prepare: ", "encode: ")
-ENDED = 10.0  # seconds that whatever runs may go on after SIGTERM
-GONE = 5.0  # and after a kill
-PATIENCE = 300.0  # seconds that an undisturbed run may take here
+ENDED = 10.0  # seconds that processes may go on after SIGTERM
+GONE = 5.0  # seconds that processes may go on after a kill
+PATIENCE = 300.0  # seconds that an undisturbed `latentworks repro` may take here
 DAMAGE = "a damaged cache object"
 BUSY, TERMINATED = 75, 143
 
@@ -43,17 +43,17 @@ class Fault:
     """One fault: the action, and the state of the checkout afterwards."""
 
     kind: str
-    recovered: bool = True  # the next start went on by itself
-    identical: bool = True  # and in the end all was as if nothing had happened
-    said: list[str] = field(default_factory=list)  # what was wrong
+    recovered: bool = True  # no manual step was needed
+    identical: bool = True  # the result equals that of undisturbed stages
+    said: list[str] = field(default_factory=list)  # the moment of the fault, and each error found
 
 
 class Missed(Exception):
-    """The run was over before there was anything to disturb."""
+    """The command ended before the fault could happen."""
 
 
 class Run:
-    """`latentworks repro`, started in a checkout, and all that it has started."""
+    """A process `latentworks repro` in a checkout, its child processes and its output."""
 
     def __init__(self, checkout: Checkout) -> None:
         self.lines: list[str] = []
@@ -79,14 +79,14 @@ class Run:
                 self._said.notify_all()
 
     def wait_for(self, sign: str, seconds: float) -> None:
-        """Until a line begins so, or the time is over, or nothing more will be said."""
+        """Wait until a line begins with `sign`, `seconds` are over, or the process has ended."""
         with self._said:
             self._said.wait_for(
                 lambda: any(line.startswith(sign) for line in self.lines) or not self.is_on, seconds
             )
 
     def epochs(self) -> list[int]:
-        """Those of `train` that it began; `features` has epochs, too, and begins anew."""
+        """Return the epochs of `train` that began. `features` has epochs, too, and starts over."""
         began: list[int] = []
         stage = None
         with self._said:
@@ -102,7 +102,7 @@ class Run:
         return self.process.poll() is None
 
     def family(self) -> dict[str, psutil.Process]:
-        """Who is at work now: the runner, DVC, the stage, and others."""
+        """Return the processes that run now: the runner, DVC, the stage, and others."""
         members = {"runner": psutil.Process(self.process.pid)}
         for child in members["runner"].children(recursive=True):
             try:
@@ -116,7 +116,10 @@ class Run:
         return members
 
     def wait_for_one_of(self, names: tuple[str, ...]) -> dict[str, psutil.Process]:
-        """Who is at work once one of these is. Raises Missed where none of them comes any more."""
+        """Wait until one of the named processes runs, and return all that run now.
+
+        Raises Missed if the command ends first.
+        """
         while self.is_on:
             with suppress(psutil.NoSuchProcess):
                 family = self.family()
@@ -126,7 +129,7 @@ class Run:
         raise Missed
 
     def end(self, seconds: float) -> int:
-        """Its exit code; it is killed where it goes on for so long."""
+        """Wait for the exit code, and return it. Kill the processes that go on after `seconds`."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -144,7 +147,7 @@ class Run:
 
 
 def killing(*names: str) -> Callable[["Harness", Run, Fault], None]:
-    """SIGKILL of some; the others have to end with them."""
+    """Return a fault that kills the named processes, or all. The others have to end with them."""
 
     def kill(harness: "Harness", run: Run, fault: Fault) -> None:
         family = run.wait_for_one_of(names or ("runner",))
@@ -157,7 +160,7 @@ def killing(*names: str) -> Callable[["Harness", Run, Fault], None]:
         if not names or "runner" in names:
             run.process.wait()
         alive = still_there([family[name] for name in family if name != "runner"], GONE)
-        run.end(ENDED)  # where the runner is left, it says what happened
+        run.end(ENDED)  # a runner that was not killed reports the kill
         if alive or run.was_late:
             fault.recovered = False
             fault.said.append(f"goes on behind a kill: {alive}")
@@ -166,7 +169,10 @@ def killing(*names: str) -> Callable[["Harness", Run, Fault], None]:
 
 
 def held(run: Run, process: psutil.Process) -> bool:
-    """Stop a process where it is. False where it has just ended by itself: it cannot be killed."""
+    """Suspend a process.
+
+    Return False if the process has just ended by itself and cannot be killed any more.
+    """
     with suppress(psutil.NoSuchProcess):
         process.suspend()
         while (status := process.status()) != psutil.STATUS_ZOMBIE:
@@ -177,7 +183,7 @@ def held(run: Run, process: psutil.Process) -> bool:
 
 
 def telling(harness: "Harness", run: Run, fault: Fault) -> None:
-    """SIGTERM of the runner, as a machine that shuts down sends it."""
+    """Send SIGTERM to the runner, as a machine does that shuts down."""
     family = run.wait_for_one_of(("runner",))
     run.process.send_signal(signal.SIGTERM)
     late = still_there([family[name] for name in family if name == "stage"], ENDED)
@@ -189,7 +195,7 @@ def telling(harness: "Harness", run: Run, fault: Fault) -> None:
 
 
 def still_there(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Those that run after so long. One that nobody has asked how it ended does not run."""
+    """Return the processes that still run after `seconds`. A zombie does not run."""
     _, alive = psutil.wait_procs(processes, timeout=seconds)
     running = []
     for process in alive:
@@ -200,22 +206,22 @@ def still_there(processes: list[psutil.Process], seconds: float) -> list[psutil.
 
 
 def cutting(name: str) -> Callable[["Harness", Run, Fault], None]:
-    """A kill of everything that leaves a file of DVC's cut off."""
+    """Return a fault that kills all processes, and cuts off a file of DVC."""
 
     def cut(harness: "Harness", run: Run, fault: Fault) -> None:
         path = harness.checkout.path / name
         wait_until(run, lambda: path.is_file() and path.stat().st_size > 0)
         killing()(harness, run, fault)
-        if path.is_file():  # the run may just have moved a torn one away
+        if path.is_file():  # the runner may just have moved a damaged file away
             os.truncate(path, harness.rng.randrange(max(1, path.stat().st_size)))
 
     return cut
 
 
 def wait_until(run: Run, there: Callable[[], bool]) -> None:
-    """Until there is something to damage. Raises Missed where nothing comes."""
+    """Wait until a file to damage is `there`. Raises Missed if the command ends first."""
     while True:
-        with suppress(FileNotFoundError):  # it comes and goes
+        with suppress(FileNotFoundError):  # the file comes and goes
             if there():
                 return
         if not run.is_on:
@@ -224,7 +230,7 @@ def wait_until(run: Run, there: Callable[[], bool]) -> None:
 
 
 def damaging(harness: "Harness", run: Run, fault: Fault) -> None:
-    """A kill of everything; a byte of DVC's cache is another, and what was made is lost."""
+    """Kill all processes, change a byte of a cache object, and remove outs."""
     root = harness.checkout.path
 
     def objects() -> list[Path]:
@@ -244,8 +250,8 @@ def damaging(harness: "Harness", run: Run, fault: Fault) -> None:
 
 
 def starting_twice(harness: "Harness", run: Run, fault: Fault) -> None:
-    """Another start while one is at it."""
-    run.wait_for_one_of(("dvc", "stage"))  # it has the lock
+    """Start the command again while the runner holds the lock; then kill all processes."""
+    run.wait_for_one_of(("dvc", "stage"))  # the runner holds the lock by then
     started = time.monotonic()
     second = Run(harness.checkout)
     code = second.end(PATIENCE)
@@ -274,7 +280,7 @@ KINDS: dict[str, Callable[["Harness", Run, Fault], None]] = {
 
 
 class Harness:
-    """Rounds: from nothing to a result, with faults on the way."""
+    """Runs rounds. A round leads from no outs to a result, with faults on the way."""
 
     def __init__(
         self,
@@ -285,10 +291,10 @@ class Harness:
         longest: float = LONGEST,
         faults: tuple[int, int] = (1, 20),
     ) -> None:
-        """From `origin`, in which nothing was run, to what `whole` has.
+        """Rounds start in copies of `origin`, in which no stage has run; `whole` has their result.
 
-        A fault comes at most `longest` seconds after a start; there are `faults`, at least and at
-        most, on the way to one result, if it takes as long.
+        A fault comes at most `longest` seconds after a start. `faults` are the minimum and the
+        maximum number of faults in a round. A round that has its result earlier has fewer.
         """
         self.folder = folder
         self.origin = origin
@@ -300,7 +306,7 @@ class Harness:
         self.expected = self.state()
 
     def state(self) -> dict[str, str]:
-        """Hashes of all outs, dvc.lock, and what MLflow has."""
+        """Return the hashes of all outs and of dvc.lock, and the content of the MLflow runs."""
         root = self.checkout.path
         outs = [out for stage in dag.stages(root).values() for out in dag.outs_of(stage)]
         found = {out: dag.md5_of(root / out) for out in outs if (root / out).exists()}
@@ -319,7 +325,7 @@ class Harness:
         return {"MLflow": json.dumps(told)}
 
     def run(self, number: int, progress: Callable[[Fault], None]) -> None:
-        """Until there were so many faults, and the last one was recovered from."""
+        """Run rounds until `number` faults have happened and the last round has its result."""
         kinds: list[str] = []
         while len(self.faults) < number:
             left = number - len(self.faults)
@@ -329,7 +335,7 @@ class Harness:
 
     def _round(self, number: int, kinds: list[str], progress: Callable[[Fault], None]) -> None:
         faults: list[Fault] = []
-        starts: list[list[int]] = []  # the epochs that each began
+        starts: list[list[int]] = []  # the epochs that each start began
         while True:
             run = Run(self.checkout)
             if len(faults) == number:
@@ -355,7 +361,7 @@ class Harness:
         self.faults += faults
 
     def _moment(self, run: Run) -> str:
-        """Wait for a moment drawn by chance: a time, or a line and a little more."""
+        """Wait for a random moment: a time, or a line and a little more. Return it as text."""
         if self.rng.random() < 0.5:
             seconds = self.rng.uniform(0, self.longest)
             with_timeout(run.process, seconds)
@@ -391,9 +397,9 @@ class Harness:
 
 
 def done_again(faults: list[Fault], starts: list[list[int]]) -> bool:
-    """True if a training went back by more than the epoch that it was in.
+    """Return True if a fault made a training repeat more than the epoch that was in progress.
 
-    Where what it had made was damaged, it has to begin anew.
+    After the fault DAMAGE, which removes its outs, a training may start over.
     """
     reached = 0
     for fault, epochs in zip([None, *faults], starts, strict=True):
@@ -406,13 +412,13 @@ def done_again(faults: list[Fault], starts: list[list[int]]) -> bool:
 
 
 def with_timeout(process: "subprocess.Popen[str]", seconds: float) -> None:
-    """Wait for a moment, or for the end of the process."""
+    """Wait for `seconds`, or for the end of the process."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
 
 
 def table(faults: list[Fault]) -> str:
-    """A line for each kind, as Markdown."""
+    """Return a Markdown table with a row for each kind of fault."""
     lines = ["| fault | times | recovered by itself | identical bytes | manual steps |"]
     lines.append("|---|---:|---:|---:|---:|")
     for kind in [*KINDS, "all"]:
@@ -425,7 +431,7 @@ def table(faults: list[Fault]) -> str:
 
 
 def longer(checkout: Checkout) -> Checkout:
-    """With a training that there is time to interrupt."""
+    """Give a checkout a training that is long enough to be interrupted, and commit it."""
     checkout.edit("params.yaml", "epochs: 4", f"epochs: {EPOCHS}")
     author = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
     checkout.run("git", *author, "commit", "--quiet", "--all", "--message", "longer")

@@ -13,7 +13,7 @@ LATENTS = ("/decode", "/interpolate")  # paths whose arrays may be of any number
 
 @st.composite
 def pictures(draw: st.DrawFn) -> bytes:
-    """Real PNG files."""
+    """Draw real PNG files."""
     mode = draw(st.sampled_from(["L", "RGB", "RGBA"]))
     sides = st.integers(1, 40)
     file = io.BytesIO()
@@ -28,7 +28,7 @@ schemathesis.openapi.format(
 
 
 def shapes(value: Any) -> set[tuple[int, ...]]:
-    """Those of the arrays in a list: more than one where it is ragged."""
+    """Return the shapes of the arrays in a list: more than one shape if the list is ragged."""
     if not isinstance(value, list):
         return {()}
     inner = set().union(*map(shapes, value)) or {(0,)}
@@ -41,7 +41,10 @@ def has_floats(value: Any) -> bool:
 
 @schemathesis.hook
 def filter_body(context: schemathesis.HookContext, body: Any) -> bool:
-    """JSON Schema cannot say that rows are of one length, and takes 40.0 for a whole number."""
+    """Drop bodies that /openapi.json allows and the server refuses.
+
+    JSON Schema cannot say that rows are of one length, and takes 40.0 for a whole number.
+    """
     for name in ("inputs", "instances"):
         array = body.get(name) if isinstance(body, dict) else None
         ranks = {len(shape) for shape in shapes(array)}

@@ -1,4 +1,4 @@
-"""Flow runs, task runs and artifacts that a Prefect server has, as its pages show them."""
+"""Flow runs, task runs and artifacts of a Prefect server, as its pages show them."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from conftest import until
 
 
 class PrefectPages:
-    """The pages of a Prefect server."""
+    """The data of a Prefect server's pages, read over its API."""
 
     def __init__(self, api: str) -> None:
         self.api = api
@@ -22,7 +22,7 @@ class PrefectPages:
         return dict(self.post("flow_runs/filter", sort="START_TIME_DESC", limit=1)[0])
 
     def tasks(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """The task runs of a flow run by name, once all that it sent has arrived."""
+        """Return the task runs of a flow run by name. Wait until each has ended."""
         chosen = {"id": {"any_": [run["id"]]}}
 
         def ended() -> list[dict[str, Any]] | None:

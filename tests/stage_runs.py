@@ -1,4 +1,4 @@
-"""`latentworks repro` as a process that a test can stop, and the training in it."""
+"""Helpers that start `latentworks repro` as a process, and find the training in it."""
 
 import subprocess
 from contextlib import suppress
@@ -39,7 +39,7 @@ def long_training(finished: Checkout, path: Path) -> Checkout:
 
 
 def in_training(run: "subprocess.Popen[str]") -> psutil.Process:
-    """The stage, when it has finished two epochs."""
+    """Wait until the training has finished two epochs, and return the process of the stage."""
     assert run.stdout is not None
     assert len([*islice((line for line in run.stdout if line.startswith("Epoch ")), 3)]) == 3
     children = psutil.Process(run.pid).children(recursive=True)
@@ -48,7 +48,7 @@ def in_training(run: "subprocess.Popen[str]") -> psutil.Process:
 
 
 def words(process: psutil.Process) -> set[str]:
-    """The command line of a process; none of one that has just ended."""
+    """Return the words of a process's command line; none if the process has just ended."""
     with suppress(psutil.NoSuchProcess):
         return {*process.cmdline()}
     return set()
@@ -61,7 +61,7 @@ def rest(run: "subprocess.Popen[str]") -> str:
 
 
 def states(checkout: Checkout) -> list[str]:
-    """Of the runs of training, as MLflow has them."""
+    """Return the statuses of the runs in MLflow, sorted."""
     client = MlflowClient(f"sqlite:///{checkout.path / 'mlflow.db'}")
     (experiment,) = client.search_experiments(filter_string="name = 'latentworks'")
     return sorted(run.info.status for run in client.search_runs([experiment.experiment_id]))

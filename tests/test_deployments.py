@@ -25,7 +25,7 @@ from conftest import ROOT, Checkout, closed_port, environment, serving, until
 
 pytestmark = pytest.mark.cold
 
-# A server that looks often, so that a test need not wait for minutes.
+# Settings of a server that polls often, so that no test waits for minutes.
 EAGER = {
     "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "1",
     "PREFECT_SERVER_SERVICES_FOREMAN_DEPLOYMENT_LAST_POLLED_TIMEOUT_SECONDS": "5",
@@ -47,7 +47,7 @@ class Server:
         self.session = requests.Session()
         user, _, password = self.auth.partition(":")
         self.session.auth = (user, password)
-        # As Prefect's own client does: SQLite may be busy.
+        # Prefect's own client retries, too, since SQLite may be busy.
         busy = Retry(total=10, backoff_factor=0.2, status_forcelist=[503], allowed_methods=None)
         self.session.mount(url, requests.adapters.HTTPAdapter(max_retries=busy))
 
@@ -65,7 +65,7 @@ class Server:
         return self.get(f"deployments/name/{name}")
 
     def start(self, deployment: str) -> str:
-        """Ask for a run of a deployment now; returns its id."""
+        """Create a flow run of a deployment that starts now, and return its id."""
         identity = self.deployment(deployment)["id"]
         state = {"type": "SCHEDULED"}
         return str(self.post(f"deployments/{identity}/create_flow_run", state=state)["id"])
@@ -75,13 +75,13 @@ class Server:
         return state["type"], state["name"]
 
     def runs(self, deployment: str) -> list[dict[str, Any]]:
-        """Those that did not come from the schedule."""
+        """Return the flow runs of a deployment that did not come from its schedule."""
         identity = self.deployment(deployment)["id"]
         found = self.post("flow_runs/filter", deployments={"id": {"any_": [identity]}})
         return [run for run in found if not run["auto_scheduled"]]
 
     def ended(self, run: str) -> tuple[str, str]:
-        """The state that a run ends in, once it has."""
+        """Wait until a flow run has ended, and return its final state."""
         final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
         state: tuple[str, str] = until(lambda: (s := self.state(run))[0] in final and s)
         return state
@@ -93,20 +93,23 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     port, home = closed_port(), folder / "home"
     ours = {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": str(port)}
     ours |= {"PYTHONPATH": str(ROOT), "PREFECT_SERVER_UI_ENABLED": "false"}
-    call = ["python", "-m", "pipeline", "server"]  # which is what `make prefect` runs
+    call = ["python", "-m", "pipeline", "server"]  # the command of `make prefect`
     with serving(call, port, "/api/health", folder, **ours, **EAGER) as url:
         yield Server(url, home)
 
 
 class Project(Checkout):
-    """A checkout whose flows run on a server."""
+    """A checkout whose flow runs are recorded by a Prefect server."""
 
     def __init__(self, path: Path, server: Server) -> None:
         super().__init__(path)
         self.server = server
 
     def environment(self, **changes: str) -> dict[str, str]:
-        """It finds the server and its password as it would with the default port and folder."""
+        """Return an environment with the port and the folder of the server.
+
+        Programs find the server and its password as they do at the default port and folder.
+        """
         ours = {
             "PREFECT_HOME": str(self.server.home),
             "PREFECT_SERVER_API_PORT": self.server.url.rpartition(":")[2],
@@ -115,7 +118,7 @@ class Project(Checkout):
         return super().environment(**{**ours, **EAGER, **changes})
 
     def python(self, script: str) -> str:
-        """The output of a script with the settings of `python -m pipeline schedule`."""
+        """Run a script with the settings of `python -m pipeline schedule`; return its output."""
         done = self.run(
             "python", "-c", f"from pipeline import server\nserver.be_default()\n{script}"
         )
@@ -123,7 +126,7 @@ class Project(Checkout):
 
     @contextmanager
     def running(self, *call: str) -> Iterator[subprocess.Popen[str]]:
-        """A process that goes on, until the end of the block."""
+        """Start a process, and end it with the block."""
         with (self.path.parent / f"{call[-1]}.log").open("w") as log:
             process = subprocess.Popen(
                 call,
@@ -163,7 +166,7 @@ def project(untouched: Checkout, server: Server, tmp_path: Path) -> Project:
 
 
 class Mailbox(BaseHTTPRequestHandler):
-    """Where notifications go."""
+    """An HTTP handler that keeps the notifications that it receives."""
 
     received: list[dict[str, Any]]
 
@@ -174,12 +177,12 @@ class Mailbox(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def mailbox() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """An address on this machine, and what arrived there."""
+    """The address of an HTTP server on this machine, and the notifications that it received."""
     handler = type("Handler", (Mailbox,), {"received": []})
     with HTTPServer(("127.0.0.1", 0), handler) as http:
         threading.Thread(target=http.serve_forever, daemon=True).start()
@@ -188,7 +191,7 @@ def mailbox() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 def make_block(project: Project, url: str) -> str:
-    """A notification block of Prefect's for an address on this machine."""
+    """Save a notification block of Prefect for an address on this machine; return its name."""
     script = f"""
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 CustomWebhookNotificationBlock(
@@ -201,7 +204,7 @@ CustomWebhookNotificationBlock(
 
 
 def as_written(project: Project) -> None:
-    """The server has what prefect.yaml says."""
+    """Assert that the deployments on the server are those of prefect.yaml."""
     server = project.server
     for written in YAML(typ="safe").load(project.path / "prefect.yaml")["deployments"]:
         flow = written["entrypoint"].partition(":")[2]
@@ -215,10 +218,10 @@ def as_written(project: Project) -> None:
         assert found["parameters"] == written.get("parameters", {})
 
 
-# --- served, and by a worker ---------------------------------------------------------------------
+# --- deployments, served or run by a worker ------------------------------------------------------
 
 
-def test_served_as_written_and_a_colliding_run_is_cancelled(
+def test_schedule_serves_prefect_yaml_and_cancels_colliding_flow_runs(
     project: Project, server: Server
 ) -> None:
     with project.running("python", "-m", "pipeline", "schedule"):
@@ -230,7 +233,7 @@ def test_served_as_written_and_a_colliding_run_is_cancelled(
         kind, name = until(lambda: (s := server.state(second))[0] != "SCHEDULED" and s)
         assert (kind, name) == ("CANCELLED", "Cancelled")
         assert server.state(first)[0] == "RUNNING"
-        server.post(f"flow_runs/{first}/set_state", state={"type": "CANCELLED"})  # a free place
+        server.post(f"flow_runs/{first}/set_state", state={"type": "CANCELLED"})  # frees its place
 
 
 def test_a_worker_runs_the_flows(project: Project, server: Server) -> None:
@@ -243,17 +246,17 @@ def test_a_worker_runs_the_flows(project: Project, server: Server) -> None:
         assert server.ended(run) == ("COMPLETED", "No change")
 
 
-# --- what happens then ---------------------------------------------------------------------------
+# --- automations ---------------------------------------------------------------------------------
 
 
-def test_what_happens_then(
+def test_automations_retrain_notify_and_end_dead_flow_runs(
     project: Project, server: Server, mailbox: tuple[str, list[dict[str, str]]]
 ) -> None:
-    """New images start a retraining; its failure is told; so are processes that died."""
+    """New images start a retraining. Failures, decisions and dead processes cause notifications."""
     url, received = mailbox
     with project.running("python", "-m", "pipeline", "schedule") as process:
         project.is_served()
-        assert server.deployment("retrain/retrain")["path"] == str(project.path)  # and no other
+        assert server.deployment("retrain/retrain")["path"] == str(project.path)  # this checkout
         apply_twice(project, make_block(project, url))
         images = project.path.parent / "images/digits.npz"
         content = images.read_bytes()
@@ -285,7 +288,7 @@ def test_what_happens_then(
         died(project, killed, received)
     with project.running("python", "-m", "pipeline", "schedule") as process:
         stuck = server.start("retrain/retrain")
-        until(lambda: server.state(stuck)[1] == "Submitting")  # its process is being started
+        until(lambda: server.state(stuck)[1] == "Submitting")  # its process is just starting
         kill(process)
         assert server.state(stuck)[0] == "PENDING"
         died(project, stuck, received)
@@ -293,7 +296,8 @@ def test_what_happens_then(
     until(lambda: any(each["subject"] == dead for each in received))
     looks = server.post("flow_runs/filter", flows={"name": {"any_": ["watch"]}})
     assert len(looks) >= 3
-    assert {run["state_type"] for run in looks} == {"COMPLETED"}  # though silent for as long
+    # These flow runs were silent for as long as the killed ones, and still keep their state.
+    assert {run["state_type"] for run in looks} == {"COMPLETED"}
 
 
 def kill(process: "subprocess.Popen[str]") -> None:
@@ -302,7 +306,7 @@ def kill(process: "subprocess.Popen[str]") -> None:
 
 
 def decide(project: Project, name: str) -> None:
-    """A run of a flow of that name that ends as a retraining does."""
+    """Run a flow that ends in the state `name`, as a retraining does."""
     script = f"""
 from prefect import flow, tags
 from prefect.states import Completed
@@ -316,13 +320,16 @@ with tags("latentworks"):
 
 
 def decisions(received: list[dict[str, str]]) -> set[tuple[str, str]]:
-    """Notifications of decisions: the subject, and the state with its message."""
+    """Return the notifications of decisions: the subject, and the state with its message."""
     said = [(each["subject"], each["text"].partition(": ")[2]) for each in received]
     return {(subject, text.rpartition(" ")[0]) for subject, text in said if "too bad" in text}
 
 
 def died(project: Project, run: str, received: list[dict[str, str]]) -> None:
-    """Wait until a run counts as crashed, which gives its place back, and that was told."""
+    """Wait until a flow run is CRASHED and the notification of that has arrived.
+
+    The state frees the place of the flow run.
+    """
     until(lambda: project.server.state(run)[0] == "CRASHED")
     name = project.server.get(f"flow_runs/{run}")["name"]
     until(lambda: messages(received, name))
@@ -338,26 +345,26 @@ def apply_twice(project: Project, block: str) -> None:
     assert "made: latentworks: a run failed" in said
     names = [found["name"] for found in project.server.post("automations/filter")]
     assert len(names) == len(set(names)) == len(said.splitlines())
-    said = project.run(*call).stdout  # nobody is to be told any more
+    said = project.run(*call).stdout  # without --tell, nobody is notified any more
     assert "removed: latentworks: a run failed" in said
     project.run(*call, "--tell", block)
 
 
 def messages(received: list[dict[str, str]], name: str) -> list[str]:
-    """Notification of a run, without its end: the fault and the address of its page."""
+    """Return the notifications of a flow run, without the fault and the address of its page."""
     told = [f"{each['subject']}: {each['text']}" for each in received if name in each["text"]]
     return [". ".join(text.split(". ")[:1]) + "." for text in told]
 
 
 def events(server: Server, run: str) -> str:
-    """The names of all that the server heard of a run."""
+    """Return the names of all events that the server received about a flow run."""
     chosen = {"any_resource": {"id": [f"prefect.flow-run.{run}"]}}
     found = server.post("events/filter", filter=chosen)["events"]
     return " ".join(event["event"] for event in found)
 
 
 def watch(project: Project, expected: str) -> None:
-    """Look at the images now."""
+    """Run the flow that compares the images, and assert the state in which it ends."""
     script = """
 from prefect import tags
 from pipeline.watching import watch
@@ -367,11 +374,11 @@ with tags("latentworks"):
     assert f"Finished in state {expected}(" in project.python(script)
 
 
-def test_without_a_server_there_is_one_line(project: Project) -> None:
+def test_commands_report_a_missing_prefect_server_in_one_line(project: Project) -> None:
     port = str(closed_port())
     nobody = f"http://127.0.0.1:{port}/api"
     for command, named in (
-        ("schedule", {"PREFECT_SERVER_API_PORT": port}),  # nobody has started it
+        ("schedule", {"PREFECT_SERVER_API_PORT": port}),  # no server is started there
         ("automations", {"PREFECT_API_URL": "", "PREFECT_SERVER_API_PORT": port}),
         ("retrain", {"PREFECT_API_URL": nobody}),
     ):
@@ -380,10 +387,10 @@ def test_without_a_server_there_is_one_line(project: Project) -> None:
         assert done.stderr == said
 
 
-# --- who is obeyed -------------------------------------------------------------------------------
+# --- passwords -----------------------------------------------------------------------------------
 
 
-def test_a_password_that_is_wrong_is_one_line(project: Project, server: Server) -> None:
+def test_commands_report_a_wrong_password_in_one_line(project: Project, server: Server) -> None:
     for command in ("automations", "retrain"):
         call = ("python", "-m", "pipeline", command)
         given = {"PREFECT_API_URL": server.api, "PREFECT_API_AUTH_STRING": "me:wrong"}
@@ -397,15 +404,15 @@ EVIL = "http://evil.example"
 
 @pytest.fixture
 def bait(server: Server) -> Iterator[str]:
-    """The id of a deployment that nobody runs."""
+    """The id of a deployment that no process runs."""
     flow = server.post("flows/", name="bait")["id"]
     identity: str = server.post("deployments/", name="bait", flow_id=flow)["id"]
     yield identity
     server.session.delete(f"{server.api}/deployments/{identity}", timeout=30)
 
 
-def test_a_stranger_cannot_have_a_command_run(server: Server, bait: str) -> None:
-    """Another user of the machine, or a web page in a browser on it."""
+def test_a_client_without_the_password_cannot_run_commands(server: Server, bait: str) -> None:
+    """The client may be another user of the machine, or a web page in a browser on it."""
     shell = {"prefect.deployments.steps.run_shell_script": {"script": "id > /tmp/stranger"}}
     calls: list[tuple[str, str, Any]] = [
         ("PATCH", f"deployments/{bait}", {"pull_steps": [shell]}),
@@ -426,7 +433,7 @@ def test_a_stranger_cannot_have_a_command_run(server: Server, bait: str) -> None
     assert not server.get(f"deployments/{bait}")["pull_steps"]
     assert not server.runs("bait/bait")
 
-    for method, path, body in calls:  # which the owner may
+    for method, path, body in calls:  # the owner may send the same calls
         server.session.request(
             method, f"{server.api}/{path}", json=body, timeout=30
         ).raise_for_status()
@@ -434,8 +441,8 @@ def test_a_stranger_cannot_have_a_command_run(server: Server, bait: str) -> None
     assert len(server.runs("bait/bait")) == 1
 
 
-def test_no_route_is_open(server: Server) -> None:
-    """But the two that say that the server is there."""
+def test_every_route_but_health_and_ready_needs_the_password(server: Server) -> None:
+    """The two open routes only say that the server runs."""
     found = set()
     for path, methods in server.get("openapi.json")["paths"].items():
         for method in methods:
@@ -452,7 +459,7 @@ SOCKETS = (
 
 
 @pytest.mark.parametrize("path", SOCKETS)
-def test_no_socket_is_open(server: Server, path: str) -> None:
+def test_every_websocket_needs_the_password(server: Server, path: str) -> None:
     url = f"ws{server.api.removeprefix('http')}/{path}"
     with pytest.raises(InvalidStatus, match="403"), connect(url):
         pass
@@ -466,7 +473,7 @@ def test_no_socket_is_open(server: Server, path: str) -> None:
         assert json.loads(socket.recv(timeout=30)) == {"type": "auth_success"}
 
 
-def test_a_browser_may_ask_from_the_own_page_alone(server: Server, bait: str) -> None:
+def test_cors_allows_the_pages_of_the_server_alone(server: Server, bait: str) -> None:
     port = server.url.rpartition(":")[2]
     own = {f"http://{host}:{port}" for host in ("127.0.0.1", "localhost")}
     for origin in (*own, EVIL, "http://127.0.0.1:1", "null"):
@@ -477,12 +484,14 @@ def test_a_browser_may_ask_from_the_own_page_alone(server: Server, bait: str) ->
 
 
 def call_of(*call: str, home: Path, **changes: str) -> "subprocess.CompletedProcess[str]":
-    """Python with pipeline/ and with a folder of Prefect's."""
+    """Run Python with pipeline/ on its path, and with `home` as the folder of Prefect."""
     ours = environment(PREFECT_HOME=str(home), PYTHONPATH=str(ROOT), **changes)
     return subprocess.run(["python", *call], env=ours, capture_output=True, text=True)
 
 
-def test_the_password_is_made_once_and_for_its_owner(server: Server, tmp_path: Path) -> None:
+def test_the_password_is_made_once_and_only_its_owner_can_read_it(
+    server: Server, tmp_path: Path
+) -> None:
     assert stat.S_IMODE((server.home / "auth").stat().st_mode) == 0o600
     assert not [path for path in server.home.iterdir() if path.name.startswith(".auth")]
     call = ["python", "-c", "from pipeline import server; print(server._kept_auth())"]
@@ -502,11 +511,11 @@ def test_the_password_is_made_once_and_for_its_owner(server: Server, tmp_path: P
     ("content", "mode", "fault"),
     [
         ("me:secret", 0o640, "others can read"),
-        ("", 0o600, "one line USER:PASSWORD"),  # with which Prefect would ask for none
+        ("", 0o600, "one line USER:PASSWORD"),  # with an empty password, Prefect would ask for none
         ("me:", 0o600, "one line USER:PASSWORD"),
     ],
 )
-def test_a_password_that_is_none_is_refused(
+def test_an_open_or_malformed_password_file_is_refused(
     tmp_path: Path, content: str, mode: int, fault: str
 ) -> None:
     (tmp_path / "auth").write_text(content)
@@ -523,7 +532,7 @@ def test_a_password_that_is_none_is_refused(
         ({"PREFECT_API_URL": "http://127.0.0.1:4200/api"}, "me:secret"),
         ({"PREFECT_API_URL": "http://127.0.0.1:4200/api/"}, "me:secret"),
         ({"PREFECT_API_URL": "http://127.0.0.1:4201/api"}, None),
-        ({"PREFECT_API_URL": "http://localhost:4200/api"}, None),  # ::1 may be somebody else's
+        ({"PREFECT_API_URL": "http://localhost:4200/api"}, None),  # ::1 may be another user's
         ({"PREFECT_API_URL": "http://127.0.0.1:4200@prefect.example/api"}, None),
         ({"PREFECT_API_URL": "https://prefect.example/api"}, None),
         ({}, None),  # a flow starts a server of its own
@@ -536,7 +545,7 @@ def test_a_password_that_is_none_is_refused(
         ),
     ],
 )
-def test_no_other_server_gets_the_password(
+def test_clients_send_the_password_to_no_other_server(
     tmp_path: Path, named: dict[str, str], sent: str | None
 ) -> None:
     (tmp_path / "auth").write_text("me:secret\n")

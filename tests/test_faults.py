@@ -1,4 +1,4 @@
-"""The quick set of `make faults`: kills, and what is cut off or damaged, at moments by chance."""
+"""The quick set of `make faults`: kills, cut files and damaged cache objects at random moments."""
 
 from pathlib import Path
 
@@ -10,10 +10,12 @@ from faults import Fault, Harness, table
 pytestmark = pytest.mark.cold
 
 NUMBER = 20 if FULL else 6
-LONGEST = 5.0  # seconds to a fault: the long set gives each stage more time
+LONGEST = 5.0  # seconds to a fault; the long set gives each stage more time
 
 
-def test_it_survives(untouched: Checkout, finished: Checkout, tmp_path: Path) -> None:
+def test_a_disturbed_run_of_the_stages_ends_with_the_same_result(
+    untouched: Checkout, finished: Checkout, tmp_path: Path
+) -> None:
     told: list[Fault] = []
     harness = Harness(
         tmp_path, untouched, finished, seed=0, longest=LONGEST, faults=(NUMBER, NUMBER)

@@ -1,4 +1,4 @@
-"""The server does what /openapi.json says: calls are made from it, and answers compared with it."""
+"""The server obeys /openapi.json: schemathesis makes calls from it, and checks the answers."""
 
 import subprocess
 from pathlib import Path
@@ -8,10 +8,10 @@ from conftest import environment
 HOOKS = Path(__file__).parent / "openapi_hooks.py"
 
 
-def test_it_does_as_it_says(url: str, tmp_path: Path) -> None:
+def test_the_server_answers_as_openapi_json_says(url: str, tmp_path: Path) -> None:
     call = ["schemathesis", "run", f"{url}/openapi.json", "--no-color"]
     call += ["--max-examples", "20", "--generation-deterministic"]
-    call += ["--suppress-health-check", "all"]  # they measure seconds
+    call += ["--suppress-health-check", "all"]  # health checks measure seconds
     done = subprocess.run(
         call,
         cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""Bounds in seconds. `make test` runs this file last and alone."""
+"""Tests of bounds in seconds. `make test` runs this file last and alone."""
 
 import concurrent.futures
 import json
@@ -43,14 +43,14 @@ from test_server import asked
 
 pytestmark = pytest.mark.cold
 
-START = 1.25  # seconds of "import mlflow" where bounds times `slowness` were set
+START = 1.25  # seconds of "import mlflow" on the machine on which the bounds were set
 
 
 @pytest.fixture
 def slowness() -> float:
-    """How much longer a program takes to start here than where the bounds were set; at least 1.
+    """The start time of a program, relative to the machine on which bounds were set; at least 1.
 
-    For bounds of commands that hardly do more than to start.
+    The bounds of commands that do little more than start are multiplied by this factor.
     """
     times = []
     for _ in range(3):
@@ -60,7 +60,7 @@ def slowness() -> float:
     return max(1.0, statistics.median(times) / START)
 
 
-def test_a_second_start_is_told_who_is_at_it_and_a_lock_dies_with_its_holder(
+def test_a_second_start_names_the_lock_holder_whose_kill_frees_the_lock(
     finished: Checkout, tmp_path: Path
 ) -> None:
     checkout = long_training(finished, tmp_path / "checkout")
@@ -88,14 +88,14 @@ def test_a_second_start_is_told_who_is_at_it_and_a_lock_dies_with_its_holder(
     second.wait()
 
 
-def test_sigterm_ends_a_stage_within_ten_seconds_and_the_next_run_goes_on(
+def test_sigterm_ends_a_stage_within_ten_seconds_and_training_resumes(
     finished: Checkout, tmp_path: Path
 ) -> None:
     checkout = long_training(finished, tmp_path / "checkout")
     run = start(checkout)
     stage = in_training(run)
     began = time.monotonic()
-    stage.terminate()  # the stage alone; DVC tells how it ended
+    stage.terminate()  # the stage alone; DVC reports the exit code
     said = rest(run)
     assert time.monotonic() - began < 10
     assert run.wait() == 1
@@ -115,7 +115,7 @@ def test_sigterm_ends_a_stage_within_ten_seconds_and_the_next_run_goes_on(
     next(line for line in run.stdout if line.startswith("Epoch "))
     until(lambda: states(checkout) == ["FINISHED", "RUNNING"])
     began = time.monotonic()
-    run.terminate()  # the runner, which tells the others
+    run.terminate()  # the runner, which ends DVC and the stage
     said = rest(run)
     assert run.wait() == 143
     assert time.monotonic() - began < 10
@@ -138,8 +138,8 @@ main("busy")
 """
 
 
-def test_sigterm_in_one_long_call(tmp_path: Path) -> None:
-    """Python hears of the signal when the call has ended; the stage does not wait so long."""
+def test_sigterm_ends_a_stage_that_is_in_one_long_call(tmp_path: Path) -> None:
+    """Python handles the signal after the end of the call. The stage does not wait so long."""
     pipe = subprocess.PIPE
     with subprocess.Popen(
         [sys.executable, "-c", BUSY_STAGE], cwd=tmp_path, stdout=pipe, stderr=pipe, text=True
@@ -149,7 +149,7 @@ def test_sigterm_in_one_long_call(tmp_path: Path) -> None:
         assert stage.stdout.readline() == "busy\n"
         process = psutil.Process(stage.pid)
         before = process.cpu_times().user
-        until(lambda: process.cpu_times().user > before + 2)  # in the call, past its checks
+        until(lambda: process.cpu_times().user > before + 2)  # in the call, after its checks
         began = time.monotonic()
         stage.terminate()
         assert stage.wait(20) == 143
@@ -160,7 +160,7 @@ def test_sigterm_in_one_long_call(tmp_path: Path) -> None:
 QUICK = 20.0  # seconds that a retraining with nothing to do may take
 
 
-def test_a_retraining_with_nothing_to_do(
+def test_a_retraining_with_nothing_to_do_ends_within_seconds(
     champion: Checkout, tmp_path: Path, slowness: float
 ) -> None:
     path = tmp_path / "project"
@@ -170,7 +170,7 @@ def test_a_retraining_with_nothing_to_do(
     project.run("git", *author, "commit", "--quiet", "--message", "the champion")
     with prefect_server(tmp_path) as api:
         pages = PrefectPages(api)
-        for _ in range(2):  # the first one makes the worktree
+        for _ in range(2):  # the first retraining makes the worktree
             retrain = ("python", "-m", "pipeline", "retrain")
             said = project.run(*retrain, PREFECT_API_URL=api).stdout
             assert "Nothing new: autoencoder version 1 is this result already" in said
@@ -183,7 +183,7 @@ def test_a_retraining_with_nothing_to_do(
     assert took.total_seconds() < QUICK * slowness
 
 
-def test_it_is_quick_and_leaves_tensorflow_alone(
+def test_plan_is_quick_and_imports_no_tensorflow_keras_or_mlflow(
     finished: Checkout, tmp_path: Path, slowness: float
 ) -> None:
     checkout = finished.copy(tmp_path / "checkout")
@@ -202,7 +202,9 @@ def test_it_is_quick_and_leaves_tensorflow_alone(
     assert statistics.median(times) < 3 * slowness
 
 
-def test_a_server_that_is_down_is_one_line(finished: Checkout, tmp_path: Path) -> None:
+def test_commands_report_a_dead_mlflow_server_in_one_line(
+    finished: Checkout, tmp_path: Path
+) -> None:
     away = Project(finished.copy(tmp_path / "checkout").path, f"http://127.0.0.1:{closed_port()}")
     for call in ("register", "promote", "rollback", "history"):
         start = time.monotonic()
@@ -215,14 +217,14 @@ def test_a_server_that_is_down_is_one_line(finished: Checkout, tmp_path: Path) -
 def test_rollback_takes_seconds(pair: Project, slowness: float) -> None:
     times = []
     for _ in range(4):  # there and back again, twice
-        shutil.rmtree(pair.path / ".latentworks/versions", ignore_errors=True)  # nothing at hand
+        shutil.rmtree(pair.path / ".latentworks/versions", ignore_errors=True)  # no local version
         start = time.monotonic()
         pair.ours("rollback")
         times.append(time.monotonic() - start)
-    assert statistics.median(times) <= 5 * slowness, times  # the machine is shared
+    assert statistics.median(times) <= 5 * slowness, times  # other programs share the machine
 
 
-def test_a_slow_sender_is_told_to_go(url: str) -> None:
+def test_a_client_that_sends_too_slowly_gets_status_408(url: str) -> None:
     host, port = url.removeprefix("http://").split(":")
     head = b"POST /decode HTTP/1.1\r\nHost: it\r\nContent-Length: 100\r\n\r\n"
     with ExitStack() as stack:
@@ -244,8 +246,8 @@ def test_a_slow_sender_is_told_to_go(url: str) -> None:
     assert asked(url, "sample", num=1)
 
 
-def test_large_calls_do_not_keep_small_ones(url: str) -> None:
-    """They wait for moments, and not until the large ones are done."""
+def test_large_calls_do_not_hold_up_small_calls(url: str) -> None:
+    """Small calls wait for moments, and not for the end of the large calls."""
     pages = [[[0] * 8] * 8] * 9000  # grey images
     large = {
         "log_density": {"inputs": pages},
@@ -266,7 +268,7 @@ def test_large_calls_do_not_keep_small_ones(url: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dead", "silent"])
-def test_a_server_that_does_not_answer_costs_seconds_and_nothing_else(
+def test_a_dead_or_silent_mlflow_server_delays_a_stage_for_seconds_only(
     kind: str,
     result: Result,
     monkeypatch: pytest.MonkeyPatch,
@@ -276,18 +278,18 @@ def test_a_server_that_does_not_answer_costs_seconds_and_nothing_else(
         listener.bind(("127.0.0.1", 0))
         port = int(listener.getsockname()[1])
         if kind == "silent":
-            listener.listen()  # the kernel accepts, and nobody ever answers
+            listener.listen()  # the kernel accepts connections, and no program answers
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         started = time.monotonic()
         outbox.log("encode", result)
         blocked = time.monotonic() - started
-    assert blocked <= 10.5  # ten seconds, and half a one for hashing the files
+    assert blocked <= 10.5  # ten seconds, and half a second to hash the files
     said = capfd.readouterr().err
     assert "was not updated" in said
     assert "`latentworks sync` writes the run from the files" in said
 
 
-def test_a_training_does_not_wait_for_a_silent_server(
+def test_a_training_does_not_wait_for_a_silent_mlflow_server(
     result: Result, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as listener:
@@ -306,10 +308,10 @@ def test_a_training_does_not_wait_for_a_silent_server(
 
 
 @pytest.mark.system
-def test_ten_thousand_images_are_there_in_seconds(
+def test_the_atlas_shows_ten_thousand_images_within_seconds(
     browser: webdriver.Chrome, tmp_path: Path
 ) -> None:
-    """And drawing them all leaves room for more than ten frames in a second, also without a GPU."""
+    """Drawing all images allows more than ten frames in a second, also without a GPU."""
     given = space(2, (32, 32, 1), 10_000)
     program = DecoderProgram.of(of_the_book(2, (32, 32, 1)))
     (tmp_path / "atlas.html").write_text(given.page(program))

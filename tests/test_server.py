@@ -1,4 +1,4 @@
-"""The server, as clients see it: a real process that follows a real registry."""
+"""Real clients call `latentworks serve`, a real process that follows a real registry."""
 
 import base64
 import concurrent.futures
@@ -41,11 +41,11 @@ from latentworks.server.model import Model, Named
 from latentworks.server.service import Following, Service
 from latentworks.serving import checksums
 
-# --- a registry with versions, good and bad ------------------------------------------------------
+# --- a registry with good and bad versions -------------------------------------------------------
 
 
 class Registry:
-    """Versions of one model, made from one that was registered."""
+    """A registry of one model. Its further versions are changed copies of version 1."""
 
     def __init__(self, uri: str, folder: Path) -> None:
         self.uri = uri
@@ -62,10 +62,13 @@ class Registry:
         self.folder = folder
 
     def another(self, change: Callable[[Path], None], sealed: bool) -> int:
-        """Register the same files again, changed; `sealed` with hashes that say so."""
+        """Register a changed copy of the files, and return the number of the new version.
+
+        If `sealed`, the recorded hashes are those of the changed files, else those from before.
+        """
         copy = self.folder / "another"
         shutil.copytree(self.files, copy, ignore=shutil.ignore_patterns(*checksums.NOT_OURS))
-        annotated(copy)  # so that its hash is another one
+        annotated(copy)  # so that its hash differs from other versions
         if sealed:
             change(copy)
         sha256 = checksums.seal(copy)
@@ -77,7 +80,7 @@ class Registry:
         self.client.finalize_logged_model(model.model_id, "READY")
         tags = {**self.first.tags, SHA256: sha256}
         source = f"{SOURCE}{model.model_id}"
-        with pytest.MonkeyPatch.context() as patch:  # MLflow looks for the model there
+        with pytest.MonkeyPatch.context() as patch:  # MLflow looks for the model in this store
             patch.setenv("MLFLOW_TRACKING_URI", self.uri)
             version = self.client.create_model_version(NAME, source, run.run_id, tags)
         shutil.rmtree(copy)
@@ -88,12 +91,12 @@ class Registry:
 
 
 def annotated(folder: Path) -> None:
-    """Another version that answers the same."""
+    """Change the hash of a version, but none of its answers."""
     (folder / "provenance/note.txt").write_text(str(time.monotonic_ns()))
 
 
 def with_weights_of(servable: Path) -> Callable[[Path], None]:
-    """Another version that answers otherwise."""
+    """Return a change that gives a version the weights of `servable`, and so other answers."""
 
     def change(folder: Path) -> None:
         files = folder / "artifacts/servable"
@@ -169,10 +172,10 @@ def asked(url: str, verb: str, **body: Any) -> Any:
     return answer.json()["outputs"]
 
 
-# --- what it answers -----------------------------------------------------------------------------
+# --- answers -------------------------------------------------------------------------------------
 
 
-def test_every_verb_is_that_of_the_registered_model(
+def test_each_verb_returns_the_outputs_of_the_registered_model(
     url: str, registry: Registry, images: np.ndarray
 ) -> None:
     model = mlflow.pyfunc.load_model(str(registry.files))
@@ -209,7 +212,7 @@ def test_every_verb_is_that_of_the_registered_model(
             assert predictions == got
 
 
-def test_pictures_in_and_out(url: str, images: np.ndarray) -> None:
+def test_pictures_are_accepted_and_returned_as_png_and_base64(url: str, images: np.ndarray) -> None:
     latents = asked(url, "encode", inputs=images.tolist())
     for picture in (png(images[0]), png(np.repeat(np.repeat(images[0], 1, 0), 1, 1))):
         answer = requests.post(f"{url}/reconstruct", data=picture, timeout=10)
@@ -237,14 +240,14 @@ def test_pictures_in_and_out(url: str, images: np.ndarray) -> None:
     ).all()
 
 
-def test_unlike_sizes_together(url: str, images: np.ndarray) -> None:
+def test_pictures_of_different_sizes_are_encoded_in_one_call(url: str, images: np.ndarray) -> None:
     small = images[0][1:-1, 1:-1]
     texts = [base64.b64encode(png(image)).decode() for image in (images[0], small)]
     both = asked(url, "encode", inputs=texts)
     assert np.allclose(both[1], asked(url, "encode", inputs=[texts[1]])[0], atol=1e-6)
 
 
-def test_it_says_who_it_is(url: str, registry: Registry) -> None:
+def test_version_ready_and_metrics_name_the_served_version(url: str, registry: Registry) -> None:
     assert requests.get(f"{url}/live", timeout=5).json() == {"live": True}
     version = requests.get(f"{url}/version", timeout=5).json()
     assert version["sha256"] == registry.first.tags[SHA256]
@@ -259,7 +262,7 @@ def test_it_says_who_it_is(url: str, registry: Registry) -> None:
     assert 'latentworks_call_seconds_count{verb="sample"}' in measures
 
 
-def test_the_pages_need_nothing_from_elsewhere(url: str) -> None:
+def test_the_pages_load_nothing_from_other_hosts(url: str) -> None:
     for path, kind in (
         ("/", "text/html"),
         ("/docs", "text/html"),
@@ -274,7 +277,7 @@ def test_the_pages_need_nothing_from_elsewhere(url: str) -> None:
     assert {f"/{verb}" for verb in ("sample", "decode", "invocations")} <= set(described["paths"])
 
 
-def test_requests_that_arrive_together_are_answered_as_alone(url: str) -> None:
+def test_concurrent_requests_get_the_answers_of_single_requests(url: str) -> None:
     rng = np.random.default_rng(0)
     points = rng.normal(size=(200, 2)).round(3).tolist()
     alone = [asked(url, "decode", inputs=[point])[0] for point in points]
@@ -282,7 +285,7 @@ def test_requests_that_arrive_together_are_answered_as_alone(url: str) -> None:
     session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=32))
 
     def ask(number: int) -> Any:
-        if number % 10 == 3:  # one that is refused does not spoil the others
+        if number % 10 == 3:  # a refused request does not harm the others
             return session.post(f"{url}/decode", json={"inputs": [[1]]}, timeout=60).status_code
         body = {"inputs": [points[number]]}
         return session.post(f"{url}/decode", json=body, timeout=60).json()["outputs"][0]
@@ -296,7 +299,7 @@ def test_requests_that_arrive_together_are_answered_as_alone(url: str) -> None:
             assert np.abs(np.array(answer) - alone[number]).max() <= 1
 
 
-# --- what it refuses -----------------------------------------------------------------------------
+# --- refused requests ----------------------------------------------------------------------------
 
 REFUSED: list[tuple[str, bytes, int, str]] = [
     ("decode", b"", 400, "The body is empty"),
@@ -332,7 +335,7 @@ REFUSED: list[tuple[str, bytes, int, str]] = [
     ("invocations", b'{"inputs": [[1, 2]], "params": {"verb": "paint"}}', 400, "verb is one of"),
     ("invocations", b'{"inputs": [[1, 2]], "params": 3}', 400, "params is an object"),
     ("invocations", b'{"inputs": [[1, 2]], "params": {"verb": ["decode"]}}', 400, "verb is one"),
-    ("sample", b'{"sede": 0}', 422, "Did you mean seed?"),
+    ("sample", b'{"sede": 0}', 422, "Unknown field 'sede'. Expected: inputs, images, num, seed"),
     ("invocations", b'{"params": {"verb": "sample", "sede": 0}, "inputs": []}', 400, "mean seed?"),
 ]
 
@@ -340,7 +343,7 @@ REFUSED: list[tuple[str, bytes, int, str]] = [
 @pytest.mark.parametrize(
     ("verb", "body", "status", "said"), REFUSED, ids=[f"{i}" for i in range(len(REFUSED))]
 )
-def test_bad_requests_get_a_sentence(
+def test_a_bad_request_is_answered_by_one_short_sentence(
     url: str, verb: str, body: bytes, status: int, said: str
 ) -> None:
     answer = requests.post(
@@ -354,7 +357,7 @@ def test_bad_requests_get_a_sentence(
     assert answer.headers["X-Model-Version"] == f"{NAME}/1"
 
 
-def test_other_addresses_and_methods(url: str) -> None:
+def test_unknown_addresses_methods_and_params_are_refused(url: str) -> None:
     for method, path, status in (
         ("GET", "/nothing", 404),
         ("DELETE", "/decode", 405),
@@ -371,9 +374,9 @@ def test_other_addresses_and_methods(url: str) -> None:
         assert answer.json()["error"]
 
 
-def test_pictures_that_are_too_much_together(url: str) -> None:
+def test_pictures_with_too_many_pixels_together_are_refused(url: str) -> None:
     file = io.BytesIO()
-    Image.new("L", (6000, 5000)).save(file, "PNG")  # a small file
+    Image.new("L", (6000, 5000)).save(file, "PNG")  # a small file of many pixels
     picture = base64.b64encode(file.getvalue()).decode()
     answer = requests.post(f"{url}/encode", json={"inputs": [picture, picture]}, timeout=60)
     assert answer.status_code == 422
@@ -381,7 +384,7 @@ def test_pictures_that_are_too_much_together(url: str) -> None:
     assert answer.json()["error"].startswith(fault)
 
 
-def test_a_picture_of_many_channels_is_too_much_earlier(url: str) -> None:
+def test_all_channels_of_a_picture_count_toward_the_pixel_limit(url: str) -> None:
     file = io.BytesIO()
     Image.new("RGBA", (6000, 5000)).save(file, "PNG")
     answer = requests.post(f"{url}/encode", data=file.getvalue(), timeout=60)
@@ -390,31 +393,31 @@ def test_a_picture_of_many_channels_is_too_much_earlier(url: str) -> None:
     assert answer.json()["error"].startswith(fault)
 
 
-def test_a_long_text_among_numbers_does_not_make_all_as_long(url: str) -> None:
-    """As an array of texts it would take 4 TB."""
+def test_a_long_text_among_numbers_is_refused_without_filling_memory(url: str) -> None:
+    """An array with room for such a text in each place would take 4 TB."""
     body = {"inputs": [*[0] * 1_000_000, "x" * 1_000_000]}
     answer = requests.post(f"{url}/encode", json=body, timeout=60)
     assert answer.status_code == 422
     assert "all of the same shape" in answer.json()["error"]
 
 
-def test_a_head_of_any_length_is_not_read(url: str) -> None:
+def test_the_server_stops_reading_a_request_head_that_is_too_large(url: str) -> None:
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(b"GET /live HTTP/1.1\r\nHost: it\r\n")
-        with pytest.raises(ConnectionError):  # it does not wait for the end
+        with pytest.raises(ConnectionError):  # the server does not wait for the end of the head
             connection.sendall((b"X-Long: " + b"x" * 10_000 + b"\r\n") * 5000)
     assert asked(url, "sample", num=1)
 
 
 @pytest.mark.parametrize("body", [{"num": "x" * 3_000_000}, {"x" * 3_000_000: 1}])
-def test_what_was_sent_is_not_sent_back(url: str, body: dict[str, Any]) -> None:
+def test_an_error_message_does_not_repeat_long_input(url: str, body: dict[str, Any]) -> None:
     answer = requests.post(f"{url}/sample", json=body, timeout=30)
     assert answer.status_code == 422
     assert len(answer.text) < 300
 
 
-def test_a_version_that_is_no_longer_at_work_leaves_memory(project: Project) -> None:
+def test_a_replaced_version_is_freed_from_memory(project: Project) -> None:
     (folder,) = (project.path / ".latentworks/versions").iterdir()
     service = Service(Following(NAME, "champion"), max_waiting=1)
     service.swap(Model(Named(NAME, 1, "a"), folder))
@@ -423,9 +426,11 @@ def test_a_version_that_is_no_longer_at_work_leaves_memory(project: Project) -> 
     assert servable() is None
 
 
-def test_a_thousand_clients_at_once(project: Project, tmp_path: Path) -> None:
-    """All get an answer: some that it is too much, and when to come again."""
-    let_many_in()  # this process, too, has a thousand connections
+def test_a_thousand_clients_at_once_get_outputs_or_a_time_to_retry(
+    project: Project, tmp_path: Path
+) -> None:
+    """Each client gets an answer: outputs, or status 503 with the seconds until the next try."""
+    let_many_in()  # this process has a thousand connections, too
     with server_of(project.server, tmp_path / "home", "--max-waiting", "20") as url:
         host, port = url.removeprefix("http://").split(":")
         body = json.dumps({"num": 200}).encode()
@@ -454,11 +459,11 @@ def test_a_thousand_clients_at_once(project: Project, tmp_path: Path) -> None:
         assert asked(url, "sample", num=1)
 
 
-# --- how it follows ------------------------------------------------------------------------------
+# --- following the alias -------------------------------------------------------------------------
 
 
 class Clients:
-    """Some that ask without a pause, and keep what they were answered."""
+    """Clients that send requests without a pause, and keep the answers."""
 
     def __init__(self, url: str, number: int = 4) -> None:
         self.url = url
@@ -487,7 +492,7 @@ class Clients:
                 assert answer.json()["model"] == named
                 decoded = np.array(answer.json()["outputs"])
                 first = self.images.setdefault((named, number), decoded)
-                # One grey value, by which a batch may differ from one image.
+                # An image of a batch may differ from the same image alone by one grey value.
                 assert np.abs(decoded - first).max() <= 1
             self.answers[answer.status_code, named] += 1
 
@@ -496,7 +501,7 @@ def at_work(url: str) -> int:
     return int(requests.get(f"{url}/version", timeout=10).json()["version"])
 
 
-def test_twenty_swaps_and_five_bad_versions_under_load(
+def test_no_call_fails_during_twenty_swaps_and_five_bad_versions(
     registry: Registry, better: Checkout, tmp_path: Path
 ) -> None:
     other = registry.another(with_weights_of(better.path / "models/servable"), True)
@@ -531,14 +536,12 @@ def test_twenty_swaps_and_five_bad_versions_under_load(
     assert {status for status, _ in clients.answers} == {200}, clients.answers
     seen = {named for _, named in clients.answers}
     assert seen == {f"{NAME}/{number}" for number in (1, *good)}
-    for (named, client), decoded in clients.images.items():  # by that version, and no other
+    for (named, client), decoded in clients.images.items():  # the named version alone made them
         alike = np.abs(decoded - clients.images[f"{NAME}/1", client]).max() <= 1
         assert alike == (named != f"{NAME}/{other}")
 
 
-def test_it_goes_on_without_the_registry_and_starts_without_it(
-    good: Checkout, tmp_path: Path
-) -> None:
+def test_the_server_runs_and_restarts_without_the_registry(good: Checkout, tmp_path: Path) -> None:
     home = tmp_path / "home"
     server = tmp_path / "server"
     server.mkdir()
@@ -565,7 +568,9 @@ def test_it_goes_on_without_the_registry_and_starts_without_it(
         assert at_work(url) == 1
 
 
-def test_a_damaged_copy_is_fetched_again(project: Project, tmp_path: Path) -> None:
+def test_a_damaged_local_copy_of_a_version_is_fetched_again(
+    project: Project, tmp_path: Path
+) -> None:
     home = tmp_path / "home"
     with server_of(project.server, home):
         pass
@@ -578,7 +583,7 @@ def test_a_damaged_copy_is_fetched_again(project: Project, tmp_path: Path) -> No
     assert "cannot be used" in (home / "server.log").read_text()
 
 
-def test_without_a_version_it_says_what_it_waits_for(tmp_path: Path) -> None:
+def test_a_server_without_a_version_names_the_alias_that_it_waits_for(tmp_path: Path) -> None:
     port = closed_port()
     call = ["latentworks", "serve", "--port", str(port), "--every", "0.2"]
     uri = f"sqlite:///{tmp_path / 'empty.db'}"
@@ -593,8 +598,8 @@ def test_without_a_version_it_says_what_it_waits_for(tmp_path: Path) -> None:
         assert answer.headers["Retry-After"] == "1"
 
 
-def test_sigterm_finishes_what_was_begun(project: Project, tmp_path: Path) -> None:
-    """A call whose body is still being sent, when the signal comes, gets its answer."""
+def test_sigterm_lets_a_call_in_progress_finish(project: Project, tmp_path: Path) -> None:
+    """A call whose body is still being sent at the time of the signal gets its answer."""
     port = closed_port()
     process = subprocess.Popen(
         ["latentworks", "serve", "--port", str(port)],
@@ -623,7 +628,7 @@ def test_sigterm_finishes_what_was_begun(project: Project, tmp_path: Path) -> No
                 b"POST /sample HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
                 b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
             )
-            assert begun.recv(100).startswith(b"HTTP/1.1 100 ")  # it waits for the body
+            assert begun.recv(100).startswith(b"HTTP/1.1 100 ")  # the server waits for the body
             process.send_signal(signal.SIGTERM)
             until(is_closed)
             begun.sendall(body)
