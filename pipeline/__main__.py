@@ -31,16 +31,16 @@ def retrain(
     branch: Annotated[bool, typer.Option(help="also keep the result as a branch")] = False,
 ) -> None:
     """Run the outdated stages in a worktree, register the result, and let the gate decide."""
-    from latentworks.runner.workspace import RETRAINING, Workspace
+    from latentworks.runner.worktree import RETRAINING, Worktree
     from latentworks.system import locks, processes
 
     with _one_line_errors():
         overrides = dict(_override(text) for text in override or ())
-        workspace = Workspace(dag.root(), RETRAINING)
-        with workspace.held("retrain"):  # report a busy lock before Prefect starts
+        worktree = Worktree(dag.root(), RETRAINING)
+        with worktree.held("retrain"):  # report a busy lock before Prefect starts
             arguments = json.dumps([recipe, overrides, revision, branch])
             call = [sys.executable, "-m", "pipeline", "flow", arguments]
-            environment = {**os.environ, locks.LEFT: workspace.lock}
+            environment = {**os.environ, locks.OF_PARENT: worktree.lock}
             code = processes.hand_over(call, locks.handles(), environment)
     raise typer.Exit(code)
 

@@ -23,7 +23,7 @@ from latentworks.registry.versions import Version
 from latentworks.repository import dag, git
 from latentworks.repository.result import recorded_result
 from latentworks.runner.reproduce import UNCHANGED, reproduce, reproduce_stage
-from latentworks.runner.workspace import RETRAINING, Workspace
+from latentworks.runner.worktree import RETRAINING, Worktree
 from latentworks.tracking.live import Live
 from latentworks.tracking.uri import without_password
 from pipeline import reports
@@ -61,39 +61,39 @@ def retrain(
     `revision` is the branch, tag or commit of the checkout to train. With `branch`, params.yaml and
     dvc.lock also become a branch retrain/NAME-VERSION of the checkout.
     """
-    workspace = Workspace(dag.root(), RETRAINING)
+    worktree = Worktree(dag.root(), RETRAINING)
     try:
-        with workspace.held("retrain"):
-            return _retrain(workspace, recipe, overrides or {}, revision, branch)
+        with worktree.held("retrain"):
+            return _retrain(worktree, recipe, overrides or {}, revision, branch)
     except Busy as busy:
         return Cancelled(name="Busy", message=str(busy))
 
 
 def _retrain(
-    workspace: Workspace, recipe: str | None, overrides: dict[str, Any], revision: str, branch: bool
+    worktree: Worktree, recipe: str | None, overrides: dict[str, Any], revision: str, branch: bool
 ) -> State[Any]:
     started = time.monotonic()
-    check_out(workspace, recipe, overrides, revision)
-    steps = run_stages(workspace)
-    if known := _decided(workspace):
-        if Live(workspace.path, without_password(workspace.uri)).key is not None:
-            workspace.command(get_run_logger().info, "sync")  # end the run of an old training
+    check_out(worktree, recipe, overrides, revision)
+    steps = run_stages(worktree)
+    if known := _decided(worktree):
+        if Live(worktree.path, without_password(worktree.uri)).key is not None:
+            worktree.command(get_run_logger().info, "sync")  # end the run of an old training
         registered = {"name": known.name, "number": known.number}
-        failures = _publish(workspace, steps, registered, None, branch)
+        failures = _publish(worktree, steps, registered, None, branch)
         decision = f"{known} is this result already, and was {known.tags['decision']}"
         return Completed(name="Nothing new", message=decision + failures)
-    verify(workspace)
-    version = register(workspace)
-    push(workspace)
-    entry: Any = promote(workspace, version["number"], return_state=True).result()
-    failures = _publish(workspace, steps, version, entry, branch)
+    verify(worktree)
+    version = register(worktree)
+    push(worktree)
+    entry: Any = promote(worktree, version["number"], return_state=True).result()
+    failures = _publish(worktree, steps, version, entry, branch)
     champion = f"{entry['name']}: champion is version {entry['champion_after'] or '-'}"
     get_run_logger().info("%s after %.0f seconds", champion, time.monotonic() - started)
     return Completed(name=str(entry["decision"]).capitalize(), message=entry["reason"] + failures)
 
 
 def _publish(
-    workspace: Workspace,
+    worktree: Worktree,
     steps: list[Step],
     version: dict[str, Any],
     entry: dict[str, Any] | None,
@@ -103,10 +103,10 @@ def _publish(
 
     A failure here must not undo the decision.
     """
-    states = [report(workspace, steps, version, entry, return_state=True)]
+    states = [report(worktree, steps, version, entry, return_state=True)]
     if branch:
         name, number = version["name"], version["number"]
-        states.append(push_branch(workspace, name, number, return_state=True))
+        states.append(push_branch(worktree, name, number, return_state=True))
     return "".join(f"; {state.message}" for state in states if not state.is_completed())
 
 
@@ -115,33 +115,33 @@ def _publish(
 
 @task(task_run_name="check out", cache_policy=NO_CACHE)
 def check_out(
-    workspace: Workspace, recipe: str | None, overrides: dict[str, Any], revision: str
+    worktree: Worktree, recipe: str | None, overrides: dict[str, Any], revision: str
 ) -> None:
     """Check out the committed code, write the params of this run, and validate them."""
     log = get_run_logger()
-    commit = workspace.check_out(revision)
-    if not (workspace.path / OWN).is_file():
+    commit = worktree.check_out(revision)
+    if not (worktree.path / OWN).is_file():
         raise LatentworksError(
             f"Cannot retrain commit {commit[:10]}: it has no {OWN}. Choose a newer commit."
         )
-    left_out = git.differences(workspace.source)
-    if _edited(workspace.source):
+    left_out = git.differences(worktree.source)
+    if _edited(worktree.source):
         left_out.append(str(params.PARAMS))
     if left_out:
         log.warning("not committed, so not in this run: %s", ", ".join(left_out[:5]))
-    text = git.committed(workspace.path, str(params.PARAMS))
+    text = git.committed(worktree.path, str(params.PARAMS))
     if text is None:
         raise LatentworksError(
             f"Cannot retrain commit {commit[:10]}: it has no {params.PARAMS}. Commit the file."
         )
-    workspace.write(str(params.PARAMS), text)
-    params.read(workspace.path / params.PARAMS)  # raises ParamsError unless the file is YAML
+    worktree.write(str(params.PARAMS), text)
+    params.read(worktree.path / params.PARAMS)  # raises ParamsError unless the file is YAML
     if recipe:
-        text = recipes.merge(text, recipes.sections(workspace.path, recipe))
-    workspace.write(str(params.PARAMS), recipes.overridden(text, overrides))
-    workspace.command(log.info, "validate")
-    workspace.bring_source()
-    log.info("commit %s is in %s", commit[:10], workspace.path)
+        text = recipes.merge(text, recipes.sections(worktree.path, recipe))
+    worktree.write(str(params.PARAMS), recipes.overridden(text, overrides))
+    worktree.command(log.info, "validate")
+    worktree.link_images()
+    log.info("commit %s is in %s", commit[:10], worktree.path)
 
 
 def _edited(source: Path) -> bool:
@@ -154,10 +154,10 @@ def _edited(source: Path) -> bool:
 # --- stages --------------------------------------------------------------------------------------
 
 
-def run_stages(workspace: Workspace) -> list[Step]:
+def run_stages(worktree: Worktree) -> list[Step]:
     """Run each stage as a task, in DVC's order."""
-    path = Path(params.read(workspace.path / params.PARAMS)["dataset"]["path"])
-    fetched = dag.is_made(workspace.path, path)
+    path = Path(params.read(worktree.path / params.PARAMS)["dataset"]["path"])
+    fetched = dag.is_made(worktree.path, path)
     steps: list[Step] = []
 
     def each(stage: str, needs: set[str], due: bool) -> str:
@@ -165,29 +165,29 @@ def run_stages(workspace: Workspace) -> list[Step]:
         run = run_stage.with_options(
             retries=len(DELAYS) if stage == NETWORK_STAGE and fetched else 0
         )
-        outcome = str(run(stage, workspace, needs, due, return_state=True).result())
+        outcome = str(run(stage, worktree, needs, due, return_state=True).result())
         steps.append(Step(stage, outcome, time.monotonic() - started))
         return outcome
 
-    reproduce(workspace.path, each, workspace.environment)
+    reproduce(worktree.path, each, worktree.environment)
     return steps
 
 
 @task(task_run_name="{stage}", retry_delay_seconds=DELAYS, cache_policy=NO_CACHE)
-def run_stage(stage: str, workspace: Workspace, needs: set[str], due: bool) -> Any:
+def run_stage(stage: str, worktree: Worktree, needs: set[str], due: bool) -> Any:
     """Run one stage if it is due, and log its lines. The state's name is the outcome."""
     outcome = UNCHANGED
     if due:
-        log, path = get_run_logger(), workspace.path
-        outcome = reproduce_stage(path, stage, needs, log.info, workspace.environment)
+        log, path = get_run_logger(), worktree.path
+        outcome = reproduce_stage(path, stage, needs, log.info, worktree.environment)
     return Completed(name=outcome.capitalize(), data=outcome)
 
 
 @task(task_run_name="verify", cache_policy=NO_CACHE)
-def verify(workspace: Workspace) -> None:
+def verify(worktree: Worktree) -> None:
     """Verify the result in the worktree and in DVC's cache before it is registered."""
     log = get_run_logger()
-    verified = verification.verify(workspace.path, log.info, workspace.environment)
+    verified = verification.verify(worktree.path, log.info, worktree.environment)
     for line in [*verified.lines(), verified.summary()]:
         log.info(line)
     verified.demand_whole()
@@ -196,10 +196,10 @@ def verify(workspace: Workspace) -> None:
 # --- the registry --------------------------------------------------------------------------------
 
 
-def _decided(workspace: Workspace) -> Version | None:
+def _decided(worktree: Worktree) -> Version | None:
     """The version of this result, if a decision about it exists."""
     try:
-        return Registry(workspace.path, workspace.uri).decided()
+        return Registry(worktree.path, worktree.uri).decided()
     except Unavailable:  # `register` tries again
         return None
 
@@ -216,10 +216,10 @@ def _may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
     retry_condition_fn=_may_pass,
     cache_policy=NO_CACHE,
 )
-def register(workspace: Workspace) -> dict[str, Any]:
+def register(worktree: Worktree) -> dict[str, Any]:
     """Register the result as a version, with its dvc.lock and params.yaml; return its fields."""
     log = get_run_logger()
-    version = workspace.command(log.info, "register", "--json")
+    version = worktree.command(log.info, "register", "--json")
     log.info("%s version %s is registered", version["name"], version["number"])
     return version
 
@@ -231,10 +231,10 @@ def register(workspace: Workspace) -> dict[str, Any]:
     retry_condition_fn=_may_pass,
     cache_policy=NO_CACHE,
 )
-def promote(workspace: Workspace, number: int) -> Any:
+def promote(worktree: Worktree, number: int) -> Any:
     """Let the gate decide; return the fields of the decision."""
     log = get_run_logger()
-    entry = workspace.command(log.info, "promote", str(number), "--json")
+    entry = worktree.command(log.info, "promote", str(number), "--json")
     for line in entry["text"].splitlines():
         log.info(line)
     return Completed(name=entry["decision"].capitalize(), data=entry, message=entry["reason"])
@@ -249,18 +249,18 @@ def promote(workspace: Workspace, number: int) -> Any:
     retry_delay_seconds=DELAYS,
     cache_policy=NO_CACHE,
 )
-def push(workspace: Workspace) -> None:
+def push(worktree: Worktree) -> None:
     """Push the outs in dvc.lock to DVC's remote, so that a local `dvc gc` loses nothing."""
-    if workspace.remote:
-        workspace.dvc("push", "--quiet")
-        get_run_logger().info("pushed to the DVC remote %s", workspace.remote)
+    if worktree.remote:
+        worktree.dvc("push", "--quiet")
+        get_run_logger().info("pushed to the DVC remote %s", worktree.remote)
 
 
 @task(task_run_name="push branch", cache_policy=NO_CACHE)
-def push_branch(workspace: Workspace, name: str, number: int) -> None:
+def push_branch(worktree: Worktree, name: str, number: int) -> None:
     """Push the version's params.yaml and dvc.lock to a branch of the checkout."""
     branch = f"retrain/{name}-{number}"
-    if workspace.push_branch(branch, f"{name} version {number}"):
+    if worktree.push_branch(branch, f"{name} version {number}"):
         get_run_logger().info("params.yaml and dvc.lock are on branch %s", branch)
     else:
         get_run_logger().info("branch %s exists already and stays unchanged", branch)
@@ -268,15 +268,15 @@ def push_branch(workspace: Workspace, name: str, number: int) -> None:
 
 @task(task_run_name="report", cache_policy=NO_CACHE)
 def report(
-    workspace: Workspace, steps: list[Step], version: dict[str, Any], entry: dict[str, Any] | None
+    worktree: Worktree, steps: list[Step], version: dict[str, Any], entry: dict[str, Any] | None
 ) -> None:
     """Write the artifacts of this flow run; without a decision, those of its stages alone."""
-    reports.stages(steps, workspace.path)
+    reports.stages(steps, worktree.path)
     if entry is None:
         return
-    registry = Registry(workspace.path, workspace.uri)
+    registry = Registry(worktree.path, worktree.uri)
     reports.decision(entry, registry.pages(version["number"], version["run_id"]))
-    result = recorded_result(workspace.path)
+    result = recorded_result(worktree.path)
     if result and "figures" in result.outs:
         reports.pictures(f"{version['name']} version {version['number']}", result.outs["figures"])
     registry.tidy()  # so that nightly retraining does not fill the disk

@@ -19,7 +19,7 @@ from latentworks.errors import DataError
 from latentworks.monitoring import source
 from latentworks.monitoring.check import check
 from latentworks.monitoring.drift import DriftConfig, Measured, compare
-from latentworks.runner.workspace import RETRAINING, Workspace
+from latentworks.runner.worktree import RETRAINING, Worktree
 
 CONFIG = DriftConfig(min_images=100, max_distance=0.15)
 
@@ -116,7 +116,7 @@ def test_a_change_of_the_source_is_reported_once_when_complete(
     assert [state(), state()] == ["still changing", "changed"]
     assert told == ["../images"] * 3
     (images / "c.png").write_bytes(b"3")
-    with Workspace(checkout.path, RETRAINING).held("retrain"):  # the retraining may lack c.png
+    with Worktree(checkout.path, RETRAINING).held("retrain"):  # the retraining may lack c.png
         assert [state(), state()] == ["still changing", "waiting"]
     assert [state(), state()] == ["changed", "no change"]
     images.rename(tmp_path / "gone")

@@ -20,7 +20,7 @@ from conftest import FULL, Checkout, prefect_server
 from latentworks.errors import Busy
 from latentworks.repository import dag, dvc
 from latentworks.repository.git import code
-from latentworks.runner.workspace import Workspace
+from latentworks.runner.worktree import Worktree
 from latentworks.system import disk
 from prefect_pages import PrefectPages
 
@@ -45,7 +45,7 @@ class Project(Checkout):
     def __init__(self, path: Path, server: PrefectPages) -> None:
         super().__init__(path)
         self.server = server
-        self.workspace = Workspace(path, "retraining")
+        self.worktree = Worktree(path, "retraining")
 
     def environment(self, **changes: str) -> dict[str, str]:
         ours = {"PREFECT_API_URL": self.server.api, "PYTHONPATH": str(self.path / "src")}
@@ -186,7 +186,7 @@ def test_retraining_adds_a_branch_and_changes_no_file_of_the_user(project: Proje
     branch = "refs/heads/retrain/autoencoder-1"
     assert project.changed == {f".git/{branch}", f".git/logs/{branch}"}
     assert "not committed, so not in this run: params.yaml" in project.said
-    own = project.workspace.path
+    own = project.worktree.path
     assert (own / OUTSIDE).resolve() == project.path.parent / "images/digits.npz"
     assert not (own / "mlflow.db").exists()
     assert not (own / ".dvc/cache").exists()  # the worktree shares the cache of the checkout
@@ -202,10 +202,10 @@ def test_the_run_keeps_lock_params_and_pushed_outs(project: Project) -> None:
     params = YAML(typ="safe").load(project.run("git", "show", f"{branch}:params.yaml").stdout)
     assert params["train"]["epochs"] == 20
     lock = project.run("git", "show", f"{branch}:dvc.lock").stdout
-    assert lock == (project.workspace.path / "dvc.lock").read_text()
+    assert lock == (project.worktree.path / "dvc.lock").read_text()
     parent = project.run("git", "rev-parse", f"{branch}^").stdout.strip()
     assert parent == code(project.path).commit == version.tags["git.commit"]
-    model = dag.recorded(project.workspace.path)["train"].outs[0] / "model.keras"
+    model = dag.recorded(project.worktree.path)["train"].outs[0] / "model.keras"
     pushed = {disk.file_digest(file) for file in (project.path.parent / "store").rglob("*")
               if file.is_file()}  # fmt: skip
     assert disk.file_digest(model) in pushed
@@ -252,10 +252,10 @@ def test_cached_outs_are_restored_and_a_worse_model_is_refused(
 def test_a_mistake_in_the_options_is_one_line_and_keeps_dvc_lock(
     project: Project, options: list[str], fault: str
 ) -> None:
-    lock = (project.workspace.path / "dvc.lock").read_bytes()
+    lock = (project.worktree.path / "dvc.lock").read_bytes()
     said = project.retrain(*options, expected=1 if "--revision" in options else 2)
     assert fault in said.splitlines()[-2] + said.splitlines()[-1]
-    assert (project.workspace.path / "dvc.lock").read_bytes() == lock
+    assert (project.worktree.path / "dvc.lock").read_bytes() == lock
 
 
 CHECK_OUT = """
@@ -263,14 +263,14 @@ import json, sys
 from pathlib import Path
 from prefect.logging import disable_run_logger
 from latentworks.errors import LatentworksError
-from latentworks.runner.workspace import RETRAINING, Workspace
+from latentworks.runner.worktree import RETRAINING, Worktree
 from pipeline.retraining import check_out
 
-workspace = Workspace(Path(), RETRAINING)
+worktree = Worktree(Path(), RETRAINING)
 for recipe, overrides in json.loads(sys.argv[1]):
     try:
-        with workspace.held("retrain"), disable_run_logger():
-            check_out.fn(workspace, recipe, overrides, "HEAD")
+        with worktree.held("retrain"), disable_run_logger():
+            check_out.fn(worktree, recipe, overrides, "HEAD")
     except LatentworksError as error:
         print(error.exit_code, error)
 """
@@ -278,7 +278,7 @@ for recipe, overrides in json.loads(sys.argv[1]):
 
 def test_check_out_refuses_wrong_overrides_and_recipes(project: Project) -> None:
     """The test runs the task that checks out, without the flow around the task."""
-    lock = (project.workspace.path / "dvc.lock").read_bytes()
+    lock = (project.worktree.path / "dvc.lock").read_bytes()
     mistakes = {
         "train.epochs should be a valid integer": (None, {"train.epochs": "many"}),
         "seed.more cannot be set: seed is not a section": (None, {"seed.more": 1}),
@@ -288,7 +288,7 @@ def test_check_out_refuses_wrong_overrides_and_recipes(project: Project) -> None
     for line, fault in zip(said.splitlines(), mistakes, strict=True):
         assert line.startswith("2 ")
         assert fault in line
-    assert (project.workspace.path / "dvc.lock").read_bytes() == lock
+    assert (project.worktree.path / "dvc.lock").read_bytes() == lock
 
 
 IN_PREFECT = "from pipeline.retraining import retrain; retrain(return_state=True)"
@@ -299,7 +299,7 @@ def test_a_second_retraining_at_the_same_time_is_refused(
     project: Project, server: PrefectPages
 ) -> None:
     before = server.last_run()["id"]
-    with project.workspace.held("retrain"):
+    with project.worktree.held("retrain"):
         said = project.retrain(expected=Busy.exit_code)
         assert said.startswith(f"Cannot retrain: process {os.getpid()} on ")
         assert server.last_run()["id"] == before  # refused before Prefect made a flow run
@@ -315,7 +315,7 @@ def test_a_version_is_rebuilt_to_the_same_bytes(project: Project) -> None:
     assert "data: as recorded" in said
     assert "Epoch 20/20" in said  # the model was trained, not taken from a cache
     rows = re.findall(r"^([a-z][\w.]+) +(\S+) +(\S+) +(same|differs)$", said, flags=re.MULTILINE)
-    metrics = disk.read_json(project.workspace.path / "reports/metrics.json")
+    metrics = disk.read_json(project.worktree.path / "reports/metrics.json")
     names = {f"{group}.{name}" for group, values in metrics.items() for name in values}
     assert {name for name, *_ in rows} == {"model.sha256", *names}
     assert {verdict for *_, verdict in rows} == {"same"}

@@ -27,7 +27,7 @@ from latentworks.registry import candidates
 from latentworks.registry.registry import CHAMPION, Registry
 from latentworks.registry.versions import Version
 from latentworks.repository import dag
-from latentworks.runner.workspace import RETRAINING, Workspace
+from latentworks.runner.worktree import RETRAINING, Worktree
 from latentworks.serving import loading, packaging
 from latentworks.serving.servable import Servable
 from latentworks.system.console import columns
@@ -139,7 +139,7 @@ def check(root: Path) -> Report:
     path = config.dataset.path
     place = root / path
     if dag.is_made(root, Path(path)) and not place.exists():
-        place = Workspace(root, RETRAINING).path / path  # only retraining has fetched images
+        place = Worktree(root, RETRAINING).path / path  # only retraining has fetched images
     dataset = config.dataset.model_copy(update={"path": str(place)})
     incoming = _incoming(dataset, set(prepared.index["id"]), servable)
     new = incoming.measured(servable.latent_dim)
@@ -224,20 +224,20 @@ def _figure(
 
 def _prepared(root: Path, champion: Version, folder: Path) -> Prepared:
     """Read the champion's data from this checkout, from a worktree, or from DVC's cache."""
-    retraining = Workspace(root, RETRAINING).path
+    retraining = Worktree(root, RETRAINING).path
     for checkout in (root, retraining):
         prepared = _recorded(checkout, champion)
         if prepared:
             return read_prepared(prepared)
-    workspace = Workspace(root, "champion")
-    with workspace.held("check for drift"):
-        workspace.check_out(champion.tags["git.commit"])
+    worktree = Worktree(root, "champion")
+    with worktree.held("check for drift"):
+        worktree.check_out(champion.tags["git.commit"])
         for name in (str(params.PARAMS), dag.LOCK):
             text = (folder / packaging.PROVENANCE / name).read_text(encoding="utf-8")
-            workspace.write(name, text)
+            worktree.write(name, text)
         with suppress(LatentworksError):
-            workspace.restore(PREPARE)
-        prepared = _recorded(workspace.path, champion)
+            worktree.restore(PREPARE)
+        prepared = _recorded(worktree.path, champion)
         if prepared is None:
             raise DataError(
                 f"Cannot check for drift: the test images of {champion} are missing from this "

@@ -12,7 +12,7 @@ from latentworks.config import Config
 from latentworks.datasets.config import DatasetConfig
 from latentworks.errors import DataError
 from latentworks.repository import dag
-from latentworks.runner.workspace import RETRAINING, Workspace
+from latentworks.runner.worktree import RETRAINING, Worktree
 from latentworks.system import disk
 from latentworks.system.state import STATE
 
@@ -52,7 +52,7 @@ def look(root: Path, cool_down: float, now: float, tell: Callable[[str], None]) 
         state = "no change"
     elif current != seen:
         state = "still changing"
-    elif now < when + cool_down or Workspace(root, RETRAINING).is_held:
+    elif now < when + cool_down or Worktree(root, RETRAINING).is_held:
         state = "waiting"  # the running retraining may lack the change, and a second cannot start
     else:
         tell(str(path))

@@ -16,7 +16,7 @@ from latentworks.registry.versions import Version
 from latentworks.repository import dag, dvc, git
 from latentworks.repository.result import flat, recorded_result
 from latentworks.runner.reproduce import reproduce_stage
-from latentworks.runner.workspace import Workspace
+from latentworks.runner.worktree import Worktree
 from latentworks.serving import packaging
 from latentworks.system import disk
 from latentworks.system.console import columns
@@ -78,15 +78,15 @@ def rebuild(root: Path, reference: str, report: Callable[[str], None]) -> Rebuil
     with registry.one_line("Try again when MLflow answers."):
         recorded = registry.store.fetch(version) / packaging.PROVENANCE
     store = root / STATE / "rebuild"  # for MLflow runs that are discarded
-    workspace = Workspace(root, NAME, f"{SQLITE}{store / 'mlflow.db'}")
-    with workspace.held(f"rebuild {version}"), _empty(store):
-        commit = workspace.check_out(version.tags["git.commit"])
+    worktree = Worktree(root, NAME, f"{SQLITE}{store / 'mlflow.db'}")
+    with worktree.held(f"rebuild {version}"), _empty(store):
+        commit = worktree.check_out(version.tags["git.commit"])
         for name in (str(params.PARAMS), dag.LOCK):
-            workspace.write(name, (recorded / name).read_text(encoding="utf-8"))
-        report(f"commit {commit[:10]} is in {workspace.path}")
-        _make(workspace, version, report)
-        rows = _compare(workspace, version, recorded)
-        pinned = git.committed(workspace.path, ENVIRONMENT)
+            worktree.write(name, (recorded / name).read_text(encoding="utf-8"))
+        report(f"commit {commit[:10]} is in {worktree.path}")
+        _make(worktree, version, report)
+        rows = _compare(worktree, version, recorded)
+        pinned = git.committed(worktree.path, ENVIRONMENT)
         installed = root / ENVIRONMENT
         here = installed.read_text(encoding="utf-8") if installed.is_file() else None
     return Rebuilt(version, rows, pinned == here)
@@ -120,20 +120,20 @@ def find(registry: Registry, reference: str) -> Version:
     return version
 
 
-def _make(workspace: Workspace, version: Version, report: Callable[[str], None]) -> None:
-    needs = dvc.needs(workspace.path, workspace.environment)
+def _make(worktree: Worktree, version: Version, report: Callable[[str], None]) -> None:
+    needs = dvc.needs(worktree.path, worktree.environment)
     data = _before(needs, TRAIN)
     later = [stage for stage in needs if stage not in data]
     wanted = [stage for stage in data if any(stage in needs[other] for other in later)]
     try:
-        workspace.restore(*wanted)
+        worktree.restore(*wanted)
         report(f"data: as recorded ({', '.join(wanted)} from the cache)")
     except LatentworksError:  # not in the cache, nor in the remote: make the data from its source
-        workspace.bring_source()
+        worktree.link_images()
         for stage in data:
-            reproduce_stage(workspace.path, stage, (), report, workspace.environment)
+            reproduce_stage(worktree.path, stage, (), report, worktree.environment)
     (prepare,) = needs[TRAIN]
-    made = dag.recorded(workspace.path).get(prepare)
+    made = dag.recorded(worktree.path).get(prepare)
     found = candidates.fingerprint(made.outs[0]) if made else "none"
     if found != version.data:
         raise LatentworksError(
@@ -142,7 +142,7 @@ def _make(workspace: Workspace, version: Version, report: Callable[[str], None])
             "Run `dvc pull`, or restore the source."
         )
     for stage in later:
-        reproduce_stage(workspace.path, stage, (), report, workspace.environment, force=True)
+        reproduce_stage(worktree.path, stage, (), report, worktree.environment, force=True)
 
 
 def _before(needs: dict[str, set[str]], stage: str) -> list[str]:
@@ -154,8 +154,8 @@ def _before(needs: dict[str, set[str]], stage: str) -> list[str]:
     return [each for each in needs if each in found]
 
 
-def _compare(workspace: Workspace, version: Version, recorded: Path) -> list[RebuiltRow]:
-    result = recorded_result(workspace.path)
+def _compare(worktree: Worktree, version: Version, recorded: Path) -> list[RebuiltRow]:
+    result = recorded_result(worktree.path)
     assert result is not None  # all stages have just run
     metrics = result.outs["metrics"]
     before, after = (flat(disk.read_json(file)) for file in (recorded / metrics.name, metrics))

@@ -69,7 +69,7 @@ def repro(
         watch,
         environment(folder, env),
         locks.handles(),
-        deaf=True,
+        ignore_sigterm=True,
         err=None if on_terminal else subprocess.STDOUT,
     )
     if exit_code != 0:

@@ -92,7 +92,7 @@ def create(service: Service) -> FastAPI:
                 body, accept = await bodies.read(request), request.headers.get("accept", "")
                 large = encoding.is_large(body)
                 call = await aside(large, encoding.read, body, accept)
-            model = request.state.model = service.at_work
+            model = request.state.model = service.served_model
             outputs = await service.call(model, verb, call.inputs, call.params, large=large)
             content, media_type = await aside(
                 np.size(outputs) >= encoding.LARGE,
@@ -113,7 +113,7 @@ def create(service: Service) -> FastAPI:
         body, content_type = await bodies.read(request), request.headers.get("content-type", "")
         large = encoding.is_large(body)
         verb, inputs, params = await aside(large, invocations.read, body, content_type)
-        model = request.state.model = service.at_work
+        model = request.state.model = service.served_model
         outputs = await service.call(model, verb, inputs, params, large=large)
         content = await aside(np.size(outputs) >= encoding.LARGE, invocations.write, outputs)
         return Response(content, media_type=encoding.JSON, headers={VERSION: str(model.version)})
@@ -134,7 +134,7 @@ def _add_probes(app: FastAPI, service: Service) -> None:
         return _json(200 if service.model else 503, service.state())
 
     async def version() -> Response:
-        model = service.at_work
+        model = service.served_model
         interface = model.interface
         named = model.version
         return _json(

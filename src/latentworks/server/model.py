@@ -60,7 +60,7 @@ class Model:
     def has_density(self) -> bool:
         return hasattr(self.servable.sampler, "log_density")
 
-    def settled(self, verb: str, inputs: Any) -> Any:
+    def checked_inputs(self, verb: str, inputs: Any) -> Any:
         """Return inputs in the shape that `verb` takes, [N, …]. Raises InputError."""
         if isinstance(inputs, list) and inputs and isinstance(inputs[0], np.ndarray):
             inputs = self._of_one_shape(inputs)

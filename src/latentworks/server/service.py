@@ -74,7 +74,7 @@ class Service:
         self.following.refused.pop(model.version.number, None)
 
     @property
-    def at_work(self) -> Model:
+    def served_model(self) -> Model:
         """The version that is served. Raises NotReady."""
         if self.model is None:
             name = f"{self.following.model}@{self.following.alias}"
@@ -92,7 +92,7 @@ class Service:
             raise Overloaded(f"{self.waiting} calls are waiting already. Try again in a second.")
         self.waiting += 1
         try:
-            inputs = await aside(large, model.settled, verb, inputs)
+            inputs = await aside(large, model.checked_inputs, verb, inputs)
             return await self._batching.call(model.call, verb, inputs, params)
         except asyncio.CancelledError:  # the call took longer than the server's shutdown waits
             raise Overloaded("The server is shutting down. Try again in a second.") from None

@@ -16,7 +16,9 @@ from latentworks.errors import Busy, LatentworksError
 FOLDER = Path(f"/tmp/latentworks-{os.getuid()}")
 
 IN_CHECKOUT = Path(".latentworks/locks")
-LEFT = "LATENTWORKS_LOCK"  # environment variable: the lock that a parent process holds for a child
+OF_PARENT = (
+    "LATENTWORKS_LOCK"  # environment variable: the lock that a parent process holds for a child
+)
 
 _held: set[int] = set()  # file descriptors of the locks that this process holds
 
@@ -39,9 +41,9 @@ def exclusive(name: str, purpose: str, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock `name`. While another process holds it, print a line and wait.
 
     With `wait=False`, raise Busy instead of waiting. If the parent process holds the lock for this
-    process (`LEFT`), do nothing.
+    process (`OF_PARENT`), do nothing.
     """
-    if os.environ.get(LEFT) == name:
+    if os.environ.get(OF_PARENT) == name:
         yield
         return
     path = FOLDER / f"{name}.lock"  # the name of a checkout's lock is absolute: FOLDER drops out

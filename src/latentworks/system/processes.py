@@ -1,8 +1,8 @@
 """Child processes that end when this process ends, even if it is killed.
 
-`python processes.py PARENT deaf|hearing COMMAND …` replaces itself with the command. Linux kills
-the command when its parent ends. On other systems the command runs on and keeps the locks that it
-inherited, so that no other process works in the checkout meanwhile.
+`python processes.py PARENT terminates|ignores-sigterm COMMAND …` replaces itself with the command.
+Linux kills the command when its parent ends. On other systems the command runs on and keeps the
+locks that it inherited, so that no other process works in the checkout meanwhile.
 """
 
 import ctypes
@@ -20,6 +20,7 @@ from pathlib import Path
 PATIENCE = 12.0  # seconds from SIGTERM to SIGKILL; a stage ends within 10
 LAST = 60.0  # seconds from SIGTERM to SIGKILL for a flow, which has more to end
 AGAIN = 0.5  # seconds between two SIGTERMs
+IGNORES = "ignores-sigterm"
 DVC = "LATENTWORKS_DVC"  # environment variable of a stage: the process id of its parent, DVC
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
@@ -34,13 +35,13 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def tied(call: list[str], *, deaf: bool = False) -> list[str]:
+def tied(call: list[str], *, ignore_sigterm: bool = False) -> list[str]:
     """Wrap the command `call` so that it ends with the thread that starts it.
 
-    With `deaf`, the command ignores SIGTERM.
+    With `ignore_sigterm`, the command ignores SIGTERM.
     """
-    hearing = "deaf" if deaf else "hearing"
-    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), hearing, *call]
+    on_sigterm = IGNORES if ignore_sigterm else "terminates"
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), on_sigterm, *call]
 
 
 @contextmanager
@@ -50,17 +51,17 @@ def started(
     env: dict[str, str],
     handles: tuple[int, ...] = (),
     *,
-    deaf: bool = False,
+    ignore_sigterm: bool = False,
     out: int | None = None,
     err: int | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
     """Start a process in a session of its own. Neither it nor its children outlive the block.
 
-    `handles`: locks that the process inherits. With `deaf`, the process ignores SIGTERM; its
-    children need not. `out` and `err` are as in subprocess: inherited by default.
+    `handles`: locks that the process inherits. With `ignore_sigterm`, the process ignores SIGTERM;
+    its children need not. `out` and `err` are as in subprocess: inherited by default.
     """
     with subprocess.Popen(
-        tied(call, deaf=deaf),
+        tied(call, ignore_sigterm=ignore_sigterm),
         cwd=folder,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -74,7 +75,7 @@ def started(
         try:
             yield process
         except BaseException:  # Ctrl-C, SIGTERM, or a cancelled run
-            _end(process, again=deaf)
+            _end(process, again=ignore_sigterm)
             raise
 
 
@@ -117,14 +118,16 @@ def stream(
     env: dict[str, str],
     handles: tuple[int, ...] = (),
     *,
-    deaf: bool = False,
+    ignore_sigterm: bool = False,
     err: int | None = subprocess.STDOUT,
 ) -> int:
     """Run a command, call `report` with each line of its output, and return its exit code.
 
     With `err=None`, the standard error of this process is inherited.
     """
-    with started(call, folder, env, handles, deaf=deaf, out=subprocess.PIPE, err=err) as process:
+    with started(
+        call, folder, env, handles, ignore_sigterm=ignore_sigterm, out=subprocess.PIPE, err=err
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             report(line.rstrip())
@@ -135,7 +138,7 @@ def stream(
 def _end(process: subprocess.Popen[str], again: bool) -> None:
     """Send SIGTERM to a process and its children, and SIGKILL after PATIENCE seconds.
 
-    With `again`, SIGTERM is repeated, for children that a deaf process starts after the first one.
+    With `again`, SIGTERM is repeated, for children that the process starts after the first one.
     """
     deadline = time.monotonic() + PATIENCE
     try:
@@ -150,12 +153,12 @@ def _end(process: subprocess.Popen[str], again: bool) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _become(parent: str, hearing: str, call: list[str]) -> None:
+def _become(parent: str, on_sigterm: str, call: list[str]) -> None:
     """Replace this process with the command `call`: see the module's docstring."""
     end_with_parent()
     if os.getppid() != int(parent):  # the parent has ended already
         sys.exit(1)
-    if hearing == "deaf":
+    if on_sigterm == IGNORES:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.environ[DVC] = str(os.getpid())
     os.execvp(call[0], call)

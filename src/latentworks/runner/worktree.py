@@ -40,7 +40,7 @@ RETRAINING = "retraining"  # name of the worktree of the flow `retrain`
 PATIENCE = 120  # seconds until a git command is stopped
 
 
-class Workspace:
+class Worktree:
     """The worktree called `name` of the checkout `source`; `uri` names MLflow's store."""
 
     def __init__(self, source: Path, name: str, uri: str | None = None) -> None:
@@ -112,7 +112,7 @@ class Workspace:
         """Write a file of the worktree."""
         self._replace(self.path / name, text.encode())
 
-    def bring_source(self) -> None:
+    def link_images(self) -> None:
         """Make a relative dataset.path lead to the same images as in the source.
 
         Images that git or DVC tracks are checked out; to the user's own files a link is made.

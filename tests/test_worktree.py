@@ -10,7 +10,7 @@ import pytest
 from conftest import Checkout
 from latentworks.errors import LatentworksError
 from latentworks.repository import git
-from latentworks.runner.workspace import Workspace
+from latentworks.runner.worktree import Worktree
 
 AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
 
@@ -50,8 +50,8 @@ def source(untouched: Checkout, tmp_path: Path) -> Source:
 
 
 @pytest.fixture
-def workspace(source: Source) -> Workspace:
-    return Workspace(source.path, "tests")
+def worktree(source: Source) -> Worktree:
+    return Worktree(source.path, "tests")
 
 
 def lock(command: str) -> str:
@@ -73,33 +73,33 @@ def photos(source: Source) -> Path:
 
 
 def test_the_worktree_follows_the_source_and_keeps_its_own_dvc_lock(
-    source: Source, workspace: Workspace
+    source: Source, worktree: Worktree
 ) -> None:
     (source.path / "dvc.lock").write_text(lock("the source's"))
     source.commit()
-    workspace.check_out("HEAD")
+    worktree.check_out("HEAD")
     ours = lock("ours")
-    workspace.write("dvc.lock", ours)
+    worktree.write("dvc.lock", ours)
     source.edit("src/latentworks/metrics/samples.py", '"""', '"""Edited. ')
     source.run("git", "rm", "--quiet", "recipes/seed.yaml")
     second = source.commit()
     before = source.files()
-    assert workspace.check_out("HEAD") == second
-    assert (workspace.path / "dvc.lock").read_text() == ours
-    assert "Edited." in (workspace.path / "src/latentworks/metrics/samples.py").read_text()
-    assert not (workspace.path / "recipes/seed.yaml").exists()
+    assert worktree.check_out("HEAD") == second
+    assert (worktree.path / "dvc.lock").read_text() == ours
+    assert "Edited." in (worktree.path / "src/latentworks/metrics/samples.py").read_text()
+    assert not (worktree.path / "recipes/seed.yaml").exists()
     assert source.files() == before
 
 
 @pytest.mark.parametrize("damage", ["no repository", "empty repository", "empty HEAD"])
 def test_a_damaged_worktree_is_made_anew_and_the_source_is_unchanged(
-    source: Source, workspace: Workspace, damage: str
+    source: Source, worktree: Worktree, damage: str
 ) -> None:
     first = source.commit()
     source.edit("dvc.yaml", "#", "##")
     source.commit()
-    workspace.check_out("HEAD")
-    git = workspace.path / ".git"
+    worktree.check_out("HEAD")
+    git = worktree.path / ".git"
     if damage == "empty HEAD":
         (git / "HEAD").write_bytes(b"")
     else:
@@ -108,49 +108,49 @@ def test_a_damaged_worktree_is_made_anew_and_the_source_is_unchanged(
             git.mkdir()
     source.edit("params.yaml", "seed: 0", "seed: 5")  # an edit that git could overwrite
     before = source.files()
-    assert workspace.check_out(first) == first
+    assert worktree.check_out(first) == first
     assert source.files() == before
-    assert (workspace.path / "dvc.yaml").read_text().count("##") == 0
+    assert (worktree.path / "dvc.yaml").read_text().count("##") == 0
 
 
 @pytest.mark.parametrize("content", ["", "schema: '2.0'\nstages:\n  train:\n    cmd: python -m la"])
 def test_a_damaged_dvc_lock_of_the_worktree_is_replaced(
-    source: Source, workspace: Workspace, content: str
+    source: Source, worktree: Worktree, content: str
 ) -> None:
     whole = "schema: '2.0'\nstages: {}\n"
     (source.path / "dvc.lock").write_text(whole)
     source.commit()
-    workspace.check_out("HEAD")
-    (workspace.path / "dvc.lock").write_text(content)
-    workspace.check_out("HEAD")
-    assert (workspace.path / "dvc.lock").read_text() == whole
+    worktree.check_out("HEAD")
+    (worktree.path / "dvc.lock").write_text(content)
+    worktree.check_out("HEAD")
+    assert (worktree.path / "dvc.lock").read_text() == whole
 
 
-def test_the_next_commit_replaces_a_broken_dvc_yaml(source: Source, workspace: Workspace) -> None:
+def test_the_next_commit_replaces_a_broken_dvc_yaml(source: Source, worktree: Worktree) -> None:
     (source.path / "dvc.lock").write_text("schema: '2.0'\nstages: {train: {cmd: it}}\n")
     source.commit()
-    workspace.check_out("HEAD")
+    worktree.check_out("HEAD")
     whole = (source.path / "dvc.yaml").read_text()
     (source.path / "dvc.yaml").write_text(f"<<<<<<< HEAD\n{whole}")
     source.commit()
-    workspace.check_out("HEAD")
+    worktree.check_out("HEAD")
     (source.path / "dvc.yaml").write_text(whole)
     source.commit()
-    workspace.check_out("HEAD")
-    assert (workspace.path / "dvc.yaml").read_text() == whole
+    worktree.check_out("HEAD")
+    assert (worktree.path / "dvc.yaml").read_text() == whole
 
 
 def test_check_out_removes_an_empty_rwlock_and_keeps_one_with_a_holder(
-    source: Source, workspace: Workspace
+    source: Source, worktree: Worktree
 ) -> None:
-    workspace.check_out("HEAD")
-    rwlock = workspace.path / ".dvc/tmp/rwlock"
+    worktree.check_out("HEAD")
+    rwlock = worktree.path / ".dvc/tmp/rwlock"
     rwlock.parent.mkdir(parents=True, exist_ok=True)
     rwlock.write_text('{"a": {"write": {"pid": 1, "cmd": "dvc repro"}}}')
-    workspace.check_out("HEAD")
+    worktree.check_out("HEAD")
     assert rwlock.exists()  # the lock holder may still run
     rwlock.write_text("")
-    workspace.check_out("HEAD")
+    worktree.check_out("HEAD")
     assert not rwlock.exists()
 
 
@@ -167,47 +167,47 @@ def test_check_out_removes_an_empty_rwlock_and_keeps_one_with_a_holder(
     ],
 )
 def test_images_outside_the_project_are_linked_and_never_changed(
-    source: Source, workspace: Workspace, first: str, second: str
+    source: Source, worktree: Worktree, first: str, second: str
 ) -> None:
     photos(source)
     for path in (first, second, second, first):
         source.point_at(path)
         before = source.files()
-        workspace.check_out("HEAD")
-        workspace.bring_source()
-        assert (workspace.path / path).resolve() == (source.path / path).resolve()
+        worktree.check_out("HEAD")
+        worktree.link_images()
+        assert (worktree.path / path).resolve() == (source.path / path).resolve()
         assert source.files() == before
 
 
 def test_images_in_the_project_that_git_ignores_are_linked(
-    source: Source, workspace: Workspace
+    source: Source, worktree: Worktree
 ) -> None:
     (source.path / "images").mkdir()
     (source.path / "images/a.png").write_bytes(b"a")
     source.ignore("images")
     source.point_at("images")
-    workspace.check_out("HEAD")
-    workspace.bring_source()
-    assert (workspace.path / "images").resolve() == source.path / "images"
+    worktree.check_out("HEAD")
+    worktree.link_images()
+    assert (worktree.path / "images").resolve() == source.path / "images"
 
 
 def test_images_in_git_are_checked_out_and_untracked_ones_refused(
-    source: Source, workspace: Workspace
+    source: Source, worktree: Worktree
 ) -> None:
     (source.path / "images").mkdir()
     (source.path / "images/a.png").write_bytes(b"a")
     source.point_at("images")
-    workspace.check_out("HEAD")
-    workspace.bring_source()
-    assert not (workspace.path / "images").is_symlink()
-    assert (workspace.path / "images/a.png").read_bytes() == b"a"
+    worktree.check_out("HEAD")
+    worktree.link_images()
+    assert not (worktree.path / "images").is_symlink()
+    assert (worktree.path / "images/a.png").read_bytes() == b"a"
     (source.path / "images/b.png").write_bytes(b"b")
     with pytest.raises(LatentworksError, match=r"others are not, such as images/b\.png\. Expected"):
-        workspace.bring_source()
+        worktree.link_images()
 
 
 def test_images_in_dvc_are_pulled_until_the_user_removes_them_from_dvc(
-    source: Source, workspace: Workspace
+    source: Source, worktree: Worktree
 ) -> None:
     (source.path / "images/train").mkdir(parents=True)
     (source.path / "images/train/a.png").write_bytes(b"a")
@@ -218,43 +218,43 @@ def test_images_in_dvc_are_pulled_until_the_user_removes_them_from_dvc(
     (source.path / "images/train/a.png").unlink()
     (source.path / "images/train/a.png").write_bytes(b"edited since")
     shutil.rmtree(source.path / ".dvc/cache")
-    workspace.check_out("HEAD")
-    workspace.bring_source()
-    assert (workspace.path / "images/train/a.png").read_bytes() == b"a"
+    worktree.check_out("HEAD")
+    worktree.link_images()
+    assert (worktree.path / "images/train/a.png").read_bytes() == b"a"
     # From now on the images belong to the user alone.
     source.run("dvc", "remove", "images.dvc")
     source.ignore("images")
     source.commit()
-    workspace.check_out("HEAD")
-    workspace.bring_source()
-    assert (workspace.path / "images/train/a.png").read_bytes() == b"edited since"
+    worktree.check_out("HEAD")
+    worktree.link_images()
+    assert (worktree.path / "images/train/a.png").read_bytes() == b"edited since"
 
 
 def test_a_file_removed_from_dvc_is_read_from_the_users_checkout(
-    source: Source, workspace: Workspace
+    source: Source, worktree: Worktree
 ) -> None:
     (source.path / "images.npz").write_bytes(b"kept by DVC")
     source.run("dvc", "add", "--quiet", "images.npz")
     source.point_at("images.npz")
-    workspace.check_out("HEAD")
-    workspace.bring_source()
+    worktree.check_out("HEAD")
+    worktree.link_images()
     source.run("dvc", "remove", "images.npz.dvc")
     source.ignore("images.npz")
     source.commit()
     (source.path / "images.npz").unlink()
     (source.path / "images.npz").write_bytes(b"edited since")
-    workspace.check_out("HEAD")
-    workspace.bring_source()
-    assert (workspace.path / "images.npz").read_bytes() == b"edited since"
+    worktree.check_out("HEAD")
+    worktree.link_images()
+    assert (worktree.path / "images.npz").read_bytes() == b"edited since"
 
 
 def test_missing_images_are_an_error_that_names_their_path(
-    source: Source, workspace: Workspace
+    source: Source, worktree: Worktree
 ) -> None:
     source.point_at("../nowhere")
-    workspace.check_out("HEAD")
+    worktree.check_out("HEAD")
     with pytest.raises(LatentworksError, match="nowhere: no such file or folder"):
-        workspace.bring_source()
+        worktree.link_images()
 
 
 # --- settings ------------------------------------------------------------------------------------
@@ -262,19 +262,19 @@ def test_missing_images_are_an_error_that_names_their_path(
 
 @pytest.mark.parametrize("password", ["plain", 'ab#cd,ef "x', "it's, a # one"])
 def test_dvc_in_the_worktree_has_the_settings_of_the_source(
-    source: Source, workspace: Workspace, password: str
+    source: Source, worktree: Worktree, password: str
 ) -> None:
     add = ("dvc", "remote", "add", "--quiet", "--default", "store", "https://example.org/a,b")
     source.run(*add)
     source.run("dvc", "remote", "modify", "--quiet", "--local", "store", "password", password)
     source.commit()
-    workspace.check_out("HEAD")
-    assert workspace.remote == "store"
-    assert (workspace.path / ".dvc/config.local").stat().st_mode & 0o077 == 0
-    asked = workspace.dvc("config", "remote.store.password").strip()
+    worktree.check_out("HEAD")
+    assert worktree.remote == "store"
+    assert (worktree.path / ".dvc/config.local").stat().st_mode & 0o077 == 0
+    asked = worktree.dvc("config", "remote.store.password").strip()
     assert asked == password
-    assert workspace.dvc("config", "remote.store.url").strip() == "https://example.org/a,b"
-    assert workspace.dvc("cache", "dir").strip() == str(source.path / ".dvc/cache")
+    assert worktree.dvc("config", "remote.store.url").strip() == "https://example.org/a,b"
+    assert worktree.dvc("cache", "dir").strip() == str(source.path / ".dvc/cache")
 
 
 def sign(source: Source) -> None:
@@ -294,7 +294,7 @@ def refuse_by_hook(source: Source) -> None:
 @pytest.mark.parametrize("hinder", [sign, refuse_by_hook])
 def test_a_branch_is_pushed_despite_signing_and_failing_hooks(
     source: Source,
-    workspace: Workspace,
+    worktree: Worktree,
     hinder: Callable[[Source], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -302,34 +302,34 @@ def test_a_branch_is_pushed_despite_signing_and_failing_hooks(
     hinder(source)
     # As global settings of the user, which hold in every repository.
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(source.path / ".git/config"))
-    workspace.check_out("HEAD")
-    workspace.write("params.yaml", "seed: 5\n")
-    assert workspace.push_branch("retrain/autoencoder-1", "autoencoder version 1")
+    worktree.check_out("HEAD")
+    worktree.write("params.yaml", "seed: 5\n")
+    assert worktree.push_branch("retrain/autoencoder-1", "autoencoder version 1")
     shown = source.run("git", "show", "retrain/autoencoder-1:params.yaml").stdout
     assert shown == "seed: 5\n"
     assert source.run("git", "rev-parse", "retrain/autoencoder-1^").stdout.strip() == commit
-    workspace.check_out("HEAD")
-    assert git.differences(workspace.path) == []
+    worktree.check_out("HEAD")
+    assert git.differences(worktree.path) == []
 
 
 def test_the_branch_checked_out_in_the_source_is_not_replaced(
-    source: Source, workspace: Workspace
+    source: Source, worktree: Worktree
 ) -> None:
     source.run("git", "checkout", "--quiet", "-b", "retrain/autoencoder-1")
     before = source.commit()
-    workspace.check_out("HEAD")
-    assert not workspace.push_branch("retrain/autoencoder-1", "autoencoder version 1")
+    worktree.check_out("HEAD")
+    assert not worktree.push_branch("retrain/autoencoder-1", "autoencoder version 1")
     assert source.run("git", "rev-parse", "HEAD").stdout.strip() == before
 
 
 def test_a_worktree_command_reports_its_lines_or_raises_its_error(
-    source: Source, workspace: Workspace
+    source: Source, worktree: Worktree
 ) -> None:
-    workspace.check_out("HEAD")
+    worktree.check_out("HEAD")
     lines: list[str] = []
-    assert workspace.command(lines.append, "validate") == {}
+    assert worktree.command(lines.append, "validate") == {}
     assert lines == ["params.yaml is valid"]
-    workspace.write("params.yaml", json.dumps({"seed": 0}))
+    worktree.write("params.yaml", json.dumps({"seed": 0}))
     with pytest.raises(LatentworksError, match="is missing") as raised:
-        workspace.command(lines.append, "validate")
+        worktree.command(lines.append, "validate")
     assert raised.value.exit_code == 2
