@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ LEFT_OUT = pytest.StashKey[list[str]]()
 WARM = "LATENTWORKS_WARM"  # environment variable of the tests: the folder of `warm`
 LONG = (  # the longest; the first three also need few results of other tests
     *("retraining", "deployments", "scoring", "races", "runner", "unreliable_server", "pipeline"),
-    *("registry", "server", "verification", "drift", "refusals", "faults", "workspace", "tracking"),
+    *("registry", "server", "verification", "drift", "refusals", "faults", "worktree", "tracking"),
 )
 COPIED = (
     *("src", "recipes", "pipeline", "dvc.yaml", "params.yaml", "prefect.yaml"),
@@ -117,31 +117,28 @@ class Checkout:
         return Checkout(path)
 
 
+@contextmanager
+def turn(folder: Path) -> Iterator[None]:
+    """Let one worker at a time make something in `folder`."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def owner() -> int:
+    """The process id of the tests' main process, with which shared programs end."""
+    return os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+
+
 def warm() -> Path:
     """The folder `bin` of the programs that start warm; see tests/warm/client.py."""
     folder = Path(os.environ[WARM])
-    with (folder / "lock").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
+    with turn(folder):
         if not (folder / "bin").exists():
-            (folder / "real").symlink_to(BIN)
-            (folder / "lib").symlink_to(BIN.parent / "lib")
-            shutil.copy(BIN.parent / "pyvenv.cfg", folder)
-            (folder / "bin").mkdir()
-            text = (ROOT / "tests/warm/client.py").read_text()
-            for name in ("python", "latentworks", "dvc"):
-                (folder / "bin" / name).write_text(f"#!{BIN / 'python'} -IS\n{text}")
-                (folder / "bin" / name).chmod(0o755)
-            owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
-            call = [
-                str(BIN / "python"),
-                str(ROOT / "tests/warm/server.py"),
-                str(folder),
-                str(owner),
-            ]
-            log = (os.POSIX_SPAWN_OPEN, 2, folder / "log", os.O_WRONLY | os.O_CREAT, 0o600)
-            # The server ends with its owner, and not with the worker that has started the server.
-            os.posix_spawn(call[0], call, environment(), file_actions=[log])
-            until(lambda: (folder / "tensorflow").exists())
+            start = ROOT / "tests/warm/start.py"
+            call = [BIN / "python", start, folder, str(owner())]
+            subprocess.run(call, env=environment(), check=True)
     return folder / "bin"
 
 
@@ -270,22 +267,9 @@ def serving(call: list[str], port: int, path: str, folder: Path, **changes: str)
 
     The server ends with the block.
     """
-    with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            call,
-            cwd=folder,
-            env=environment(**{"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **changes}),
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    process = start_server(call, folder, **changes)
     try:
-        url = f"http://127.0.0.1:{port}"
-        session = requests.Session()
-        retry = Retry(total=240, backoff_factor=0.5, backoff_max=0.5)
-        session.mount(url, requests.adapters.HTTPAdapter(max_retries=retry))
-        assert session.get(f"{url}{path}", timeout=5).ok, (folder / "server.log").read_text()
-        yield url
+        yield answering(port, path, folder)
     finally:
         os.killpg(process.pid, signal.SIGTERM)  # the workers of the server, too
         try:
@@ -295,14 +279,44 @@ def serving(call: list[str], port: int, path: str, folder: Path, **changes: str)
             process.wait()
 
 
-@contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
-    """Run a real MLflow server on a port of its own, and yield its address."""
-    port = closed_port()
+def start_server(call: list[str], folder: Path, **changes: str) -> "subprocess.Popen[bytes]":
+    """Start a server in a session of its own. Its output goes to a file in `folder`."""
+    with (folder / "server.log").open("w") as log:
+        return subprocess.Popen(
+            call,
+            cwd=folder,
+            env=environment(**{"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **changes}),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def answering(port: int, path: str, folder: Path) -> str:
+    """Wait until the server of `folder` answers at `path`, and return its address."""
+    url = f"http://127.0.0.1:{port}"
+    session = requests.Session()
+    retry = Retry(total=240, backoff_factor=0.5, backoff_max=0.5)
+    session.mount(url, requests.adapters.HTTPAdapter(max_retries=retry))
+    assert session.get(f"{url}{path}", timeout=5).ok, (folder / "server.log").read_text()
+    return url
+
+
+def mlflow_call(folder: Path, port: int) -> list[str]:
+    """The command of an MLflow server that keeps its files in `folder`."""
     call = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     call += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
-    call += ["--artifacts-destination", str(folder / "served")]
-    with serving(call, port, "/health", folder) as url:
+    return [*call, "--artifacts-destination", str(folder / "served")]
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """Run a real MLflow server on a port of its own, and yield its address.
+
+    It is for tests that count all runs of a server, or stop the server. Others share `server`.
+    """
+    port = closed_port()
+    with serving(mlflow_call(folder, port), port, "/health", folder) as url:
         yield url
 
 
@@ -322,20 +336,47 @@ def prefect_server(folder: Path, **settings: str) -> Iterator[str]:
 # --- an MLflow server, and models to register -----------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the MLflow server keeps its files."""
-    return tmp_path_factory.mktemp("server")
+# Ends a server when the main process of the tests has ended, even if that was killed.
+UNTIL_OWNER_ENDS = '"$@" & while kill -0 $OWNER 2>/dev/null; do sleep 1; done; kill 0'
 
 
-@pytest.fixture(scope="module")
-def server(served: Path) -> Iterator[str]:
-    with mlflow_server(served) as url:
-        yield url
+@pytest.fixture(scope="session")
+def served() -> Path:
+    """The folder in which the shared MLflow server keeps its files."""
+    return Path(os.environ[WARM]) / "mlflow"
+
+
+@pytest.fixture(scope="session")
+def server(served: Path) -> str:
+    """The address of a real MLflow server that all workers share.
+
+    Each test registers models under names of its own. The first test that needs the server starts
+    it.
+    """
+    with turn(served):
+        address = served / "address"
+        if not address.exists():
+            port = closed_port()
+            call = ["sh", "-c", UNTIL_OWNER_ENDS, "server", *mlflow_call(served, port)]
+            process = start_server(call, served, OWNER=str(owner()))
+            (served / "pid").write_text(str(process.pid))
+            address.write_text(answering(port, "/health", served))
+        return address.read_text()
+
+
+def end_shared_server(folder: Path) -> None:
+    """End the shared MLflow server, if a test has started it."""
+    if (folder / "pid").exists():
+        with suppress(ProcessLookupError):
+            while True:
+                os.killpg(int((folder / "pid").read_text()), signal.SIGTERM)
+                time.sleep(0.1)
 
 
 class Project(Checkout):
     """A checkout whose tracking store is the MLflow server."""
+
+    name = NAME  # of the registered model
 
     def __init__(self, path: Path, server: str) -> None:
         super().__init__(path)
@@ -353,6 +394,7 @@ class Project(Checkout):
 
     def named(self, name: str) -> "Project":
         """Set the name of the registered model, and a limit of the gate that small models reach."""
+        self.name = name
         self.edit("params.yaml", "model_name: autoencoder", f"model_name: {name}")
         self.edit("params.yaml", "    mse: 0.5  #", "    mse: 0.95  #")
         return self
@@ -407,7 +449,8 @@ def pair(
 
 @pytest.fixture
 def candidate(server: str, finished: Checkout, tmp_path: Path) -> Project:
-    return Project(finished.copy(tmp_path / "checkout").path, server).named("refused")
+    """A checkout with a result that is not registered, and a name of the test's own."""
+    return Project(finished.copy(tmp_path / "checkout").path, server).named(tmp_path.name)
 
 
 def aliases(server: str, name: str) -> dict[str, int]:
@@ -503,7 +546,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
-        shutil.rmtree(os.environ.pop(WARM))
+        folder = Path(os.environ.pop(WARM))
+        end_shared_server(folder / "mlflow")
+        shutil.rmtree(folder)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

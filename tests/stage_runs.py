@@ -38,10 +38,18 @@ def long_training(finished: Checkout, path: Path) -> Checkout:
     return checkout
 
 
-def in_training(run: "subprocess.Popen[str]") -> psutil.Process:
-    """Wait until the training has finished two epochs, and return the process of the stage."""
+def trains(run: "subprocess.Popen[str]") -> None:
+    """Wait until the training has finished two epochs."""
     assert run.stdout is not None
     assert len([*islice((line for line in run.stdout if line.startswith("Epoch ")), 3)]) == 3
+
+
+def in_training(run: "subprocess.Popen[str]") -> psutil.Process:
+    """Wait until the training has finished two epochs, and return the process of the stage.
+
+    The stage is a child of the run only if it starts cold.
+    """
+    trains(run)
     children = psutil.Process(run.pid).children(recursive=True)
     (stage,) = [each for each in children if {"latentworks.stages", "train"} <= words(each)]
     return stage

@@ -23,8 +23,6 @@ from websockets.typing import Subprotocol
 
 from conftest import ROOT, Checkout, closed_port, environment, serving, until
 
-pytestmark = pytest.mark.cold
-
 # Settings of a server that polls often, so that no test waits for minutes.
 EAGER = {
     "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "1",
@@ -126,12 +124,12 @@ class Project(Checkout):
 
     @contextmanager
     def running(self, *call: str) -> Iterator[subprocess.Popen[str]]:
-        """Start a process, and end it with the block."""
+        """Start a process whose children can be found and killed. It ends with the block."""
         with (self.path.parent / f"{call[-1]}.log").open("w") as log:
             process = subprocess.Popen(
                 call,
                 cwd=self.path,
-                env=self.environment(),
+                env=self.environment(LATENTWORKS_COLD="1"),
                 stdout=log,
                 stderr=log,
                 text=True,

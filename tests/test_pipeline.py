@@ -175,7 +175,6 @@ def runs(store: str) -> list[mlflow.entities.Run]:
     return list(client.search_runs([experiment.experiment_id])) if experiment else []
 
 
-@pytest.mark.cold
 def test_a_killed_training_resumes_to_the_same_bytes_in_the_same_run(
     finished: Checkout, tmp_path: Path
 ) -> None:

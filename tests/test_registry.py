@@ -253,7 +253,7 @@ def test_register_refuses_running_code_of_another_checkout(
 def test_the_result_of_a_damaged_version_is_registered_again(
     candidate: Project, server: str
 ) -> None:
-    candidate.edit("params.yaml", "model_name: refused", "model_name: anew")
+    candidate.edit("params.yaml", f"model_name: {candidate.name}", "model_name: anew")
     candidate.ours("register")
     client = MlflowClient(server)
     client.set_model_version_tag("anew", "1", SHA256, "0" * 64)

@@ -3,7 +3,6 @@
 import http.client
 import itertools
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +18,6 @@ from conftest import Checkout, mlflow_server
 from latentworks.artifacts.curves import read_curves
 from latentworks.repository.result import recorded_result
 from latentworks.tracking import outbox
-
-pytestmark = pytest.mark.cold
 
 PATIENCE = 11.5  # ten seconds, and the time for hashing on a machine that does other work
 SLOW = 2.0  # seconds before an answer
@@ -174,7 +171,7 @@ def test_server_failures_lose_and_double_nothing_of_a_run(
     with proxy(upstream) as server:
         ours = checkout.environment(MLFLOW_TRACKING_URI=server.url)
         with subprocess.Popen(
-            [sys.executable, "-c", TRAINING, fingerprint],
+            ["python", "-c", TRAINING, fingerprint],
             cwd=checkout.path,
             env=ours,
             text=True,

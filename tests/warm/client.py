@@ -22,6 +22,10 @@ HERE = os.path.dirname(os.path.abspath(sys.argv[0]))  # `bin` of the virtual env
 FOLDER = os.path.dirname(HERE)
 BIN = os.readlink(os.path.join(FOLDER, "real"))  # `bin` of the environment of the project
 MLFLOW, TENSORFLOW = "mlflow", "tensorflow"  # the sockets of the two warm interpreters
+MODULES = {  # run by `python -m`; another module has a reason to be in a process of its own
+    "latentworks.stages": TENSORFLOW,
+    **dict.fromkeys(("latentworks.cli", "latentworks.serving.preflight", "pipeline"), MLFLOW),
+}
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -29,9 +33,12 @@ def interpreter(call: list[str]) -> str:
     """The name of the warm interpreter that runs a command line. Empty if none does."""
     if "LATENTWORKS_COLD" in os.environ:
         return ""
-    if call[0] in ("latentworks", "dvc"):
+    if call[0] != "python":
         return MLFLOW
-    return TENSORFLOW if call[1:3] == ["-m", "latentworks.stages"] else ""
+    options = [option for option in call[1:3] if option != "-P"]
+    if options[:1] == ["-m"]:
+        return MODULES.get(call[call.index("-m") + 1], "")
+    return MLFLOW if options[:1] == ["-c"] else ""
 
 
 def start_cold(call: list[str]) -> None:
@@ -49,10 +56,10 @@ def main(call: list[str]) -> None:
         connection.connect(os.path.join(FOLDER, warm))
     except OSError:  # the warm interpreter has ended, with the tests
         start_cold(call)
-    deaf = [int(number) for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+    ignored = [int(number) for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
     if call[0] != "python":
         call = ["python", os.path.join(BIN, call[0]), *call[1:]]
-    request = marshal.dumps((call[1:], os.getcwd(), dict(os.environ), deaf, HERE))
+    request = marshal.dumps((call[1:], os.getcwd(), dict(os.environ), ignored, HERE))
     socket.send_fds(connection, [len(request).to_bytes(8, "little")], [0, 1, 2])
     connection.sendall(request)
     answer = connection.recv(8)
@@ -65,7 +72,7 @@ def main(call: list[str]) -> None:
             os.kill(pid, number)
 
     for number in SIGNALS:
-        if number not in deaf:
+        if number not in ignored:
             signal.signal(number, tell)
     answer = connection.recv(8)
     if not answer:

@@ -16,6 +16,7 @@ import selectors
 import signal
 import socket
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ LIBRARIES = {  # the second process has the libraries of the first, too
         *("alembic", "sqlalchemy", "pydantic", "ruamel.yaml", "typer", "psutil", "requests"),
         *("dvc.cli", "dvc.repo", "dvc.commands.repro", "dvc.commands.status", "dvc.stage"),
         *("sklearn.mixture", "skimage.metrics", "matplotlib.pyplot", "tqdm"),
+        # Prefect itself reads its settings at its import. These are the libraries that it imports.
+        *("trio", "griffe", "cyclopts", "httpx", "httpcore", "coolname", "websockets"),
+        *("referencing", "pendulum", "pydantic_settings", "jsonschema", "h2", "prometheus_client"),
+        *("slugify", "amplitude", "anyio", "asgi_lifespan", "humanize"),
     ),
     "tensorflow": ("tensorflow", "keras"),
 }
@@ -141,12 +146,12 @@ def _fork(client: socket.socket, ours: list[Any], pipe: list[int]) -> int:
 
 
 def _become(
-    call: list[str], folder: str, environment: dict[str, str], deaf: list[int], here: str
+    call: list[str], folder: str, environment: dict[str, str], ignored: list[int], here: str
 ) -> None:
     """Run a program as `python CALL` would in this environment, and end as the program does."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         initial = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-        signal.signal(number, signal.SIG_IGN if number in deaf else initial)
+        signal.signal(number, signal.SIG_IGN if number in ignored else initial)
     os.environ.clear()
     os.environ.update(environment)
     if "LATENTWORKS_DVC" in environment:  # the process that must be the parent of a stage
@@ -160,10 +165,17 @@ def _become(
     sys.stdout.reconfigure(write_through="PYTHONUNBUFFERED" in environment)
     sys.stderr.reconfigure(line_buffering=True)
     sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    if call[0] == "-m":
+    if call[0] == "-P":
+        call = call[1:]
+    elif call[0] in ("-m", "-c"):
         sys.path.insert(0, folder)
+    if call[0] == "-m":
         sys.argv = call[1:]
         runpy.run_module(call[1], run_name="__main__", alter_sys=True)
+    elif call[0] == "-c":
+        sys.argv = ["-c", *call[2:]]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(call[1], "<string>", "exec"), vars(sys.modules["__main__"]))
     else:
         sys.path.insert(0, os.path.dirname(call[0]))
         sys.argv = call
