@@ -261,13 +261,25 @@ def closed_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def for_servers(**changes: str) -> dict[str, str]:
+    return environment(**{"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **changes})
+
+
 @contextmanager
 def serving(call: list[str], port: int, path: str, folder: Path, **changes: str) -> Iterator[str]:
     """Start a server with `call`, wait until it answers at `path`, and yield its address.
 
     The server ends with the block.
     """
-    process = start_server(call, folder, **changes)
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            call,
+            cwd=folder,
+            env=for_servers(**changes),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
         yield answering(port, path, folder)
     finally:
@@ -277,19 +289,6 @@ def serving(call: list[str], port: int, path: str, folder: Path, **changes: str)
         except subprocess.TimeoutExpired:  # a worker of Prefect can wait for ever
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def start_server(call: list[str], folder: Path, **changes: str) -> "subprocess.Popen[bytes]":
-    """Start a server in a session of its own. Its output goes to a file in `folder`."""
-    with (folder / "server.log").open("w") as log:
-        return subprocess.Popen(
-            call,
-            cwd=folder,
-            env=environment(**{"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **changes}),
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
 
 
 def answering(port: int, path: str, folder: Path) -> str:
@@ -337,13 +336,13 @@ def prefect_server(folder: Path, **settings: str) -> Iterator[str]:
 
 
 # Ends a server when the main process of the tests has ended, even if that was killed.
-UNTIL_OWNER_ENDS = '"$@" & while kill -0 $OWNER 2>/dev/null; do sleep 1; done; kill 0'
+SHARED = 'echo $$ >pid; "$@" & while kill -0 $OWNER 2>/dev/null; do sleep 1; done; kill 0'
 
 
 @pytest.fixture(scope="session")
 def served() -> Path:
     """The folder in which the shared MLflow server keeps its files."""
-    return Path(os.environ[WARM]) / "mlflow"
+    return Path(os.environ[WARM]) / "mlflow-server"
 
 
 @pytest.fixture(scope="session")
@@ -357,20 +356,29 @@ def server(served: Path) -> str:
         address = served / "address"
         if not address.exists():
             port = closed_port()
-            call = ["sh", "-c", UNTIL_OWNER_ENDS, "server", *mlflow_call(served, port)]
-            process = start_server(call, served, OWNER=str(owner()))
-            (served / "pid").write_text(str(process.pid))
+            call = ["sh", "-c", SHARED, "server", *mlflow_call(served, port)]
+            with (served / "server.log").open("w") as log:
+                subprocess.run(
+                    ["setsid", "--fork", *call],
+                    cwd=served,
+                    env=for_servers(OWNER=str(owner())),
+                    stdout=log,
+                    stderr=log,
+                    check=True,
+                )
             address.write_text(answering(port, "/health", served))
         return address.read_text()
 
 
 def end_shared_server(folder: Path) -> None:
     """End the shared MLflow server, if a test has started it."""
-    if (folder / "pid").exists():
-        with suppress(ProcessLookupError):
-            while True:
-                os.killpg(int((folder / "pid").read_text()), signal.SIGTERM)
-                time.sleep(0.1)
+    if not (folder / "pid").exists():
+        return
+    group = int((folder / "pid").read_text())
+    with suppress(ProcessLookupError):
+        while True:
+            os.killpg(group, signal.SIGTERM)
+            time.sleep(0.1)
 
 
 class Project(Checkout):
@@ -547,7 +555,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         folder = Path(os.environ.pop(WARM))
-        end_shared_server(folder / "mlflow")
+        end_shared_server(folder / "mlflow-server")
         shutil.rmtree(folder)
 
 
