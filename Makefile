@@ -15,7 +15,7 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 AS_PINNED := --constraint requirements/latentworks.txt
 
 # Tests with bounds in seconds run afterwards, alone.
-IN_PARALLEL := pytest --dist loadfile --no-loadscope-reorder --ignore tests/test_seconds.py
+IN_PARALLEL := pytest --dist loadfile --no-loadscope-reorder --ignore tests/processes/test_seconds.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup repro test test-system faults check retrain prefect schedule automations ui parity recipes timings lock clean
@@ -40,15 +40,15 @@ repro: setup  ## run the outdated stages; RECIPE=seed first writes a recipe into
 
 test: setup  ## run the tests that need only .venv
 	@$(IN_PARALLEL) -m "not system" --numprocesses 3 --durations 10
-	@pytest -m "not system" tests/test_seconds.py
+	@pytest -m "not system" tests/processes/test_seconds.py
 
 test-system: setup  ## run the tests that need Debian packages or a package index
 	@$(IN_PARALLEL) -m system --numprocesses 2
-	@pytest -m system tests/test_seconds.py
+	@pytest -m system tests/processes/test_seconds.py
 
 faults: setup  ## kill or damage N=20 runs of the stages, and compare their results
 	@python tests/faults.py --number $(or $(N),20) $(if $(SEED),--seed $(SEED))
-	@LATENTWORKS_FULL=1 pytest tests/test_races.py tests/test_retraining.py -k "champion or killed"
+	@LATENTWORKS_FULL=1 pytest tests/processes/test_races.py tests/processes/test_retraining.py -k "champion or killed"
 
 check: setup  ## run ruff, mypy, a spell checker, and the linters of docker/
 	@ruff check

@@ -1,10 +1,7 @@
-"""The latent atlas: equal inputs give equal bytes, and a browser decodes the same images as Keras.
-
-The page sends no request.
-"""
+"""The latent atlas in a browser: it decodes the same images as Keras, and sends no request."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,64 +12,14 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from atlas_page import NAMES, Page, of_the_book, space
 from conftest import until
 from families import NUM_CLASSES, OF_KIND, autoencoder
-from latentworks.plots.atlas import atlas
-from latentworks.plots.decoder_program import DecoderProgram, UnknownLayer
+from latentworks.plots.decoder_program import DecoderProgram
 
-NAMES = ["circle", "</script><b>square</b>", "triangle"]
-FACTS = {"model": "small"}
+pytestmark = pytest.mark.system
+
 STEP = 3e-4  # the largest step to which latents are rounded
-
-
-@dataclass(frozen=True)
-class Space:
-    """The inputs of an atlas."""
-
-    z: np.ndarray  # float32 [N, D]
-    images: np.ndarray  # uint8 [N, H, W, C]
-    errors: np.ndarray  # float64 [N]
-    labels: np.ndarray | None  # int64 [N]
-
-    def page(self, program: DecoderProgram | None) -> str:
-        return atlas(
-            program, self.z, self.images, self.errors, self.labels, NAMES, "Latents", FACTS
-        )
-
-
-def space(latent_dim: int, shape: tuple[int, int, int], num: int = 60) -> Space:
-    """Random images at random places of latent space."""
-    rng = np.random.default_rng(0)
-    z = rng.normal(0, 2, (num, latent_dim)).astype(np.float32)
-    images = rng.integers(0, 256, (num, *shape), dtype=np.uint8)
-    return Space(z, images, rng.permutation(num) / num, np.arange(num) % 3)
-
-
-# --- the file -------------------------------------------------------------------------------------
-
-
-def test_equal_inputs_give_equal_bytes_and_class_names_are_escaped() -> None:
-    given = space(5, (9, 7, 3))
-    page = given.page(None)
-    assert page == given.page(None)
-    assert page != space(5, (9, 7, 3), 61).page(None)
-    assert "<b>square" not in page
-    assert "http:" not in page
-    assert "https:" not in page
-
-
-def test_images_of_more_than_12_million_pixels_are_shrunk() -> None:
-    given = space(2, (64, 32, 1), 6000)  # 12.3 million pixels
-    start = given.page(None)
-    sprite = json.loads(start.partition('id="data">')[2].partition("</script>")[0])["sprite"]
-    assert (sprite["height"], sprite["width"]) == (32, 16)
-
-
-# --- the decoder ----------------------------------------------------------------------------------
-
-
-def of_the_book(latent_dim: int, shape: tuple[int, int, int]) -> Any:
-    return autoencoder(filters=(32, 64, 128), latent_dim=latent_dim).build(shape).decoder
 
 
 def of_ours(architecture: str) -> Any:
@@ -137,99 +84,6 @@ def expected(decoder: Any, z: np.ndarray, label: int = -1) -> np.ndarray:
     return np.broadcast_to(image, (*image.shape[:2], 3))
 
 
-def test_a_decoder_program_has_the_weights_and_ordered_steps_of_keras() -> None:
-    decoder = of_the_book(2, (30, 30, 1))
-    program = DecoderProgram.of(decoder)
-    once = ["conv_transpose", "activate"]
-    steps = [step["operation"] for step in program.steps]
-    assert steps == ["dense", *once, *once, *once, "conv", "activate", "pad"]
-    assert program.weights.size == decoder.count_params()
-    assert program.inputs == {"latents": 2}
-    assert program.image_shape == (30, 30, 1)
-
-
-def test_the_error_for_an_unknown_layer_names_the_layer() -> None:
-    from keras import Model, layers
-
-    latents = layers.Input((2,), name="latents")
-    x = layers.Reshape((4, 4, 1))(layers.Dense(16)(latents))
-    smooth = layers.UpSampling2D(interpolation="bilinear", name="smooth")(x)
-    for last, name in (
-        (smooth, r"smooth \(UpSampling2D\)"),
-        (layers.Softmax(name="odd")(x), r"odd \(Softmax\)"),
-        (layers.Activation("mish", name="fish")(x), r"fish \(Activation\)"),
-        (x * 2, r"multiply \(Multiply\)"),
-    ):
-        with pytest.raises(UnknownLayer, match=name):
-            DecoderProgram.of(Model(latents, last))
-
-
-# --- in a browser ---------------------------------------------------------------------------------
-
-
-class Page:
-    """An atlas in a browser: its visible state, and actions on it."""
-
-    def __init__(self, driver: webdriver.Chrome) -> None:
-        self.driver = driver
-
-    def open(self, path: Path) -> None:
-        self.driver.get(path.as_uri())
-        until(lambda: self.script("return document.body.dataset.ready !== undefined"))
-        self.settle()
-
-    def window(self, width: int, height: int) -> None:
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-
-    def script(self, script: str, *given: Any) -> Any:
-        return self.driver.execute_script(script, *given)
-
-    def settle(self) -> None:
-        """Wait until the page has decoded and drawn everything."""
-        until(lambda: self.script("return !decoding.job && !decoding.others.length && !waiting"))
-
-    def find(self, css: str) -> Any:
-        return self.driver.find_element(By.CSS_SELECTOR, css)
-
-    def text(self, css: str) -> str:
-        return self.find(css).text
-
-    def pixels(self, css: str) -> np.ndarray:
-        """The pixels of a canvas: int64 [h, w, 3]."""
-        found = self.script(
-            "const {width, height} = arguments[0], pen = arguments[0].getContext('2d');"
-            "return [height, width, [...pen.getImageData(0, 0, width, height).data]]",
-            self.find(css),
-        )
-        return np.reshape(found[2], (found[0], found[1], 4))[..., :3]
-
-    def moved(self, right: float, down: float) -> ActionChains:
-        """A pointer that moves to a place of the map, in pixels."""
-        canvas = self.find("#map")
-        box = canvas.rect
-        pointer = ActionChains(self.driver, duration=0)
-        return pointer.move_to_element_with_offset(
-            canvas, round(right - box["width"] / 2), round(down - box["height"] / 2)
-        )
-
-    def place(self, point: int) -> list[float]:
-        """The place of an image on the map, in pixels."""
-        return self.script(
-            "return toScreen(points[2 * arguments[0]], points[2 * arguments[0] + 1])", point
-        )
-
-    def alone(self) -> int:
-        """The image whose point is farthest from all others, so that a pointer meets no other."""
-        at = np.array([self.place(point) for point in range(60)])
-        apart = np.linalg.norm(at[:, None] - at, axis=-1) + 1000 * np.eye(len(at))
-        inside = (at > 80).all(axis=1) & (at < 500).all(axis=1)
-        return int((apart.min(axis=1) * inside).argmax())
-
-    def latents(self) -> np.ndarray:
-        return np.array(self.script("return [...shown.z]"), np.float64)
-
-
 @pytest.fixture(scope="module")
 def decoder() -> Any:
     return with_other_weights(of_the_book(2, (8, 8, 1)))
@@ -251,7 +105,6 @@ def page(browser: webdriver.Chrome, plane: Path) -> Page:
     return page
 
 
-@pytest.mark.system
 @pytest.mark.parametrize("kind", DECODERS)
 def test_a_browser_decodes_as_keras_does(
     browser: webdriver.Chrome, tmp_path: Path, kind: str
@@ -272,7 +125,6 @@ def test_a_browser_decodes_as_keras_does(
         np.testing.assert_allclose(page.pixels("#decoded"), image, atol=0.51)
 
 
-@pytest.mark.system
 def test_the_atlas_sends_no_request(browser: webdriver.Chrome, page: Page, plane: Path) -> None:
     browser.get_log("performance")
     browser.get_log("browser")
@@ -290,7 +142,6 @@ def test_the_atlas_sends_no_request(browser: webdriver.Chrome, page: Page, plane
     assert browser.get_log("browser") == []
 
 
-@pytest.mark.system
 def test_pointing_at_a_point_shows_its_image(page: Page) -> None:
     given, point = space(2, (8, 8, 1)), page.alone()
     assert not page.find("#tip").is_displayed()
@@ -301,7 +152,6 @@ def test_pointing_at_a_point_shows_its_image(page: Page) -> None:
     assert f"{NAMES[point % 3]}\nreconstructed worse than {better:.0%}" in page.text("#tip")
 
 
-@pytest.mark.system
 @pytest.mark.parametrize("worker", [True, False], ids=["worker", "no worker"])
 def test_a_click_decodes_a_point_and_a_drag_follows_the_pointer(
     browser: webdriver.Chrome, page: Page, plane: Path, decoder: Any, worker: bool
@@ -334,7 +184,6 @@ def test_a_click_decodes_a_point_and_a_drag_follows_the_pointer(
     )
 
 
-@pytest.mark.system
 def test_one_finger_drags_the_point_and_two_fingers_zoom(page: Page) -> None:
     def touch(kind: str, *at: tuple[float, float]) -> None:
         box = page.find("#map").rect
@@ -355,7 +204,6 @@ def test_one_finger_drags_the_point_and_two_fingers_zoom(page: Page) -> None:
     assert page.script("return toWorld(350, 400)") == pytest.approx(held, abs=1 / scale)
 
 
-@pytest.mark.system
 def test_the_map_shows_decoded_images_at_their_places(page: Page, decoder: Any) -> None:
     page.find(".modes label:nth-child(3)").click()
     page.settle()
@@ -370,7 +218,6 @@ def test_the_map_shows_decoded_images_at_their_places(page: Page, decoder: Any) 
     assert page.script("return decoding.others.length") == 0  # decoded images are kept
 
 
-@pytest.mark.system
 def test_the_map_filters_images_by_class_and_by_error(page: Page) -> None:
     given = space(2, (8, 8, 1))
     assert page.text("#count") == "60 of 60 images"
@@ -386,7 +233,6 @@ def test_the_map_filters_images_by_class_and_by_error(page: Page) -> None:
     assert page.text("#count") == "15 of 60 images"
 
 
-@pytest.mark.system
 def test_the_atlas_can_be_used_by_keyboard_alone(page: Page) -> None:
     focused = page.find("body")
     for _ in range(20):  # fewer elements before the map take the focus
@@ -406,7 +252,6 @@ def test_the_atlas_can_be_used_by_keyboard_alone(page: Page) -> None:
     assert page.find("#along").is_enabled()
 
 
-@pytest.mark.system
 def test_the_atlas_interpolates_between_two_places(page: Page) -> None:
     ends = []
     for button, at in (("#a", (200, 300)), ("#b", (500, 600))):
@@ -425,7 +270,6 @@ def test_the_atlas_interpolates_between_two_places(page: Page) -> None:
     assert page.text("#play") == "Play"
 
 
-@pytest.mark.system
 def test_a_narrow_window_has_no_horizontal_scroll(page: Page) -> None:
     page.window(390, 844)
     until(lambda: page.script("return box.width") <= 390)
@@ -433,7 +277,6 @@ def test_a_narrow_window_has_no_horizontal_scroll(page: Page) -> None:
     assert page.find(".pair").rect["y"] + page.find(".pair").rect["height"] < 844
 
 
-@pytest.mark.system
 def test_the_atlas_is_dark_if_the_browser_prefers_dark(page: Page) -> None:
     luminance = {}
     for scheme in ("light", "dark"):
@@ -447,7 +290,6 @@ def test_the_atlas_is_dark_if_the_browser_prefers_dark(page: Page) -> None:
     assert luminance["dark", "backgroundColor"] < 200 < 600 < luminance["dark", "color"]
 
 
-@pytest.mark.system
 @pytest.mark.parametrize(("latent_dim", "num_sliders"), [(1, 1), (20, 12)])
 def test_each_slider_moves_the_latents_along_its_direction(
     browser: webdriver.Chrome, tmp_path: Path, latent_dim: int, num_sliders: int
@@ -473,7 +315,6 @@ def test_each_slider_moves_the_latents_along_its_direction(
     assert browser.get_log("browser") == []
 
 
-@pytest.mark.system
 def test_an_atlas_without_a_decoder_shows_images(browser: webdriver.Chrome, tmp_path: Path) -> None:
     given = space(3, (8, 8, 3))
     (tmp_path / "atlas.html").write_text(given.page(None))

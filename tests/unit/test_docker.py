@@ -14,9 +14,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from test_structure import needed
 
 from conftest import ROOT
-from test_structure import needed
 
 DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()
 TEXT = (ROOT / "docker/compose.yaml").read_text()

@@ -1,7 +1,7 @@
 """Mutated params and image files give a config, images, or one-line errors; nothing else.
 
-The examples are the same in every run. `FUZZ_EXAMPLES=5000 pytest tests/test_fuzz.py` tries 5000
-others for each test.
+The examples are the same in every run. `FUZZ_EXAMPLES=5000 pytest tests/unit/test_fuzz.py` tries
+5000 others for each test.
 """
 
 import gzip

@@ -20,7 +20,9 @@ import psutil
 import pytest
 import requests
 from selenium import webdriver
+from test_server import asked
 
+from atlas_page import Page, of_the_book, space
 from conftest import (
     Checkout,
     Project,
@@ -38,8 +40,6 @@ from latentworks.system import disk
 from latentworks.tracking import outbox
 from prefect_pages import PrefectPages
 from stage_runs import in_training, long_training, repro, rest, start, states
-from test_atlas import Page, of_the_book, space
-from test_server import asked
 
 pytestmark = pytest.mark.cold
 

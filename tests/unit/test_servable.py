@@ -13,7 +13,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter
 
-from conftest import Checkout
+from conftest import ROOT, Checkout
 from families import autoencoder
 from latentworks.artifacts.images import read_prepared
 from latentworks.artifacts.model import read_model
@@ -329,7 +329,7 @@ def test_a_packaged_model_contains_no_paths_of_this_machine(
     for file in packaged.rglob("*"):
         if file.is_file():
             content = file.read_bytes()
-            for path in (finished.path, Path(__file__).parents[1], Path(sys.prefix)):
+            for path in (finished.path, ROOT, Path(sys.prefix)):
                 assert str(path).encode() not in content, file
 
 
