@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -324,9 +324,14 @@ class Harness:
             told.append([run.info.status, curve, len(pictures), files])
         return {"MLflow": json.dumps(told)}
 
-    def run(self, number: int, progress: Callable[[Fault], None]) -> None:
-        """Run rounds until `number` faults have happened and the last round has its result."""
-        kinds: list[str] = []
+    def run(
+        self, number: int, progress: Callable[[Fault], None], first: Sequence[str] = ()
+    ) -> None:
+        """Run rounds until `number` faults have happened and the last round has its result.
+
+        The kinds in `first` happen before all others. Then each kind happens once, and so on.
+        """
+        kinds = self.rng.sample(first, len(first))
         while len(self.faults) < number:
             left = number - len(self.faults)
             self.checkout = self.origin.copy(self.folder / f"round-{len(self.faults)}")

@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from dvc.rwlock import SCHEMA
 
 from conftest import Checkout
 from latentworks.errors import LatentworksError
@@ -131,24 +134,24 @@ def test_the_next_commit_replaces_a_broken_dvc_yaml(source: Source, worktree: Wo
     source.commit()
     worktree.check_out("HEAD")
     whole = (source.path / "dvc.yaml").read_text()
-    (source.path / "dvc.yaml").write_text(f"<<<<<<< HEAD\n{whole}")
-    source.commit()
-    worktree.check_out("HEAD")
-    (source.path / "dvc.yaml").write_text(whole)
-    source.commit()
-    worktree.check_out("HEAD")
-    assert (worktree.path / "dvc.yaml").read_text() == whole
-
-
-def test_check_out_removes_an_empty_rwlock_and_keeps_one_with_a_holder(
-    source: Source, worktree: Worktree
+    (source.path / "dvc.yaml").write_text(f"    worktree: Worktree, tmp_path: Path
 ) -> None:
     worktree.check_out("HEAD")
     rwlock = worktree.path / ".dvc/tmp/rwlock"
     rwlock.parent.mkdir(parents=True, exist_ok=True)
-    rwlock.write_text('{"a": {"write": {"pid": 1, "cmd": "dvc repro"}}}')
+    dvc = tmp_path / "dvc"  # a program of this name that waits
+    dvc.write_text("import time\ntime.sleep(60)\n")
+    with subprocess.Popen([sys.executable, str(dvc), "repro"]) as process:
+        entry = {"pid": process.pid, "cmd": f"{dvc} repro"}
+        noted = {"write": {"/a": entry}, "read": {"/b": [entry]}}
+        assert SCHEMA(noted) == noted  # DVC accepts the file
+        rwlock.write_text(json.dumps(noted))
+        worktree.check_out("HEAD")
+        kept = rwlock.exists()
+        process.kill()
+    assert kept
     worktree.check_out("HEAD")
-    assert rwlock.exists()  # the lock holder may still run
+    assert not rwlock.exists()  # the lock holder has ended
     rwlock.write_text("")
     worktree.check_out("HEAD")
     assert not rwlock.exists()
@@ -322,9 +325,7 @@ def test_the_branch_checked_out_in_the_source_is_not_replaced(
     assert source.run("git", "rev-parse", "HEAD").stdout.strip() == before
 
 
-def test_a_worktree_command_reports_its_lines_or_raises_its_error(
-    source: Source, worktree: Worktree
-) -> None:
+def test_a_worktree_command_reports_its_lines_or_raises_its_error(worktree: Worktree) -> None:
     worktree.check_out("HEAD")
     lines: list[str] = []
     assert worktree.command(lines.append, "validate") == {}

@@ -237,14 +237,25 @@ def test_a_damaged_or_stale_rwlock_is_moved_away(tmp_path: Path, content: str) -
     assert (tmp_path / ".latentworks/torn/rwlock").read_text() == content
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="the repair leaves an empty folder, and keeps entries without outs; DVC fails on both",
+)
+@pytest.mark.parametrize("mark", [b"  md5: ", b"outs:"])
 def test_repro_works_though_entries_of_dvcs_run_cache_are_cut_off(
-    finished: Checkout, tmp_path: Path
+    finished: Checkout, tmp_path: Path, mark: bytes
 ) -> None:
     checkout = finished.copy(tmp_path / "checkout")
-    for note in (checkout.path / ".dvc/cache/runs").glob("*/*/*"):
-        os.truncate(note, note.stat().st_size // 2)
-    checkout.edit("params.yaml", "num_images: 300", "num_images: 200")
-    repro(checkout)
+    notes = [*(checkout.path / ".dvc/cache/runs").glob("*/*/*")]
+    assert notes
+    for note in notes:
+        os.truncate(note, note.read_bytes().index(mark))
+    recorded = dag.locked(checkout.path)
+    others = {name: stage for name, stage in recorded.items() if name != "sample"}
+    with (checkout.path / "dvc.lock").open("w") as file:  # DVC looks for `sample` in its run cache
+        YAML(typ="safe", pure=True).dump({"schema": "2.0", "stages": others}, file)
+    assert "Running stage 'sample'" in repro(checkout)
+    assert dag.locked(checkout.path) == recorded
 
 
 def test_repro_repairs_a_changed_file_that_dvc_takes_for_unchanged(

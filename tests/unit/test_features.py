@@ -93,7 +93,7 @@ def test_the_shipped_network_gets_a_new_head_for_other_classes(
     assert np.array_equal(features(without, large[:9]), features(model, large[:9]))
 
 
-def test_a_head_learns_a_class_of_one_image(digits: np.ndarray, labels: np.ndarray) -> None:
+def test_a_head_learns_a_class_of_one_image(digits: np.ndarray) -> None:
     """A random choice of images to fit the head would miss the rare class."""
     large = enlarged(digits[[0, 1]])
     rows = np.repeat([0, 1], [60_000, 1])

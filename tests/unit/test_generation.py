@@ -105,7 +105,8 @@ def test_real_images_as_samples_score_nearly_perfectly(perfect: dict[str, float]
     # The floor is measured with twice as many images, whose covariance is more certain. Measured:
     # 1.4 times the floor.
     assert perfect["frechet_floor"] < perfect["frechet"] < 2 * perfect["frechet_floor"]
-    assert abs(perfect["kid"]) < 0.05  # measured: light blur 0.02, noise 0.3
+    # Measured: -0.015. Blur of one pixel scores 0.055, and noise of 0.05 scores 0.25.
+    assert abs(perfect["kid"]) < 0.02
     assert perfect["frechet_blur"] < 1e-6 * perfect["frechet"]  # test images against themselves
     assert perfect["frechet_sampler"] == pytest.approx(perfect["frechet"])
     for name in ("precision", "recall", "coverage", "class_balance", "label_agreement_real"):

@@ -220,14 +220,21 @@ def test_a_saved_model_folder_is_refused(tmp_path: Path) -> None:
     assert "a folder, such as a SavedModel" in refusal(tmp_path / "model.keras")
 
 
-def test_weights_in_numpy_format_are_refused(trained: Path, tmp_path: Path) -> None:
-    content = io.BytesIO()
-    np.savez(content, a=np.array([Marks(tmp_path / "marker")], dtype=object))
+def test_weights_in_numpy_format_are_refused_and_not_unpickled(
+    trained: Path, tmp_path: Path
+) -> None:
+    content, marker = io.BytesIO(), tmp_path / "marker"
+    np.savez(content, a=np.array([Marks(marker)], dtype=object))
+    content.seek(0)
+    np.load(content, allow_pickle=True)["a"]
+    assert marker.exists()  # without the check, unpickling writes the file
+    marker.unlink()
     path = tmp_path / "model.keras"
     shutil.copy(trained / "model.keras", path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("model.weights.npz", content.getvalue())
     assert "has a member 'model.weights.npz'" in refusal(path)
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize(

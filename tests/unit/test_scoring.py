@@ -166,9 +166,7 @@ def test_scoring_twice_gives_equal_scores_but_for_the_latency(
     assert min(again.latency_ms.values()) > 0
 
 
-def test_chunks_hold_every_row_once_and_do_not_change_the_mean_image(
-    small: PCA, prepared: Prepared
-) -> None:
+def test_chunks_hold_every_row_once_and_do_not_change_the_mean_image(prepared: Prepared) -> None:
     rows = np.arange(2000, 12_000, 3)
     parts = [*metrics.chunks(rows, 64, 64 * 1000)]
     assert [len(part) for part in parts] == [1000, 1000, 1000, 334]
@@ -229,6 +227,34 @@ def test_the_spread_of_mse_is_its_standard_error(
     # A standard deviation from 1000 draws has an error of 1 / sqrt(2000) = 2.2 %; allow 4 errors.
     expected = errors.std() / np.sqrt(len(errors))
     assert of_small.metrics["mse"].replicates.std() == pytest.approx(expected, rel=0.09)
+
+
+def test_the_spread_of_sample_metrics_is_that_of_other_resamples(
+    small: PCA, of_small: Scores, prepared: Prepared
+) -> None:
+    images, train, test = prepared.images, prepared.rows("train"), prepared.rows("test")
+    samples, rng = samples_of(small), np.random.default_rng(2)
+    projected, real = (
+        metrics.project(each, rows)[:, : scoring.REPLICATED_PROJECTIONS]
+        for each, rows in [(samples, np.arange(10_000)), (images, test)]
+    )
+    looked_up = metrics.subset(np.arange(10_000), metrics.MAX_SEARCHED)
+    near, near_test = (
+        metrics.nearest_distances(np.concatenate([*metrics.thumbnails(each, rows)]), images, train)
+        for each, rows in [(samples, looked_up), (images, test)]
+    )
+
+    def drawn(each: np.ndarray) -> np.ndarray:
+        return each[rng.integers(len(each), size=len(each))]
+
+    # A standard deviation from B draws has an error of 1 / sqrt(2 B). Allow 4 errors: 40 % of 50
+    # draws, and 13 % of 1000 draws, which are compared with 1000 others.
+    distances = [metrics.sliced_wasserstein(drawn(projected), drawn(real)) for _ in range(50)]
+    spread = of_small.metrics["sliced_wasserstein"].replicates.std()
+    assert spread == pytest.approx(np.std(distances), rel=0.4)
+    ratios = [metrics.distance_ratio(drawn(near), drawn(near_test)) for _ in range(1000)]
+    spread = of_small.metrics["memorisation"].replicates.std()
+    assert spread == pytest.approx(np.std(ratios), rel=0.13)
 
 
 def test_two_draws_from_one_distribution_do_not_differ_beyond_chance() -> None:

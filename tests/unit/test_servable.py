@@ -354,7 +354,7 @@ def broken(packaged: Path, tmp_path: Path) -> Iterator[Path]:
     assert "\n" not in str(fault.value)
 
 
-def test_preflight_refuses_changed_weights_of_the_decoder(broken: Path, servable: Servable) -> None:
+def test_preflight_refuses_changed_weights_of_the_decoder(broken: Path) -> None:
     # The largest weight tensor of the decoder, scaled by 1.1.
     path = broken / "artifacts/servable/decoder.onnx"
     import onnx

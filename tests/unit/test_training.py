@@ -111,7 +111,7 @@ def test_the_checkpoint_is_deleted_once_dvc_has_recorded_the_model(tmp_path: Pat
     assert not checkpoint.path.exists()
 
 
-def test_sigterm_waits_for_the_checkpoint(tmp_path: Path) -> None:
+def test_sigterm_waits_for_the_checkpoint() -> None:
     heard: list[str] = []
     former = signal.signal(signal.SIGTERM, lambda *_: heard.append("end"))
     try:
@@ -188,7 +188,7 @@ def test_training_without_validation_keeps_the_weights_of_the_last_epoch(tmp_pat
     assert progress.best_weights is None
 
 
-def test_the_learning_rate_warms_up_and_falls_to_zero(tmp_path: Path) -> None:
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     rate = training.learning_rate(CONFIG, steps_per_epoch=7)
     rates = [float(rate(step)) for step in range(29)]
     np.testing.assert_allclose(rates[:4], [0, 0.01 / 3, 0.02 / 3, 0.01], rtol=1e-5)
