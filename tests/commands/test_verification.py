@@ -221,6 +221,49 @@ def test_a_damaged_or_missing_file_is_repaired_from_the_cache(
     assert not checkout.told
 
 
+def test_files_of_several_outs_are_restored_by_one_call_of_dvc(own: Kept) -> None:
+    """Images of the user stay in the folder, and nothing is left of the repository for DVC."""
+    image = own.path / "data/raw/mine.png"
+    image.write_text("mine")
+    names = ("data/raw/source.json", "data/latents.parquet", SAMPLER)
+    files = [own.path / name for name in names]
+    files.append(own.path / "models/servable/sampler/sampler.npz")  # equal to that of the sampler
+    contents = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+    verified = own.verify()
+    assert [(fault.wrong, fault.repaired) for fault in verified.faults] == [
+        ("missing", "from DVC's cache")
+    ] * 4
+    assert [file.read_bytes() for file in files] == contents
+    assert image.read_text() == "mine"
+    assert not (own.path / ".latentworks/repair").exists()
+    assert not own.told
+    image.unlink()
+    assert not own.repaired().faults
+
+
+def test_a_file_that_cannot_be_restored_is_explained(own: Kept) -> None:
+    """A folder of the user is in the place of a recorded file, in an out that keeps such files."""
+    place = own.path / "data/raw"
+    lock = own.path / "dvc.lock"
+    inner = own.stored("data/raw/source.json")
+    md5 = inner.parent.name + inner.name
+    listing = json.dumps([{"md5": md5, "relpath": "mine/source.json"}], sort_keys=True)
+    (own.path / "list").write_text(listing)
+    name = dag.md5_of(own.path / "list")
+    target = own.object(f"{name}.dir")
+    target.parent.mkdir(exist_ok=True)
+    (own.path / "list").rename(target)
+    lock.write_text(lock.read_text().replace(own.md5("data/raw"), f"{name}.dir"))
+    (place / "mine").write_text("a file of the user")
+    verified = own.verify()
+    assert (place / "mine").read_text() == "a file of the user"
+    fault = next(fault for fault in verified.lost if fault.name == "data/raw/mine/source.json")
+    assert (fault.place, fault.out, fault.wrong) == ("checkout", "data/raw", "missing")
+    assert fault.cure
+
+
 @pytest.mark.parametrize("content", [None, b"[", b'[{"relpath": "a"}]'])
 def test_a_damaged_file_list_of_a_folder_is_repaired_from_the_checkout(
     checkout: Kept, content: bytes | None
@@ -285,6 +328,27 @@ def test_a_file_with_both_copies_damaged_is_repaired_from_another_out(checkout: 
         "from DVC's cache",
     ]
     assert not checkout.told
+
+
+def test_a_file_that_two_outs_share_is_made_by_one_stage_and_copied_to_the_other(
+    checkout: Kept,
+) -> None:
+    """All three copies are damaged: the cache object, and the files of sampler and servable."""
+    stored = checkout.stored(SAMPLER)
+    whole = stored.read_bytes()
+    twin = checkout.path / "models/servable/sampler/sampler.npz"
+    for path in (stored, checkout.path / SAMPLER, twin):
+        flip(path)
+    verified = checkout.repaired()
+    assert [line for line in checkout.told if "Running stage" in line] == [
+        "Running stage 'sample':"
+    ]
+    assert [(fault.place, fault.repaired) for fault in verified.faults] == [
+        ("cache", "by stage sample, which ran again"),
+        ("checkout", "by stage sample, which ran again"),
+        ("checkout", "from DVC's cache"),
+    ]
+    assert twin.read_bytes() == whole
 
 
 def test_a_file_with_both_copies_damaged_is_repaired_by_its_stage(checkout: Kept) -> None:

@@ -1,30 +1,39 @@
 """Report of damaged files: what is wrong, where each was quarantined, how it was repaired."""
 
-import errno
-import os
-import shutil
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from typing import Literal
 
 from latentworks.errors import Damaged
-from latentworks.system.state import STATE
+from latentworks.repository.dag import FOLDER
 
+Place = Literal["checkout", "cache", "mlflow"]
+IN: dict[Place, str] = {"checkout": "", "cache": " in DVC's cache", "mlflow": " in MLflow"}
 MAX_LINES = 3  # for files of one out with the same fault; more of them become one line
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A damaged or missing file, folder or cache object."""
+    """A damaged or missing copy of a file, folder or version."""
 
-    what: str  # the name of the file or cache object, for a reader
-    whose: str  # the out or version that it belongs to, and its place
-    wrong: str  # the damage: "missing", for instance
+    place: Place
+    name: str  # the file, folder or version, for a reader
+    out: str  # the out or version that it belongs to
+    md5: str = ""  # the recorded one
+    wrong: str = ""  # the damage: "missing", for instance
     kept: str = ""  # path in the quarantine, relative to the checkout; empty if nothing was moved
     repaired: str = ""  # the source: "from the checkout"; empty if not repaired
     cure: str = ""  # why it is not repaired, and what the user can do
+
+    @property
+    def is_list(self) -> bool:
+        return self.place == "cache" and self.md5.endswith(FOLDER)
+
+    @property
+    def what(self) -> str:
+        """The damaged copy, for a reader: `data/latents.parquet in DVC's cache`."""
+        return f"{'list of files of ' if self.is_list else ''}{self.name}{IN[self.place]}"
 
     def __str__(self) -> str:
         kept = f"; quarantined as {self.kept}" if self.kept else ""
@@ -51,15 +60,8 @@ class Verified:
         return tuple(fault for fault in self.faults if not fault.repaired)
 
     def __add__(self, other: "Verified") -> "Verified":
-        return Verified(
-            self.objects | other.objects,
-            self.num_files + other.num_files,
-            self.num_bytes + other.num_bytes,
-            self.num_versions + other.num_versions,
-            self.num_absent + other.num_absent,
-            self.faults + other.faults,
-            self.notes + other.notes,
-        )
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Verified(*(a | b if isinstance(a, frozenset) else a + b for a, b in pairs))
 
     def lines(self) -> list[str]:
         """Return a line for each fault (or group of equal faults) and each note."""
@@ -96,43 +98,10 @@ def _gathered(faults: Iterable[Fault]) -> list[Fault]:
     """Merge faults of one out that are equal but for the file, if there are more than MAX_LINES."""
     groups: dict[Fault, list[Fault]] = defaultdict(list)
     for fault in faults:
-        groups[fault if fault.kept else replace(fault, what=fault.whose)].append(fault)
+        groups[fault if fault.kept else replace(fault, name=fault.out, md5="")].append(fault)
     merged: list[Fault] = []
     for group, members in groups.items():
         if len(members) > MAX_LINES:
-            members = [replace(group, what=f"{len(members):,} files of {group.whose}")]
+            members = [replace(group, name=f"{len(members):,} files of {group.out}")]
         merged += members
     return merged
-
-
-class Quarantine:
-    """The folder of a checkout that keeps damaged files; nothing is ever deleted from it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.time = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
-
-    def take(self, path: Path, name: str) -> str:
-        """Move a file, folder or link into the quarantine; return its new path. Raises OSError.
-
-        A rename reads nothing, so that it works for an unreadable file. If the file is on another
-        disk and cannot be copied, it is renamed in its own folder.
-        """
-        target = self.root / STATE / "quarantine" / self.time / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        first = target
-        num = 1
-        while os.path.lexists(target):
-            num += 1
-            target = first.with_name(f"{first.name}.{num}")
-        try:
-            os.rename(path, target)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            try:
-                shutil.move(path, target)
-            except OSError:
-                target = path.with_name(f"{path.name}.damaged-{self.time}")
-                os.rename(path, target)
-        return os.path.relpath(target, self.root)

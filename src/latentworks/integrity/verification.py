@@ -5,13 +5,14 @@ by its stage. Each step is atomic and can be repeated, so that a verification th
 continues with the next call.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
 
 from latentworks.errors import LatentworksError
-from latentworks.integrity.inspection import Inspection, Out, inputs, recorded
+from latentworks.integrity.inspection import Inspection
+from latentworks.integrity.outs import Out, changed_sources, inputs, recorded
 from latentworks.integrity.report import Verified
 from latentworks.repository import dag, dvc
 from latentworks.system import disk
@@ -38,59 +39,52 @@ def verify(
     total = sum(out.size * (1 + out.cached) for out in outs)
     with tqdm(total=total, unit="B", unit_scale=True, desc="verify", disable=None) as bar:
         inspection = Inspection(root, env, bar)
-        lost = [out for out in outs if not inspection.repair(out)]
-        sources = inputs(root, outs) if stage is None else {}
-        cached = {md5: name for md5, name in sources.items() if inspection.has(md5)}
-        inspection.look_at(cached, "If the file in the checkout is intact, run `dvc commit`.")
+        lost = inspection.repair(outs)
         if stage is None:
-            inspection.compare_sources(outs)
-    inspection.source = "from another out"  # a later one, which holds the same file
-    lost = inspection.fetch([out for out in lost if not inspection.repair(out)])
-    if lost:
-        _run_again(inspection, outs, lost, report)
+            _verify_inputs(inspection, outs)
+    lost = inspection.fetch(lost)
+    for name in dvc.needs(root, env) if lost else ():
+        made = [out for out in outs if out.stage == name]
+        missed = inspection.repair([out for out in made if out in lost])
+        why = ""
+        for _ in range(TRIES):
+            if missed and not why:
+                why = _run(inspection, name, made, missed, report)
+                missed = inspection.repair(made, f"by stage {name}, which ran again", why)
     return inspection.result()
 
 
-def _run_again(
-    inspection: Inspection, outs: list[Out], lost: Iterable[Out], report: Callable[[str], None]
-) -> None:
-    """Run the stages of lost outs again, in DVC's order."""
-    waiting = list(lost)
-    for stage in dvc.needs(inspection.root, inspection.env):
-        stage_outs = [out for out in outs if out.stage == stage]
-        missed = [out for out in stage_outs if out in waiting]
-        for _ in range(TRIES if missed else 0):
-            why = _run(inspection, stage, stage_outs, missed, report)
-            missed = [out for out in stage_outs if not inspection.repair(out)]
-            for out in missed:
-                inspection.explain(out, why)
-            if why or not missed:
-                break
+def _verify_inputs(inspection: Inspection, outs: list[Out]) -> None:
+    root = inspection.root
+    stored = [out for out in inputs(root, outs) if inspection.cache.path(out.md5).exists()]
+    advice = "If the file in the checkout is intact, run `dvc commit`."
+    inspection.fetch(inspection.repair(stored, why=advice))
+    notes, num_bytes = changed_sources(root, outs)
+    inspection.notes |= notes
+    inspection.copies.num_bytes += num_bytes
 
 
 def _run(
     inspection: Inspection,
     stage: str,
     outs: list[Out],
-    missed: list[Out],
+    lost: list[Out],
     report: Callable[[str], None],
 ) -> str:
     """Run a stage, even if DVC finds it up to date, and keep dvc.lock; return the error, or ""."""
-    root, env = inspection.root, inspection.env
+    root, env = inspection.root, inspection.cache.env
     changed = _changed(root, stage, env)
     if changed:
         return (
             f"Stage {stage} was not run, since it would make a different result. Changed since "
             f"{dag.LOCK} was written: {changed}. Run `make repro` for a new result."
         )
-    for out in missed:
-        if not out.persists:  # DVC deletes it before the run
-            inspection.clear(out)
+    for out in lost:
+        inspection.clear(out)
     lock = root / dag.LOCK
     before = lock.read_bytes()
-    report(f"stage {stage} runs again to repair {', '.join(out.name for out in missed)}")
-    inspection.source = f"by stage {stage}, which ran again"
-    inspection.forget()
+    report(f"stage {stage} runs again to repair {', '.join(out.name for out in lost)}")
+    inspection.copies.hashed.clear()
     try:
         dvc.repro(root, stage, report, env, force=True)
         made = {out["path"]: out["md5"] for out in dag.locked(root)[stage]["outs"]}

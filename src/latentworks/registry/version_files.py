@@ -15,6 +15,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from latentworks.errors import RegistryError, Unavailable
 from latentworks.integrity.inspection import Inspection
 from latentworks.integrity.objects import MD5
+from latentworks.integrity.outs import Out
 from latentworks.integrity.report import Fault, Verified
 from latentworks.registry.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 from latentworks.registry.versions import VERSIONS, Version
@@ -43,7 +44,7 @@ def verify(
         return Verified()  # nothing was ever registered; MLflow's client would create the store
     registry = Registry(root)
     inspection = Inspection(root, env)
-    inspection.whole |= known
+    inspection.copies.hashed |= {inspection.cache.path(md5): md5 for md5 in known}
     stages = dag.stages(root).values()
     uncached = {
         name for stage in stages for name, of in dag.options(stage).items() if not of["cache"]
@@ -67,7 +68,8 @@ def verify(
             with locks.exclusive(version.sha256[:16], f"verify {version}"):
                 seen += copies.verify()
             objects |= {md5: name for md5, name in copies.objects.items() if md5 not in objects}
-    inspection.look_at({md5: objects[md5] for md5 in objects if md5 not in known}, REBUILD)
+    outs = [Out(name, root / name, md5, needed=False) for md5, name in objects.items()]
+    inspection.fetch(inspection.repair([out for out in outs if out.md5 not in known], why=REBUILD))
     return seen + inspection.result()
 
 
@@ -99,7 +101,7 @@ class _Copies:
                 # Quarantine MLflow's files only if a good copy is about to replace them.
                 replaced = whole and stored.is_dir() and any(stored.iterdir())
                 kept = self._set_aside(stored, "mlflow") if replaced else ""
-                fault = Fault(f"{self.version} in MLflow", str(self.version), wrong, kept)
+                fault = Fault("mlflow", str(self.version), str(self.version), "", wrong, kept)
                 faults.append(self._upload(whole, strangers, fault, Path(temporary) / "again"))
             source = "from MLflow" if not wrong else "from another copy"
             for folder, fault in damaged.items():
@@ -120,8 +122,8 @@ class _Copies:
                 continue
             wrong = self._wrong(folder)
             if wrong:
-                what = f"the copy of {self.version} in {folder.parent.relative_to(root)}"
-                damaged[folder] = Fault(what, str(self.version), wrong)
+                name = f"the copy of {self.version} in {folder.parent.relative_to(root)}"
+                damaged[folder] = Fault("checkout", name, str(self.version), wrong=wrong)
             else:
                 whole.append(folder)
         for folder, fault in damaged.items():
@@ -167,7 +169,7 @@ class _Copies:
     # --- repair ----------------------------------------------------------------------------------
 
     def _set_aside(self, folder: Path, place: str) -> str:
-        return self.inspection.quarantine.take(folder, f"{place}/{self.name}")
+        return self.inspection.copies.quarantine.take(folder, f"{place}/{self.name}")
 
     def _upload(self, whole: list[Path], strangers: list[str], fault: Fault, again: Path) -> Fault:
         """Upload the files of a good copy to MLflow, in place of the damaged ones."""

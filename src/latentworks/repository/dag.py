@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from latentworks.errors import LatentworksError
 
 DAG = "dvc.yaml"
 LOCK = "dvc.lock"
+FOLDER = ".dir"  # suffix of the MD5 of a folder, which is that of a list of its files
 MAX_HASHED_BYTES = 500_000_000  # a second of hashing; a larger out is assumed to match dvc.lock
 
 
@@ -139,11 +140,16 @@ def md5_of(path: Path) -> str:
     if not path.is_dir():
         return _md5(path)
     entries = (entry for entry in path.rglob("*") if "__pycache__" not in entry.parts)  # .dvcignore
-    files = sorted(entry for entry in entries if entry.is_file())
-    listing = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
-    listing.sort(key=lambda file: file["relpath"].split("/"))
-    text = json.dumps(listing, sort_keys=True)
-    return f"{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}.dir"
+    files = [entry for entry in entries if entry.is_file()]
+    text = listing({file.relative_to(path).as_posix(): _md5(file) for file in files})
+    return f"{hashlib.md5(text, usedforsecurity=False).hexdigest()}{FOLDER}"
+
+
+def listing(files: Mapping[str, str]) -> bytes:
+    """Return the list of a folder's files as DVC writes it; `files` has their MD5s by path."""
+    names = sorted(files, key=lambda name: name.split("/"))
+    entries = [{"md5": files[name], "relpath": name} for name in names]
+    return json.dumps(entries, sort_keys=True).encode()
 
 
 def _md5(path: Path) -> str:
