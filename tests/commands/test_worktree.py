@@ -134,7 +134,17 @@ def test_the_next_commit_replaces_a_broken_dvc_yaml(source: Source, worktree: Wo
     source.commit()
     worktree.check_out("HEAD")
     whole = (source.path / "dvc.yaml").read_text()
-    (source.path / "dvc.yaml").write_text(f"    worktree: Worktree, tmp_path: Path
+    (source.path / "dvc.yaml").write_text(f"<<<<<<< HEAD\n{whole}")
+    source.commit()
+    worktree.check_out("HEAD")
+    (source.path / "dvc.yaml").write_text(whole)
+    source.commit()
+    worktree.check_out("HEAD")
+    assert (worktree.path / "dvc.yaml").read_text() == whole
+
+
+def test_check_out_removes_an_empty_rwlock_and_keeps_one_with_a_holder(
+    worktree: Worktree, tmp_path: Path
 ) -> None:
     worktree.check_out("HEAD")
     rwlock = worktree.path / ".dvc/tmp/rwlock"
