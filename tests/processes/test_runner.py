@@ -237,10 +237,6 @@ def test_a_damaged_or_stale_rwlock_is_moved_away(tmp_path: Path, content: str) -
     assert (tmp_path / ".latentworks/torn/rwlock").read_text() == content
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the repair leaves an empty folder, and keeps entries without outs; DVC fails on both",
-)
 @pytest.mark.parametrize("mark", [b"  md5: ", b"outs:"])
 def test_repro_works_though_entries_of_dvcs_run_cache_are_cut_off(
     finished: Checkout, tmp_path: Path, mark: bytes

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,14 @@ def _is_complete_lock(content: bytes) -> bool:
 
 def repair_run_cache(root: Path, cache: Path) -> None:
     """Move incomplete entries of DVC's run cache away; DVC would fail on them."""
-    for entry in (cache / "runs").glob("*/*/*"):
-        content = entry.read_bytes() if entry.is_file() else b""
+    for entry in filter(Path.is_file, (cache / "runs").glob("*/*/*")):
+        content = entry.read_bytes()
         try:
-            complete = content.endswith(b"\n") and dag.is_complete(YAML(typ="safe").load(content))
+            stage = YAML(typ="safe").load(content)
         except YAMLError:
-            complete = False
-        if not complete and entry.is_file():
+            stage = {}
+        if not (content.endswith(b"\n") and dag.is_complete(stage) and stage.get("outs")):
             (root / TORN).mkdir(parents=True, exist_ok=True)
             entry.replace(root / TORN / entry.name)
+            with suppress(OSError):  # other entries are left in the folder
+                entry.parent.rmdir()  # DVC fails on an empty one
