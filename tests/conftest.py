@@ -336,7 +336,15 @@ def prefect_server(folder: Path, **settings: str) -> Iterator[str]:
 
 
 # Ends a server when the main process of the tests has ended, even if that was killed.
-SHARED = 'echo $$ >pid; "$@" & while kill -0 $OWNER 2>/dev/null; do sleep 1; done; kill 0'
+SHARED = """
+echo $$ >pid
+"$@" &
+while kill -0 $OWNER 2>/dev/null; do sleep 1; done
+trap '' TERM
+kill 0
+sleep 10
+kill -KILL 0
+"""
 
 
 @pytest.fixture(scope="session")
@@ -375,10 +383,12 @@ def end_shared_server(folder: Path) -> None:
     if not (folder / "pid").exists():
         return
     group = int((folder / "pid").read_text())
+    deadline = time.monotonic() + 10
     with suppress(ProcessLookupError):
-        while True:
+        while time.monotonic() < deadline:
             os.killpg(group, signal.SIGTERM)
             time.sleep(0.1)
+        os.killpg(group, signal.SIGKILL)
 
 
 class Project(Checkout):
@@ -443,12 +453,17 @@ def experiment(finished: Checkout) -> Checkout:
 
 @pytest.fixture(scope="module")
 def pair(
-    server: str, good: Checkout, better: Checkout, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    server: str,
+    good: Checkout,
+    better: Checkout,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Project:
     """A checkout of a model with two versions; the second is champion, the first previous."""
     folder = tmp_path_factory.mktemp("pair")
-    first = Project(good.copy(folder / "first").path, server).named("pair")
-    second = Project(better.copy(folder / "second").path, server).named("pair")
+    name = f"pair-{request.module.__name__}"
+    first = Project(good.copy(folder / "first").path, server).named(name)
+    second = Project(better.copy(folder / "second").path, server).named(name)
     for each in (first, second):
         each.ours("register")
         each.ours("promote")

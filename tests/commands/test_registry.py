@@ -103,7 +103,7 @@ def test_compare_shows_numbers_and_images(server: str, pair: Project) -> None:
     said = pair.ours("compare", "1", "2")
     versions = pair.path / ".latentworks/versions"
     scores = [
-        disk.read_json(versions / sha256(server, "pair", number) / "scores.json")
+        disk.read_json(versions / sha256(server, pair.name, number) / "scores.json")
         for number in ("1", "2")
     ]
     first, second = (each["metrics"]["mse"]["value"] for each in scores)
@@ -138,7 +138,7 @@ def test_registration_and_promotion_work_without_an_mlflow_server(
 
 def test_a_damaged_local_copy_is_fetched_again(server: str, pair: Project) -> None:
     pair.ours("compare", "1", "2")
-    folder = pair.path / ".latentworks/versions" / sha256(server, "pair", "1")
+    folder = pair.path / ".latentworks/versions" / sha256(server, pair.name, "1")
     (folder / "pyfunc.py").write_text("damaged")
     pair.ours("compare", "1", "2")
     checksums.verify(folder, folder.name, "it")
@@ -197,34 +197,36 @@ def test_an_interrupted_decision_is_carried_out_once(
     """The test records decisions as a process does that is killed before it moves the aliases."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     store = Registry(pair.path).store
-    before = aliases(server, "pair")
+    before = aliases(server, pair.name)
     for version, decision in ((before["previous"], "restored"), (before["champion"], "restored")):
-        champion = aliases(server, "pair")["champion"]
+        champion = aliases(server, pair.name)["champion"]
         reason = "collars"
         text = f"Restored: {reason}"
-        entry = Entry(uuid.uuid4().hex, "pair", version, decision, reason, champion, version, text)
+        entry = Entry(
+            uuid.uuid4().hex, pair.name, version, decision, reason, champion, version, text
+        )
         store.decisions.record(entry, {})
         assert "in progress, or interrupted" in pair.ours("history")
         # The repeated rollback completes the interrupted rollback, and goes no step further.
         assert f"version {version} is champion again" in pair.ours("rollback")
-        assert aliases(server, "pair")["champion"] == version
-    assert aliases(server, "pair") == before
-    decisions(server, "pair")  # asserts that all are finished
+        assert aliases(server, pair.name)["champion"] == version
+    assert aliases(server, pair.name) == before
+    decisions(server, pair.name)  # asserts that all are finished
 
-    gone = Entry(uuid.uuid4().hex, "pair", 77, "promoted", "?", before["champion"], 77, "?")
+    gone = Entry(uuid.uuid4().hex, pair.name, 77, "promoted", "?", before["champion"], 77, "?")
     store.decisions.record(gone, {})
     pair.ours("rollback")
     pair.ours("rollback")
-    assert aliases(server, "pair") == before
+    assert aliases(server, pair.name) == before
     assert "(never carried out)" in pair.ours("history")
     client = MlflowClient(server)
-    client.delete_run(store.decisions.of("pair")[-3].run_id)  # the decision never carried out
+    client.delete_run(store.decisions.of(pair.name)[-3].run_id)  # the decision never carried out
 
 
 def test_invalid_requests_are_refused_and_change_nothing(
     server: str, pair: Project, tmp_path: Path
 ) -> None:
-    before = aliases(server, "pair")
+    before = aliases(server, pair.name)
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "file").write_text("precious")
@@ -234,12 +236,12 @@ def test_invalid_requests_are_refused_and_change_nothing(
     assert (folder / "file").read_text() == "precious"
     assert "at most 500 characters" in pair.ours("rollback", "--reason", "x" * 501, expected=6)
     client = MlflowClient(server)
-    recorded = sha256(server, "pair", "1")
-    client.set_model_version_tag("pair", "1", SHA256, str(folder))
+    recorded = sha256(server, pair.name, "1")
+    client.set_model_version_tag(pair.name, "1", SHA256, str(folder))
     assert "has no recorded sha256" in pair.ours("rollback", expected=6)
     assert (folder / "file").exists()
-    client.set_model_version_tag("pair", "1", SHA256, recorded)
-    assert aliases(server, "pair") == before
+    client.set_model_version_tag(pair.name, "1", SHA256, recorded)
+    assert aliases(server, pair.name) == before
 
 
 def test_register_refuses_running_code_of_another_checkout(
@@ -270,7 +272,11 @@ def test_the_python_example_of_the_readme_works(pair: Project, tmp_path: Path) -
     text = (ROOT / "README.md").read_text()
     (example,) = re.findall(r"```python\n(import mlflow.*?)```", text, flags=re.DOTALL)
     # The tests use smaller images.
-    for old, new in {"autoencoder@": "pair@", "32, 32": "8, 8", "128, 128": "32, 32"}.items():
+    for old, new in {
+        "autoencoder@": f"{pair.name}@",
+        "32, 32": "8, 8",
+        "128, 128": "32, 32",
+    }.items():
         assert old in example
         example = example.replace(old, new)
     pair.run("python", "-c", f"import os; os.chdir({str(tmp_path)!r})\n{example}")
@@ -283,7 +289,7 @@ def test_mlflow_models_serve_serves_the_champion(
     server: str, pair: Project, tmp_path: Path
 ) -> None:
     port = closed_port()
-    call = ["mlflow", "models", "serve", "--model-uri", "models:/pair@champion"]
+    call = ["mlflow", "models", "serve", "--model-uri", f"models:/{pair.name}@champion"]
     call += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     away = tmp_path / "away"
     away.mkdir()
@@ -321,7 +327,7 @@ def test_a_client_needs_the_pinned_requirements_alone(
     away.mkdir()
     python = away / "env/bin/python"
     pair.ours("compare", "1", "2")
-    folder = pair.path / ".latentworks/versions" / sha256(server, "pair", "2")
+    folder = pair.path / ".latentworks/versions" / sha256(server, pair.name, "2")
     install = ["uv", "pip", "install", "--quiet", "--python", str(python), "--requirements"]
     for call in (
         ["uv", "venv", "--quiet", str(away / "env")],
@@ -329,7 +335,7 @@ def test_a_client_needs_the_pinned_requirements_alone(
     ):
         subprocess.run(call, check=True, env=environment())
     script = (
-        "import mlflow, sys; model = mlflow.pyfunc.load_model('models:/pair@champion'); "
+        "import mlflow, sys; model = mlflow.pyfunc.load_model('models:/{pair.name}@champion'); "
         "images = model.predict(None, params={'verb': 'sample', 'num': 16}); "
         "print(images.shape, 'tensorflow' in sys.modules); import latentworks"
     )
@@ -344,7 +350,7 @@ def test_a_client_needs_the_pinned_requirements_alone(
     assert done.stdout == "(16, 8, 8, 1) False\n"
     assert "No module named 'latentworks'" in done.stderr
     port = closed_port()
-    call = [str(python), "-m", "mlflow", "models", "serve", "-m", "models:/pair@champion"]
+    call = [str(python), "-m", "mlflow", "models", "serve", "-m", f"models:/{pair.name}@champion"]
     call += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     path = f"{python.parent}:/usr/bin:/bin"
     with serving(call, port, "/ping", away, MLFLOW_TRACKING_URI=server, PATH=path) as url:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from conftest import DEADLINE, FULL, Checkout, Project, aliases, decisions
+from conftest import DEADLINE, FULL, Checkout, Project, aliases, decisions, mlflow_server
 from latentworks.promotion.scores import Scores
 from latentworks.registry.registry import Registry
 from latentworks.registry.versions import SHA256
@@ -27,6 +28,13 @@ from latentworks.system import disk, locks
 
 NUM_PROCESSES = 8
 NUM_ROUNDS = 50 if FULL else 10
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of its own: eight processes keep it busy."""
+    with mlflow_server(tmp_path_factory.mktemp("server")) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -423,7 +423,7 @@ def test_a_replaced_version_is_freed_from_memory(project: Project) -> None:
     (folder,) = (project.path / ".latentworks/versions").iterdir()
     service = Service(Following(NAME, "champion"), max_waiting=1)
     service.swap(Model(Named(NAME, 1, "a"), folder))
-    servable = weakref.ref(service.at_work.servable)
+    servable = weakref.ref(service.served_model.servable)
     service.swap(Model(Named(NAME, 2, "b"), folder))
     assert servable() is None
 

@@ -88,7 +88,7 @@ class Copies:
         """Quarantine a damaged copy if it exists, and record the fault."""
         earlier = self.faults.get(path)
         self.hashed.pop(path, None)
-        if path.is_dir():
+        if os.path.isdir(path):  # False if a folder above cannot be searched
             self.hashed = {
                 file: self.hashed[file] for file in self.hashed if path not in file.parents
             }
@@ -115,7 +115,10 @@ class Copies:
                     temporary.write_bytes(content)
                 else:
                     shutil.copyfile(content, temporary)
-                if self.faults[path].place == "cache":
+                fault = self.faults[path]
+                if dag.md5_of(temporary) != fault.md5.removesuffix(dag.FOLDER):
+                    raise OSError(errno.EIO, "the copy is damaged", str(content))
+                if fault.place == "cache":
                     temporary.chmod(0o444)  # as DVC does
         except OSError as error:
             self.explain(path, f"{error.strerror}: {error.filename}.")

@@ -51,9 +51,11 @@ class Inspection:
             self._copy_to_cache()
             self._check_out()
         lost = [out for out in lost if not self._is_intact(out)]
-        names = {out.name for out in lost} if why else set()
+        needed = {out.name: out.needed for out in lost} if why else {}
         for path, fault in self.copies.faults.items():
-            if fault.out in names and not fault.repaired:
+            # An out that is not needed keeps its first explanation: the advice for its user.
+            explained = fault.cure and not needed.get(fault.out)
+            if fault.out in needed and not fault.repaired and not explained:
                 self.copies.explain(path, why)
         return lost
 
@@ -109,7 +111,7 @@ class Inspection:
         if here:
             self._quarantine_unrecorded(out, {*found} - {*wanted})
         intact = [self._is_file_intact(out, name, wanted[name], here) for name in wanted]
-        if all(intact):
+        if all(intact) and out.needed:
             self.copies.mark_repaired(out.path)  # a folder that was quarantined as a whole
         return all(intact)
 
@@ -160,7 +162,7 @@ class Inspection:
             return False
         md5 = md5_of_listing(dag.listing(found)) if out.is_folder else found["."]
         stored = self.cache.path(md5)
-        if not stored.is_file() or not stored.stat().st_size:
+        if not os.path.isfile(stored) or not stored.stat().st_size:
             return False
         self.notes[out.name] = (
             f"{out.name} is of another result than {dag.LOCK}, and was left alone; "
@@ -189,7 +191,8 @@ class Inspection:
         in_cache = in_cache or self.copies.is_intact(stored, Fault("cache", file, out.name, md5))
         if not here:
             return in_cache
-        if not in_cache and path.is_symlink() and path.resolve() == stored.resolve():
+        broken = path.is_symlink() and not os.path.lexists(stored)
+        if broken and path.resolve() == stored.resolve():
             path.unlink()  # the cache object was quarantined, and DVC fails on a broken link
             self.copies.hashed.pop(path, None)
         in_checkout = self.copies.is_intact(path, Fault("checkout", file, out.name, md5))

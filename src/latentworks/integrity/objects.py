@@ -16,7 +16,6 @@ from latentworks.system.state import STATE
 
 MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 REPAIR = STATE / "repair"  # a DVC repository; in the checkout, so that DVC can link on its disk
-FAILED = "`dvc checkout` could not write it: the disk may be full, or the cache not readable."
 
 Files = dict[str, str]  # MD5s by path inside a folder; a single file has the path "."
 
@@ -63,22 +62,25 @@ class Cache:
         deletes files of an out that dvc.lock does not record, and the whole out if it cannot write
         one of its files.
         """
-        files = [{"md5": md5, "relpath": str(num)} for num, md5 in enumerate(wanted.values())]
         errors = {}
-        with self._repository([{"files": files}]) as folder:
+        with self._repository([{"md5": md5} for md5 in wanted.values()]) as folder:
             failure = self._run(folder, "checkout")
             for num, path in enumerate(wanted):
                 try:
                     with disk.replacing(path) as temporary:
-                        shutil.move(folder / "0" / str(num), temporary)
+                        shutil.move(folder / str(num), temporary)
                 except OSError as error:
-                    errors[path] = FAILED if failure else f"{error.strerror}: {error.filename}."
+                    why = failure or f"{error.strerror}: {error.filename}"
+                    errors[path] = f"DVC could not restore it: {why.rstrip('.')}."
         return errors
 
     def fetch(self, md5s: Iterable[str]) -> str:
         """Fetch cache objects, and those that they list, from the remote; return DVC's error."""
-        with self._repository([{"md5": md5} for md5 in md5s]) as folder:
-            return self._run(folder, "fetch")
+        try:
+            with self._repository([{"md5": md5} for md5 in md5s]) as folder:
+                return self._run(folder, "fetch")
+        except OSError as error:  # the disk is full
+            return f"{error.strerror}: {error.filename}."
 
     @contextmanager
     def _repository(self, outs: list[dict[str, Any]]) -> Iterator[Path]:

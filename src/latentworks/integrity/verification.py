@@ -5,6 +5,7 @@ by its stage. Each step is atomic and can be repeated, so that a verification th
 continues with the next call.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def verify(
 
 def _verify_inputs(inspection: Inspection, outs: list[Out]) -> None:
     root = inspection.root
-    stored = [out for out in inputs(root, outs) if inspection.cache.path(out.md5).exists()]
+    stored = [out for out in inputs(root, outs) if os.path.lexists(inspection.cache.path(out.md5))]
     advice = "If the file in the checkout is intact, run `dvc commit`."
     inspection.fetch(inspection.repair(stored, why=advice))
     notes, num_bytes = changed_sources(root, outs)

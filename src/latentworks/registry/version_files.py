@@ -101,7 +101,9 @@ class _Copies:
                 # Quarantine MLflow's files only if a good copy is about to replace them.
                 replaced = whole and stored.is_dir() and any(stored.iterdir())
                 kept = self._set_aside(stored, "mlflow") if replaced else ""
-                fault = Fault("mlflow", str(self.version), str(self.version), "", wrong, kept)
+                fault = Fault(
+                    "mlflow", str(self.version), str(self.version), wrong=wrong, kept=kept
+                )
                 faults.append(self._upload(whole, strangers, fault, Path(temporary) / "again"))
             source = "from MLflow" if not wrong else "from another copy"
             for folder, fault in damaged.items():
@@ -116,7 +118,7 @@ class _Copies:
         """Damaged and good copies in this checkout and its worktrees; quarantines the damaged."""
         damaged, whole = {}, []
         root, sha256 = self.registry.root, self.version.sha256
-        trees = [root, *(tree / root.relative_to(root.anchor) for tree in _workspaces(root))]
+        trees = [root, *(tree / root.relative_to(root.anchor) for tree in _worktrees(root))]
         for folder in (tree / STATE / VERSIONS / sha256 for tree in trees):
             if not folder.exists():
                 continue
@@ -208,5 +210,5 @@ class _Copies:
         return f"{start} `latentworks register` in a checkout that has the result."
 
 
-def _workspaces(root: Path) -> list[Path]:
+def _worktrees(root: Path) -> list[Path]:
     return sorted((root / STATE / "workspaces").glob("*"))

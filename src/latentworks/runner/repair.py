@@ -110,5 +110,6 @@ def repair_run_cache(root: Path, cache: Path) -> None:
         if not (content.endswith(b"\n") and dag.is_complete(stage) and stage.get("outs")):
             (root / TORN).mkdir(parents=True, exist_ok=True)
             entry.replace(root / TORN / entry.name)
-            with suppress(OSError):  # other entries are left in the folder
-                entry.parent.rmdir()  # DVC fails on an empty one
+    for folder in (cache / "runs").glob("*/*"):
+        with suppress(OSError):  # the folder has entries
+            folder.rmdir()  # DVC fails on an empty one

@@ -16,9 +16,8 @@ from latentworks.errors import Busy, LatentworksError
 FOLDER = Path(f"/tmp/latentworks-{os.getuid()}")
 
 IN_CHECKOUT = Path(".latentworks/locks")
-OF_PARENT = (
-    "LATENTWORKS_LOCK"  # environment variable: the lock that a parent process holds for a child
-)
+# Environment variable: the lock that a parent process holds for this one.
+OF_PARENT = "LATENTWORKS_LOCK"
 
 _held: set[int] = set()  # file descriptors of the locks that this process holds
 
