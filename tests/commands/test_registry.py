@@ -335,7 +335,7 @@ def test_a_client_needs_the_pinned_requirements_alone(
     ):
         subprocess.run(call, check=True, env=environment())
     script = (
-        "import mlflow, sys; model = mlflow.pyfunc.load_model('models:/{pair.name}@champion'); "
+        f"import mlflow, sys; model = mlflow.pyfunc.load_model('models:/{pair.name}@champion'); "
         "images = model.predict(None, params={'verb': 'sample', 'num': 16}); "
         "print(images.shape, 'tensorflow' in sys.modules); import latentworks"
     )
