@@ -24,9 +24,11 @@ def main(folder: Path, owner: str) -> None:
     for name in ("python", "latentworks", "dvc"):
         (folder / "bin" / name).write_text(f"#!{BIN / 'python'} -IS\n{client}")
         (folder / "bin" / name).chmod(0o755)
-    log = (os.POSIX_SPAWN_OPEN, 2, folder / "log", os.O_WRONLY | os.O_CREAT, 0o600)
+    log = (folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    # With the output of this process, whoever reads that would wait for the end of the interpreter.
+    output = [(os.POSIX_SPAWN_OPEN, number, *log) for number in (1, 2)]
     call = [sys.executable, str(HERE / "server.py"), str(folder), owner]
-    server = os.posix_spawn(call[0], call, os.environ, file_actions=[log])
+    server = os.posix_spawn(call[0], call, os.environ, file_actions=output)
     while not (folder / "tensorflow").exists():  # its socket, where programs wait until it is ready
         if os.waitpid(server, os.WNOHANG)[0]:
             sys.exit(f"the warm interpreter has ended:\n{(folder / 'log').read_text()}")
