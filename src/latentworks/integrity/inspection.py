@@ -46,15 +46,17 @@ class Inspection:
         """
         self.copies.source = source
         self.due.clear()
+        failed: set[Path] = set()
         lost = [out for out in outs if not self._is_intact(out)]
         if lost:
             self._copy_to_cache()
-            self._check_out()
+            failed = self._check_out()
         lost = [out for out in lost if not self._is_intact(out)]
         needed = {out.name: out.needed for out in lost} if why else {}
         for path, fault in self.copies.faults.items():
-            # An out that is not needed keeps its first explanation: the advice for its user.
-            explained = fault.cure and not needed.get(fault.out)
+            # A file that cannot be written keeps that explanation, and an out that is not needed
+            # its first one: the advice for its user.
+            explained = path in failed or (fault.cure and not needed.get(fault.out))
             if fault.out in needed and not fault.repaired and not explained:
                 self.copies.explain(path, why)
         return lost
@@ -74,7 +76,8 @@ class Inspection:
             if fault.place == "cache" and not fault.repaired and fault.md5 in intact:
                 self.copies.write(path, intact[fault.md5], "from the checkout")
 
-    def _check_out(self) -> None:
+    def _check_out(self) -> set[Path]:
+        """Restore the files that are due from DVC's cache; return those that cannot be written."""
         due = {
             path: md5
             for path, md5 in self.due.items()
@@ -89,6 +92,7 @@ class Inspection:
                 self.copies.explain(path, errors[path])
             else:
                 self.copies.mark_repaired(path, "from DVC's cache")
+        return set(errors)
 
     def clear(self, out: Out) -> None:
         """Quarantine a folder, before DVC deletes it, if no list says which files are damaged.
