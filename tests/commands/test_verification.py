@@ -453,6 +453,24 @@ def test_a_stage_with_changed_params_does_not_run_for_a_repair(own: Kept) -> Non
     assert "Traceback" not in done.stderr
 
 
+def test_damage_that_cannot_be_quarantined_is_not_deleted_by_its_stage(own: Kept) -> None:
+    place, stored = own.path / SAMPLER, own.stored(SAMPLER)
+    twin = own.path / "models/servable/sampler/sampler.npz"
+    for path in (place, stored, twin):
+        flip(path)
+    damaged = place.read_bytes()
+    obstacle = own.path / ".latentworks/quarantine"
+    obstacle.parent.mkdir(exist_ok=True)
+    obstacle.write_text("a file in the place of the folder")
+    faults = own.verify().lost
+    assert {fault.kept for fault in faults} == {""}
+    assert all(fault.cure.startswith("It could not be quarantined: ") for fault in faults)
+    assert place.read_bytes() == stored.read_bytes() == damaged
+    assert not own.told  # no stage ran
+    obstacle.unlink()
+    assert len(own.repaired().faults) == len(faults) == 3
+
+
 def test_verify_reports_a_stage_whose_new_outs_differ_from_dvc_lock(own: Kept) -> None:
     lock = own.path / "dvc.lock"
     lock.write_text(lock.read_text().replace(own.md5("data/prepared"), "0" * 32 + ".dir"))

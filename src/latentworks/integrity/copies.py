@@ -9,34 +9,76 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from latentworks.integrity.report import Fault
+from latentworks.integrity.report import Fault, Place
 from latentworks.repository import dag
 from latentworks.system import disk
 from latentworks.system.state import STATE
 
-MISSING, DIFFERS, UNREADABLE = "missing", "content differs from its MD5", "cannot be read"
 
+class Copies:
+    """The copies that one verification reads, in the checkout and in DVC's cache."""
 
-class Quarantine:
-    """The folder of a checkout that keeps damaged files; nothing is ever deleted from it."""
-
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, bar: Any = None) -> None:
         self.root = root
         self.time = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
+        self.bar = bar  # of the progress
+        self.source = ""  # of the repair of a copy that was damaged before and is intact now
+        self.faults: dict[Path, Fault] = {}  # by path of the damaged copy
+        self.hashed: dict[Path, str] = {}  # MD5s of copies that did not change since
+        self.intact: dict[Place, set[Path]] = {"checkout": set(), "cache": set()}
+        self.stuck: set[Path] = set()  # damaged copies that could not be quarantined
+        self.num_bytes = 0
 
-    def take(self, path: Path, name: str) -> str:
+    def hash(self, path: Path) -> str:
+        """Return the MD5 of a file; "" if it does not exist, is no file or cannot be read."""
+        with suppress(OSError):
+            if not path.is_file():
+                return ""
+            if path not in self.hashed:
+                self.hashed[path] = dag.md5_of(path)
+                size = path.stat().st_size
+                self.num_bytes += size
+                if self.bar is not None:
+                    self.bar.update(size)
+        return self.hashed.get(path, "")
+
+    def is_intact(self, path: Path, copy: Fault) -> bool:
+        """Hash a copy. If it is damaged, quarantine it, and record the fault that `copy` names."""
+        md5 = self.hash(path)
+        if md5 != copy.md5.removesuffix(dag.FOLDER):
+            self.set_aside(path, copy, "content differs from its MD5" if md5 else "cannot be read")
+            return False
+        self.intact[copy.place].add(path)
+        self.mark_repaired(path)
+        return True
+
+    def set_aside(self, path: Path, copy: Fault, wrong: str) -> None:
+        """Quarantine a damaged copy if it exists, and record the fault."""
+        fault = self.faults.get(path, replace(copy, wrong="missing"))
+        self.intact[copy.place].discard(path)
+        self.hashed.pop(path, None)
+        if os.path.lexists(path):
+            more = "; its replacement is damaged, too" if fault.kept else ""
+            fault = replace(fault, wrong=f"{wrong}{more}", cure="")
+            name = f"{fault.place}/{fault.name}{dag.FOLDER if fault.is_list else ''}"
+            try:
+                fault = replace(fault, kept=self.quarantine(path, name))
+                self.stuck.discard(path)
+            except OSError as error:
+                fault = replace(fault, cure=f"It could not be quarantined: {error.strerror}.")
+                self.stuck.add(path)
+        self.faults[path] = replace(fault, repaired="")
+
+    def quarantine(self, path: Path, name: str) -> str:
         """Move a file, folder or link into the quarantine; return its new path. Raises OSError.
 
-        A rename reads nothing, so that it works for an unreadable file. If the file is on another
-        disk and cannot be copied, it is renamed in its own folder.
+        Nothing is ever deleted there. A rename reads nothing, so that it works for an unreadable
+        file. A file on another disk that cannot be copied is renamed in its own folder.
         """
         target = self.root / STATE / "quarantine" / self.time / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        first = target
-        num = 1
         while os.path.lexists(target):
-            num += 1
-            target = first.with_name(f"{first.name}.{num}")
+            target = target.with_name(f"{target.name}.again")
         try:
             os.rename(path, target)
         except OSError as error:
@@ -49,62 +91,6 @@ class Quarantine:
                 os.rename(path, target)
         return os.path.relpath(target, self.root)
 
-
-class Copies:
-    """The copies that one verification reads, in the checkout and in DVC's cache."""
-
-    def __init__(self, root: Path, bar: Any = None) -> None:
-        self.quarantine = Quarantine(root)
-        self.bar = bar  # of the progress
-        self.source = ""  # of the repair of a copy that was damaged before and is intact now
-        self.faults: dict[Path, Fault] = {}  # by path of the damaged copy
-        self.hashed: dict[Path, str] = {}  # MD5s of copies that did not change since
-        self.objects: set[str] = set()  # MD5s of intact cache objects
-        self.num_bytes = 0
-
-    def hash(self, path: Path) -> str:
-        """Return the MD5 of a file; "" if it does not exist, is no file or cannot be read."""
-        with suppress(OSError):
-            if path not in self.hashed and path.is_file():
-                self.hashed[path] = dag.md5_of(path)
-                size = path.stat().st_size
-                self.num_bytes += size
-                if self.bar is not None:
-                    self.bar.update(size)
-        return self.hashed.get(path, "")
-
-    def is_intact(self, path: Path, copy: Fault) -> bool:
-        """Hash a copy. If it is damaged, quarantine it, and record the fault that `copy` names."""
-        md5 = self.hash(path)
-        if md5 != copy.md5:
-            self.set_aside(path, copy, DIFFERS if md5 else UNREADABLE)
-            return False
-        self.mark_repaired(path)
-        if copy.place == "cache":
-            self.objects.add(md5)
-        return True
-
-    def set_aside(self, path: Path, copy: Fault, wrong: str) -> None:
-        """Quarantine a damaged copy if it exists, and record the fault."""
-        earlier = self.faults.get(path)
-        self.hashed.pop(path, None)
-        if os.path.isdir(path):  # False if a folder above cannot be searched
-            self.hashed = {
-                file: self.hashed[file] for file in self.hashed if path not in file.parents
-            }
-        if not os.path.lexists(path):
-            self.faults[path] = replace(earlier or replace(copy, wrong=MISSING), repaired="")
-            return
-        if earlier and earlier.kept:
-            wrong = f"{wrong}; its replacement is damaged, too"
-        fault = replace(earlier or copy, wrong=wrong, repaired="", cure="")
-        name = f"{fault.place}/{fault.name}{dag.FOLDER if fault.is_list else ''}"
-        try:
-            self.faults[path] = replace(fault, kept=self.quarantine.take(path, name))
-        except OSError as error:
-            cure = f"It could not be quarantined: {error.strerror}."
-            self.faults[path] = replace(fault, cure=cure)
-
     def write(self, path: Path, content: Path | bytes, source: str) -> None:
         """Write the recorded content of a copy. `dvc commit` would also change dvc.lock."""
         if os.path.lexists(path):  # it could not be quarantined
@@ -115,10 +101,7 @@ class Copies:
                     temporary.write_bytes(content)
                 else:
                     shutil.copyfile(content, temporary)
-                fault = self.faults[path]
-                if dag.md5_of(temporary) != fault.md5.removesuffix(dag.FOLDER):
-                    raise OSError(errno.EIO, "the copy is damaged", str(content))
-                if fault.place == "cache":
+                if self.faults[path].place == "cache":
                     temporary.chmod(0o444)  # as DVC does
         except OSError as error:
             self.explain(path, f"{error.strerror}: {error.filename}.")

@@ -2,63 +2,60 @@
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from latentworks.integrity.copies import DIFFERS, Copies
+from latentworks.integrity.copies import Copies
 from latentworks.integrity.objects import Cache, Files, md5_of_listing
 from latentworks.integrity.outs import Out
 from latentworks.integrity.report import Fault, Verified
 from latentworks.repository import dag, dvc, git
 
-NO_LIST = "not a list of files with its MD5"
-
 
 class Inspection:
-    """One verification: finds damaged copies of outs, and repairs each from the other copy."""
+    """One verification: finds damaged copies of outs, and repairs each from an intact copy."""
 
     def __init__(self, root: Path, env: dvc.Environment = None, bar: Any = None) -> None:
         self.root = root
         self.cache = Cache(root, env)
         self.copies = Copies(root, bar)
         self.notes: dict[str, str] = {}  # by path of the out or dep
+        self.cures: dict[str, str] = {}  # by path of the out: why it is not repaired
         self.due: dict[Path, str] = {}  # MD5s of files that DVC's cache should restore
-        self.files: set[Path] = set()  # hashed in the checkout
         self.absent: set[str] = set()  # MD5s of missing cache objects that are not needed
 
     def result(self) -> Verified:
+        faults = [
+            replace(fault, cure=fault.cure or self.cures.get(fault.out, ""))
+            for fault in self.copies.faults.values()
+        ]
+        intact = self.copies.intact
         return Verified(
-            objects=frozenset(self.copies.objects),
-            num_files=len(self.files),
+            objects=frozenset(path.parent.name + path.name for path in intact["cache"]),
+            num_files=len(intact["checkout"]),
             num_bytes=self.copies.num_bytes,
             num_absent=len(self.absent),
-            faults=tuple(self.copies.faults.values()),
+            faults=tuple(faults),
             notes=tuple(self.notes.values()),
         )
 
-    # --- repair ----------------------------------------------------------------------------------
-
     def repair(self, outs: list[Out], source: str = "from another out", why: str = "") -> list[Out]:
-        """Hash both copies of outs, repair damaged copies from the other one, and hash them again.
+        """Hash both copies of outs, repair damaged copies from intact ones, and hash them again.
 
-        A copy that was damaged before and is intact now was repaired by `source`. Return the outs
-        that are still damaged; `why` is recorded as the reason.
+        A copy that was damaged before and is intact now was repaired by `source`; else `why` says
+        what prevented that. Return the outs that are still damaged.
         """
         self.copies.source = source
         self.due.clear()
-        failed: set[Path] = set()
         lost = [out for out in outs if not self._is_intact(out)]
         if lost:
             self._copy_to_cache()
-            failed = self._check_out()
+            self._check_out()
         lost = [out for out in lost if not self._is_intact(out)]
-        needed = {out.name: out.needed for out in lost} if why else {}
-        for path, fault in self.copies.faults.items():
-            # A file that cannot be written keeps that explanation, and an out that is not needed
-            # its first one: the advice for its user.
-            explained = path in failed or (fault.cure and not needed.get(fault.out))
-            if fault.out in needed and not fault.repaired and not explained:
-                self.copies.explain(path, why)
+        for out in lost if why else ():
+            if out.needed or out.name not in self.cures:
+                self.cures[out.name] = why
         return lost
 
     def fetch(self, lost: list[Out]) -> list[Out]:
@@ -76,32 +73,17 @@ class Inspection:
             if fault.place == "cache" and not fault.repaired and fault.md5 in intact:
                 self.copies.write(path, intact[fault.md5], "from the checkout")
 
-    def _check_out(self) -> set[Path]:
-        """Restore the files that are due from DVC's cache; return those that cannot be written."""
+    def _check_out(self) -> None:
         due = {
             path: md5
             for path, md5 in self.due.items()
             if self.copies.hash(self.cache.path(md5)) == md5 and not os.path.lexists(path)
         }
-        try:
-            errors = self.cache.check_out(due) if due else {}
-        except OSError as error:  # the disk is full
-            errors = dict.fromkeys(due, f"{error.strerror}: {error.filename}.")
-        for path in due:
-            if path in errors:
-                self.copies.explain(path, errors[path])
+        for path, error in self.cache.check_out(due).items() if due else ():
+            if error:
+                self.copies.explain(path, error)
             else:
                 self.copies.mark_repaired(path, "from DVC's cache")
-        return set(errors)
-
-    def clear(self, out: Out) -> None:
-        """Quarantine a folder, before DVC deletes it, if no list says which files are damaged.
-
-        With a list, damaged files are in the quarantine already.
-        """
-        known = out.cached and self.cache.files(out.md5) is not None
-        if out.is_folder and not known and not out.persists and os.path.lexists(out.path):
-            self.copies.set_aside(out.path, Fault("checkout", out.name, out.name, out.md5), DIFFERS)
 
     # --- finding damage --------------------------------------------------------------------------
 
@@ -120,43 +102,46 @@ class Inspection:
         return all(intact)
 
     def _found(self, out: Out) -> Files:
-        """Return the MD5s of the files of an out in the checkout; "" for unreadable ones."""
+        """Return the MD5s of the files of an out in the checkout; "" for unreadable ones.
+
+        Bytecode is left out, as DVC and `dag.md5_of` do.
+        """
         if not out.needed or not os.path.lexists(out.path):
             return {}
-        files = _files(out.path) if out.is_folder else [out.path]
-        found = {file: self.copies.hash(file) for file in files}
-        self.files |= {file for file in files if found[file]}
-        return {file.relative_to(out.path).as_posix(): md5 for file, md5 in found.items()}
+        paths = [out.path]
+        if out.is_folder:
+            inner = sorted(out.path.rglob("*"))
+            paths = [path for path in inner if path.is_symlink() or not path.is_dir()]
+        return {
+            path.relative_to(out.path).as_posix(): self.copies.hash(path)
+            for path in paths
+            if "__pycache__" not in path.parts
+        }
 
     def _wanted(self, out: Out, found: Files) -> Files | None:
         """Return the files that an out should have; None if no intact list says which."""
-        if not out.needed and self._is_absent(out.md5):
-            return {}
         if not out.is_folder:
             return {".": out.md5}
+        if self._is_absent(out, out.md5):
+            return {}
         text = dag.listing(found)
         same = md5_of_listing(text) == out.md5
-        if not out.cached:
-            if not same:
-                self.copies.set_aside(
-                    out.path, Fault("checkout", out.name, out.name, out.md5), DIFFERS
-                )
-            return found if same else None
-        path = self.cache.path(out.md5)
-        if self.cache.files(out.md5) is None:
-            self.copies.set_aside(path, Fault("cache", out.name, out.name, out.md5), NO_LIST)
+        fault = Fault("cache" if out.cached else "checkout", out.name, out.name, out.md5)
+        path = self.cache.path(out.md5) if out.cached else out.path
+        files = self.cache.files(out.md5) if out.cached else found if same else None
+        if files is None:
+            self.copies.set_aside(path, fault, "not a list of files with its MD5")
             if same:
                 self.copies.write(path, text, "from the checkout")
-        files = self.cache.files(out.md5)
-        if files is not None:
-            self.copies.mark_repaired(path)
-            self.copies.objects.add(out.md5)
+                return found
+        elif out.cached:
+            self.copies.is_intact(path, fault)
         return files
 
-    def _is_absent(self, md5: str) -> bool:
-        """True if a cache object is missing, and not because it was damaged."""
+    def _is_absent(self, out: Out, md5: str) -> bool:
+        """True if a cache object is missing that is not needed, and it was not damaged."""
         path = self.cache.path(md5)
-        absent = not os.path.lexists(path) and path not in self.copies.faults
+        absent = not (out.needed or os.path.lexists(path) or path in self.copies.faults)
         (self.absent.add if absent else self.absent.discard)(md5)
         return absent
 
@@ -180,36 +165,42 @@ class Inspection:
         if out.is_folder and os.path.lexists(out.path) and not out.path.is_dir():
             unrecorded = [out.path]
         for path in unrecorded:
-            name = path.relative_to(self.root).as_posix()
-            self.copies.set_aside(
-                path, Fault("checkout", name, out.name), f"not recorded in {dag.LOCK}"
-            )
+            fault = Fault("checkout", path.relative_to(self.root).as_posix(), out.name)
+            self.copies.set_aside(path, fault, f"not recorded in {dag.LOCK}")
             if not os.path.lexists(path):
                 self.copies.mark_repaired(path, "by moving it away")
 
     def _is_file_intact(self, out: Out, name: str, md5: str, here: bool) -> bool:
         """True if a file of an out is intact in the cache and, if `here`, in the checkout."""
-        path, stored = out.path / name, self.cache.path(md5)
-        file = (Path(out.name) / name).as_posix()
-        in_cache = not out.cached or (not out.needed and self._is_absent(md5))
-        in_cache = in_cache or self.copies.is_intact(stored, Fault("cache", file, out.name, md5))
-        if not here:
-            return in_cache
-        broken = path.is_symlink() and not os.path.lexists(stored)
-        if broken and path.resolve() == stored.resolve():
-            path.unlink()  # the cache object was quarantined, and DVC fails on a broken link
-            self.copies.hashed.pop(path, None)
-        in_checkout = self.copies.is_intact(path, Fault("checkout", file, out.name, md5))
-        if not in_checkout and out.cached:
+        path, file = out.path / name, (Path(out.name) / name).as_posix()
+        intact = (
+            not out.cached
+            or self._is_absent(out, md5)
+            or self.copies.is_intact(self.cache.path(md5), Fault("cache", file, out.name, md5))
+        )
+        if not here or self.copies.is_intact(path, Fault("checkout", file, out.name, md5)):
+            return intact
+        if out.cached:
             self.due[path] = md5
-        elif not in_checkout:
+        else:
             text = (git.committed(self.root, file) or "").encode()
             if hashlib.md5(text, usedforsecurity=False).hexdigest() == md5:
                 self.copies.write(path, text, "from git")
-        return in_cache and in_checkout
+        return False
 
+    def clear(self, lost: list[Out]) -> None:
+        """Quarantine a folder, before DVC deletes it, if no list says which files are damaged.
 
-def _files(folder: Path) -> list[Path]:
-    """Return the files and links in a folder, without bytecode, as DVC and `dag.md5_of` do."""
-    paths = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
-    return sorted(path for path in paths if "__pycache__" not in path.parts)
+        With a list, damaged files are in the quarantine already.
+        """
+        for out in lost:
+            known = out.cached and self.cache.files(out.md5) is not None
+            if out.is_folder and not (known or out.persists) and os.path.lexists(out.path):
+                fault = Fault("checkout", out.name, out.name, out.md5)
+                self.copies.set_aside(out.path, fault, "content differs from its MD5")
+
+    def stuck(self, outs: list[Out]) -> list[str]:
+        """Return damage that could not be quarantined, and that DVC would delete with its out."""
+        names = {out.name for out in outs if not out.persists}
+        faults = [self.copies.faults[path] for path in self.copies.stuck]
+        return [fault.name for fault in faults if fault.place == "checkout" and fault.out in names]

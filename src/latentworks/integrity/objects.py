@@ -4,10 +4,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from latentworks.errors import LatentworksError
 from latentworks.repository import dag, dvc
@@ -22,11 +20,6 @@ Files = dict[str, str]  # MD5s by path inside a folder; a single file has the pa
 
 def md5_of_listing(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest() + dag.FOLDER
-
-
-def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 class Cache:
@@ -58,53 +51,51 @@ class Cache:
     def check_out(self, wanted: dict[Path, str]) -> dict[Path, str]:
         """Copy or link cache objects into the checkout, as `cache.type` says; `wanted` has MD5s.
 
-        Return the errors, by path. `dvc checkout` runs in a repository of its own: in the user's it
-        deletes files of an out that dvc.lock does not record, and the whole out if it cannot write
-        one of its files.
+        Return the error of each file, or "". `dvc checkout` runs in a repository of its own: in the
+        user's it deletes files of an out that dvc.lock does not record, and the whole out if it
+        cannot write one of its files.
         """
-        errors = {}
-        with self._repository([{"md5": md5} for md5 in wanted.values()]) as folder:
-            failure = self._run(folder, "checkout")
-            for num, path in enumerate(wanted):
-                try:
-                    with disk.replacing(path) as temporary:
-                        shutil.move(folder / str(num), temporary)
-                except OSError as error:
-                    why = failure or f"{error.strerror}: {error.filename}"
-                    errors[path] = f"DVC could not restore it: {why.rstrip('.')}."
+        failure = self._run("checkout", wanted.values())
+        errors = dict.fromkeys(wanted, "")
+        for num, path in enumerate(wanted):
+            try:
+                with disk.replacing(path) as temporary:
+                    shutil.move(self.root / REPAIR / str(num), temporary)
+            except OSError as error:
+                why = failure or f"{error.strerror}: {error.filename}."
+                errors[path] = f"DVC could not restore it: {why}"
+        disk.remove(self.root / REPAIR)
         return errors
 
     def fetch(self, md5s: Iterable[str]) -> str:
         """Fetch cache objects, and those that they list, from the remote; return DVC's error."""
-        try:
-            with self._repository([{"md5": md5} for md5 in md5s]) as folder:
-                return self._run(folder, "fetch")
-        except OSError as error:  # the disk is full
-            return f"{error.strerror}: {error.filename}."
+        error = self._run("fetch", md5s)
+        disk.remove(self.root / REPAIR)
+        return error
 
-    @contextmanager
-    def _repository(self, outs: list[dict[str, Any]]) -> Iterator[Path]:
-        """Make a DVC repository in which only the outs `0`, `1`, ... are recorded.
+    def _run(self, command: str, md5s: Iterable[str]) -> str:
+        """Run a DVC command in a new repository that records only the outs `0`, `1`, ...
 
-        Neither dvc.yaml nor DVC's records of earlier commands have an influence there.
+        Neither dvc.yaml nor DVC's records of earlier commands have an influence there. Return the
+        error, or "". A part of the work may be done even so.
         """
         folder = self.root / REPAIR
-        disk.remove(folder)  # of a verification that was killed
-        (folder / ".dvc").mkdir(parents=True)
         config = dvc.config_file({**self.settings, "core.no_scm": "true"})
-        (folder / ".dvc" / "config").write_bytes(config)
-        entries = [{"path": str(num), "hash": "md5", **out} for num, out in enumerate(outs)]
-        (folder / "outs.dvc").write_text(json.dumps({"outs": entries}))
+        outs = [{"path": str(num), "hash": "md5", "md5": md5} for num, md5 in enumerate(md5s)]
         try:
-            yield folder
-        finally:
-            disk.remove(folder)
-
-    def _run(self, folder: Path, command: str) -> str:
-        """Run a DVC command in a repository; return its error, or ""."""
-        env = {**(self.env or {}), "DVC_SITE_CACHE_DIR": str(folder / "state")}
-        try:
+            disk.remove(folder)  # of a verification that was killed
+            (folder / ".dvc").mkdir(parents=True)
+            (folder / ".dvc" / "config").write_bytes(config)
+            (folder / "outs.dvc").write_text(json.dumps({"outs": outs}))
+            env = {**(self.env or {}), "DVC_SITE_CACHE_DIR": str(folder / "state")}
             dvc.run(folder, command, env=env)
-        except LatentworksError as error:  # a part may be done; the caller hashes the files
+        except OSError as error:  # the disk is full
+            return f"{error.strerror}: {error.filename}."
+        except LatentworksError as error:
             return str(error)
         return ""
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts

@@ -47,11 +47,11 @@ def verify(
     for name in dvc.needs(root, env) if lost else ():
         made = [out for out in outs if out.stage == name]
         missed = inspection.repair([out for out in made if out in lost])
-        why = ""
-        for _ in range(TRIES):
-            if missed and not why:
-                why = _run(inspection, name, made, missed, report)
-                missed = inspection.repair(made, f"by stage {name}, which ran again", why)
+        for _ in range(TRIES if missed else 0):
+            why = _run(inspection, name, made, missed, report)
+            missed = inspection.repair(made, f"by stage {name}, which ran again", why)
+            if why or not missed:
+                break
     return inspection.result()
 
 
@@ -80,8 +80,10 @@ def _run(
             f"Stage {stage} was not run, since it would make a different result. Changed since "
             f"{dag.LOCK} was written: {changed}. Run `make repro` for a new result."
         )
-    for out in lost:
-        inspection.clear(out)
+    inspection.clear(lost)
+    stuck = inspection.stuck(outs)
+    if stuck:
+        return f"Stage {stage} was not run, since DVC would delete {stuck[0]}."
     lock = root / dag.LOCK
     before = lock.read_bytes()
     report(f"stage {stage} runs again to repair {', '.join(out.name for out in lost)}")

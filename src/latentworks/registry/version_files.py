@@ -171,7 +171,7 @@ class _Copies:
     # --- repair ----------------------------------------------------------------------------------
 
     def _set_aside(self, folder: Path, place: str) -> str:
-        return self.inspection.copies.quarantine.take(folder, f"{place}/{self.name}")
+        return self.inspection.copies.quarantine(folder, f"{place}/{self.name}")
 
     def _upload(self, whole: list[Path], strangers: list[str], fault: Fault, again: Path) -> Fault:
         """Upload the files of a good copy to MLflow, in place of the damaged ones."""
