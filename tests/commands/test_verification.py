@@ -447,7 +447,7 @@ def test_a_stage_with_changed_params_does_not_run_for_a_repair(own: Kept) -> Non
     own.edit("params.yaml", "num_components: 5", "num_components: 4")
     done = own.run("latentworks", "verify", "--result", expected=11)
     assert "Stage sample was not run, since it would make a different result." in done.stdout
-    assert "Changed since dvc.lock was written: params.yaml. Run" in done.stdout
+    assert "Changed since dvc.lock was written: params.yaml sample modified. Run" in done.stdout
     assert "Running stage" not in done.stdout
     assert done.stderr.startswith("Not repaired: data/samples/latents.npy")
     assert "Traceback" not in done.stderr

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,16 @@ class Inspection:
         self.absent: set[str] = set()  # MD5s of missing cache objects that are not needed
 
     def result(self) -> Verified:
-        faults = [
-            replace(fault, cure=fault.cure or self.cures.get(fault.out, ""))
-            for fault in self.copies.faults.values()
-        ]
+        for path, fault in self.copies.faults.items():
+            if not fault.repaired and not fault.cure:
+                self.copies.explain(path, self.cures.get(fault.out, ""))
         intact = self.copies.intact
         return Verified(
             objects=frozenset(path.parent.name + path.name for path in intact["cache"]),
             num_files=len(intact["checkout"]),
             num_bytes=self.copies.num_bytes,
             num_absent=len(self.absent),
-            faults=tuple(faults),
+            faults=tuple(self.copies.faults.values()),
             notes=tuple(self.notes.values()),
         )
 

@@ -74,7 +74,7 @@ def _run(
 ) -> str:
     """Run a stage, even if DVC finds it up to date, and keep dvc.lock; return the error, or ""."""
     root, env = inspection.root, inspection.cache.env
-    changed = _changed(root, stage, env)
+    changed = dvc.changed_inputs(root, stage, env)
     if changed:
         return (
             f"Stage {stage} was not run, since it would make a different result. Changed since "
@@ -104,13 +104,3 @@ def _run(
         f"Stage {stage} ran again, and its outs differ from {dag.LOCK}: {', '.join(different)}. "
         "Run `make repro` for a new result."
     )
-
-
-def _changed(root: Path, stage: str, env: dvc.Environment) -> str:
-    """Return the command and deps of a stage that differ from dvc.lock; empty if none does."""
-    changes = dvc.status(root, env).get(stage, [])
-    names = ["the command"] if "changed command" in changes else []
-    for change in changes:
-        if isinstance(change, dict):
-            names += change.get("changed deps", {})
-    return ", ".join(names)

@@ -104,6 +104,12 @@ def stale(folder: Path) -> list[str]:
     return [f"stage {stage}: {_changes(changes)}" for stage, changes in status(folder).items()]
 
 
+def changed_inputs(folder: Path, stage: str, env: Environment = None) -> str:
+    """Return the changes of a stage's deps, params and command since dvc.lock; "" if none."""
+    changes = status(folder, env).get(stage, [])
+    return _changes([change for change in changes if "changed outs" not in change])
+
+
 def _changes(changes: list[Any]) -> str:
     """Join the changes of a stage: `models/autoencoder modified; changed command`."""
     texts: list[str] = []
