@@ -185,7 +185,8 @@ def promote(
     number: Annotated[int | None, VERSION] = None, as_json: Annotated[bool, JSON] = False
 ) -> None:
     """Compare a version (default: the challenger) with the champion; exit 7 if it is refused."""
-    from latentworks.registry.registry import REFUSED, Registry
+    from latentworks.registry.aliases import REFUSED
+    from latentworks.registry.registry import Registry
 
     with _one_line_errors():
         entry = Registry(dag.root()).promote(number)

@@ -24,7 +24,7 @@ from latentworks.errors import DataError, LatentworksError, NoChampion
 from latentworks.monitoring.drift import Comparison, DriftConfig, Measured, compare
 from latentworks.preprocess import prepare_image, to_pixels
 from latentworks.registry import candidates
-from latentworks.registry.registry import CHAMPION, Registry
+from latentworks.registry.registry import Registry
 from latentworks.registry.versions import Version
 from latentworks.repository import dag
 from latentworks.runner.worktree import RETRAINING, Worktree
@@ -121,7 +121,7 @@ def check(root: Path) -> Report:
     config = params.load(_Params, root / params.PARAMS)
     registry = Registry(root)
     with registry.one_line("Try again when MLflow answers."):
-        champion = registry.store.aliased(registry.name, CHAMPION)
+        champion = registry.aliases.champion
         if champion is None:
             raise NoChampion(
                 f"Cannot check for drift: {registry.name} has no champion. "

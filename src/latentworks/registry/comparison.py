@@ -4,9 +4,11 @@ from pathlib import Path
 
 from latentworks import plots
 from latentworks.artifacts.figures import write_figure
-from latentworks.errors import LatentworksError
+from latentworks.errors import LatentworksError, RegistryError
+from latentworks.promotion.scores import Scores
 from latentworks.registry import tables
 from latentworks.registry.registry import Registry
+from latentworks.registry.versions import Version
 from latentworks.serving import loading
 from latentworks.system import disk
 
@@ -20,9 +22,15 @@ def compare(registry: Registry, first: int, second: int, picture: Path) -> str:
         raise LatentworksError(
             f"--picture must be the name of a PNG file. Received: {str(picture)!r}."
         )
-    both = registry.compared(first, second)
-    images = disk.read_arrays(both[0].folder / loading.SERVABLE / "golden.npz")["0.input"]
-    servables = {each.version.number: loading.load(each.folder) for each in both}
+    with registry.one_line("Try again when MLflow answers."):
+        versions = [registry.store.get(registry.name, number) for number in (first, second)]
+        folders = [registry.store.fetch(version) for version in versions]
+        scores = _scores(registry, versions)
+    images = disk.read_arrays(folders[0] / loading.SERVABLE / "golden.npz")["0.input"]
+    servables = {
+        version.number: loading.load(folder)
+        for version, folder in zip(versions, folders, strict=True)
+    }
     rows = {"Test images": images}
     for number, servable in servables.items():
         rows[f"Version {number}: the same images, reconstructed"] = servable.reconstruct(images)
@@ -32,4 +40,15 @@ def compare(registry: Registry, first: int, second: int, picture: Path) -> str:
     figure = plots.comparison(title, "Samples are drawn with seed 0, not hand-picked.", rows)
     with disk.replacing(picture) as temporary:
         write_figure(temporary, figure)
-    return tables.comparison([each.version for each in both], [each.scores for each in both])
+    return tables.comparison(versions, scores)
+
+
+def _scores(registry: Registry, versions: list[Version]) -> list[Scores]:
+    """Return the scores of two versions on the data of the second.
+
+    If this checkout does not have that data, each version keeps the scores recorded with it.
+    """
+    try:
+        return [registry.scores(version, versions[1].data) for version in versions]
+    except RegistryError:
+        return [registry.scores(version, version.data) for version in versions]

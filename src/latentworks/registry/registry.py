@@ -1,56 +1,41 @@
-"""Registered models: results become versions, and the gate moves the alias that clients follow.
+"""Registered models: results become versions, and the gate chooses the one that clients follow."""
 
-Aliases: `challenger`, the newest version; `champion`, the version to serve; `previous`, the
-champion before the current one. A decision is recorded before an alias moves. Both happen under a
-lock, since two processes that read, compare and set at the same time could choose the wrong
-champion.
-"""
-
-import math
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import datetime
-from functools import cached_property
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from latentworks import params
 from latentworks.config import Config
 from latentworks.errors import Refused, RegistryError, Unavailable
-from latentworks.promotion.decision import Decision, PromotionConfig, decide
-from latentworks.promotion.scores import Scores, scorer_digest
-from latentworks.registry import candidates, tables
+from latentworks.promotion.decision import PromotionConfig, decide
+from latentworks.promotion.scores import Scores
+from latentworks.registry import candidates, tables, version_scores
+from latentworks.registry.aliases import (
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS,
+    PROMOTED,
+    REFUSED,
+    RESTORED,
+    SINCE,
+    WITHDRAWN,
+    Aliases,
+    number_of,
+)
 from latentworks.registry.candidates import Candidate
 from latentworks.registry.decisions import Entry
 from latentworks.registry.store import RegistryStore
 from latentworks.registry.versions import Version, one_line
 from latentworks.repository.result import recorded_result
-from latentworks.serving import packaging, preflight
-from latentworks.system import disk, locks
+from latentworks.serving import preflight
 from latentworks.tracking import outbox
 from latentworks.tracking.uri import tracking_uri, without_password
 
-CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
-PROMOTED, REFUSED, RESTORED = "promoted", "refused", "restored"
-SINCE = "champion.since"  # tag of a version: when it last became champion
-WITHDRAWN = "withdrawn"  # tag of a version: why it was rolled back
 MLFLOW_PAGES = "http://127.0.0.1:5000"  # address that `make ui` gives a store without a server
 MAX_REASON = 500  # characters, since pages and tables show the reason
 
 
 class _Params(Config):
     promotion: PromotionConfig
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A version in a comparison, with its files and scores."""
-
-    version: Version
-    folder: Path
-    scores: Scores
 
 
 class Registry:
@@ -64,6 +49,7 @@ class Registry:
         self.uri = uri or tracking_uri(root)
         with self.one_line("Try again when MLflow answers."):
             self.store = RegistryStore(self.uri, root)
+        self.aliases = Aliases(self.store, self.name)
         self._working: set[str] = set()  # sha256 of versions that passed a pre-flight
 
     # --- from a result to a version --------------------------------------------------------------
@@ -86,7 +72,7 @@ class Registry:
             uploaded = self.store.upload(self.name, candidate)
             self.store.create(self.name, candidate)
             self._refuse_other_interface(candidate)
-            with self._lock("register"):
+            with self.aliases.lock("register"):
                 known = self._registered(candidate)
                 if known:  # another process was faster
                     self.store.discard(uploaded)
@@ -121,8 +107,8 @@ class Registry:
         with self.one_line("Try again when MLflow answers."):
             known = self.store.versions(self.name, content)
             if known and self.store.decisions.of(self.name, unfinished=True):
-                with self._lock("complete an interrupted decision"):
-                    self._finish_interrupted()
+                with self.aliases.lock("complete an interrupted decision"):
+                    self.aliases.finish_interrupted()
                 known = self.store.versions(self.name, content)
         return next((version for version in known if "decision" in version.tags), None)
 
@@ -144,22 +130,22 @@ class Registry:
         """
         with self.one_line("Run `latentworks promote` again."):
             if self.store.interface(self.name) is not None:
-                with self._lock("complete an interrupted decision"):
-                    finished = self._finish_interrupted()
+                with self.aliases.lock("complete an interrupted decision"):
+                    finished = self.aliases.finish_interrupted()
                 if finished and number in (None, finished.version):
                     return finished
-            challenger = self._version(number, CHALLENGER, "Run `latentworks register`.")
+            challenger = self.aliases.version(number, CHALLENGER, "Run `latentworks register`.")
             self._refuse_champion(challenger)
             fault = self._fault(challenger)
             if fault is None:
                 return self._decide(challenger)
-            with self._lock(f"promote {challenger}"):
-                self._finish_interrupted()
-                champion = self.store.aliased(self.name, CHAMPION)
-                return self._write(REFUSED, fault, challenger, champion, champion)
+            with self.aliases.lock(f"promote {challenger}"):
+                self.aliases.finish_interrupted()
+                champion = self.aliases.champion
+                return self.aliases.record(REFUSED, fault, challenger, champion, champion)
 
     def _refuse_champion(self, version: Version) -> None:
-        champion = self.store.aliased(self.name, CHAMPION)
+        champion = self.aliases.champion
         if champion is not None and champion.number == version.number:
             raise RegistryError(f"Cannot promote {version}: it is champion already.")
 
@@ -190,14 +176,14 @@ class Registry:
 
     def _decide(self, challenger: Version) -> Entry:
         while True:
-            champion = self.store.aliased(self.name, CHAMPION)
+            champion = self.aliases.champion
             # Scoring takes long, so it runs before the lock is taken.
             ours = self.scores(challenger, challenger.data)
             theirs = self.scores(champion, challenger.data) if champion else None
-            with self._lock(f"promote {challenger}"):
-                self._finish_interrupted()
-                now = self.store.aliased(self.name, CHAMPION)
-                if _number(now) != _number(champion):
+            with self.aliases.lock(f"promote {challenger}"):
+                self.aliases.finish_interrupted()
+                now = self.aliases.champion
+                if number_of(now) != number_of(champion):
                     continue  # the champion changed meanwhile: compare with the new one
                 self._refuse_champion(challenger)
                 if WITHDRAWN in self.store.get(self.name, challenger.number).tags:
@@ -206,7 +192,7 @@ class Registry:
                     )
                 decision = decide(ours, theirs, self.config)
                 winner = challenger if decision.promoted else champion
-                return self._write(
+                return self.aliases.record(
                     PROMOTED if decision.promoted else REFUSED,
                     decision.reason,
                     challenger,
@@ -216,31 +202,8 @@ class Registry:
                 )
 
     def scores(self, version: Version, data: str) -> Scores:
-        """Return the scores of a version on the data with the fingerprint `data`.
-
-        These are the scores recorded at registration, if they are of the same data and the same
-        scoring code. Else the version is scored on the prepared data of this checkout, and the
-        scores are kept. Raises RegistryError if this checkout has other data.
-        """
-        folder = self.store.fetch(version)
-        kept = self.root / ".latentworks" / "scores" / f"{version.sha256}-{data}.json"
-        for path in (folder / packaging.SCORES, kept):
-            with suppress(
-                OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
-            ):  # no file, or a file in an old format
-                scores = Scores.from_json(disk.read_json(path))
-                if (scores.data, scores.scorer) == (data, scorer_digest()):
-                    return scores
-        result = recorded_result(self.root)
-        prepared = result.outs.get("prepared") if result else None
-        if prepared is None or candidates.fingerprint(prepared) != data:
-            raise RegistryError(
-                f"Cannot score {version}: it was scored on other test data, or by other code, and "
-                "this checkout does not have the challenger's data. Run the command in the "
-                "checkout that made the challenger, after `dvc checkout`."
-            )
-        preflight.run(folder, prepared, kept)
-        return Scores.from_json(disk.read_json(kept))
+        """Return the scores of a version on the data with the fingerprint `data`."""
+        return version_scores.scores(self.store, self.root, version, data)
 
     # --- rollback and history --------------------------------------------------------------------
 
@@ -261,13 +224,13 @@ class Registry:
             raise RegistryError(
                 f"Cannot roll back: no model {self.name} is registered. Run `latentworks register`."
             )
-        with self.one_line("Run `latentworks rollback` again."), self._lock("roll back"):
-            finished = self._finish_interrupted()
+        with self.one_line("Run `latentworks rollback` again."), self.aliases.lock("roll back"):
+            finished = self.aliases.finish_interrupted()
             if finished and finished.decision == RESTORED and number in (None, finished.version):
                 return finished  # the same rollback, repeated after an interruption
-            champion = self.store.aliased(self.name, CHAMPION)
-            target = self._version(number, PREVIOUS, "No earlier champion exists.")
-            if target.number == _number(champion):
+            champion = self.aliases.champion
+            target = self.aliases.version(number, PREVIOUS, "No earlier champion exists.")
+            if target.number == number_of(champion):
                 raise RegistryError(f"Cannot roll back to {target}: it is champion already.")
             if SINCE not in target.tags:
                 raise RegistryError(
@@ -277,7 +240,7 @@ class Registry:
             self._preflight(target, trial)
             if not reason:
                 reason = f"version {champion.number} was withdrawn" if champion else "no champion"
-            return self._write(RESTORED, reason, target, champion, target)
+            return self.aliases.record(RESTORED, reason, target, champion, target)
 
     def history(self) -> list[Entry]:
         """Every decision about this model, oldest first."""
@@ -288,22 +251,8 @@ class Registry:
         """The decisions as text, one per line, and the current champion."""
         entries = self.history()
         with self.one_line("Try again when MLflow answers."):
-            champion = _number(self.store.aliased(self.name, CHAMPION))
+            champion = number_of(self.aliases.champion)
         return tables.history(self.name, entries, champion)
-
-    def compared(self, first: int, second: int) -> list[Compared]:
-        """Two versions with their files and scores, both scored on the data of the second.
-
-        If this checkout does not have that data, each version keeps the scores recorded with it.
-        """
-        with self.one_line("Try again when MLflow answers."):
-            versions = [self.store.get(self.name, number) for number in (first, second)]
-            folders = [self.store.fetch(version) for version in versions]
-            try:
-                scores = [self.scores(version, versions[1].data) for version in versions]
-            except RegistryError:
-                scores = [self.scores(version, version.data) for version in versions]
-        return [Compared(*each) for each in zip(versions, folders, scores, strict=True)]
 
     def tidy(self) -> None:
         """Remove the local copies of versions without an alias; they can be fetched again."""
@@ -321,102 +270,6 @@ class Registry:
             "run": f"{base}/experiments/{experiment}/runs/{run_id}",
         }
 
-    # --- under the lock --------------------------------------------------------------------------
-
-    def _write(
-        self,
-        decision: str,
-        reason: str,
-        version: Version,
-        before: Version | None,
-        after: Version | None,
-        scored: Decision | None = None,
-    ) -> Entry:
-        """Record a decision, then carry it out."""
-        text = f"{decision.capitalize()}: {reason}"
-        if scored is not None:
-            text += f"\n\n{tables.decision(scored)}"
-        entry = Entry(
-            uuid.uuid4().hex,
-            self.name,
-            version.number,
-            decision,
-            reason,
-            _number(before),
-            _number(after),
-            text,
-        )
-        entry = self.store.decisions.record(entry, _metrics(scored) if scored else {})
-        self._apply(entry)
-        return entry
-
-    def _apply(self, entry: Entry) -> None:
-        """Carry out a decision. Repeating this changes nothing."""
-        self.store.describe(entry)
-        before, after = entry.champion_before, entry.champion_after
-        if entry.decision != REFUSED and after is not None:
-            if entry.decision == RESTORED and before is not None:
-                self.store.tag(self.name, before, WITHDRAWN, entry.reason)
-                self.store.untag(self.name, after, WITHDRAWN)
-            if before is not None:
-                self.store.move_alias(self.name, PREVIOUS, before)
-            when = datetime.fromtimestamp(entry.milliseconds / 1000).astimezone()
-            self.store.tag(self.name, after, SINCE, when.isoformat(timespec="seconds"))
-            self.store.move_alias(self.name, CHAMPION, after)
-            challenger = self.store.aliased(self.name, CHALLENGER)
-            if challenger is not None and challenger.number == after:
-                self.store.move_alias(self.name, CHALLENGER, None)
-        self.store.decisions.close(entry)
-
-    def _finish_interrupted(self) -> Entry | None:
-        """Complete a decision that a killed process had recorded but not carried out; return it.
-
-        The caller holds the lock, so that no other process can be completing the same decision.
-        """
-        finished = None
-        for entry in self.store.decisions.of(self.name, unfinished=True):
-            number = _number(self.store.aliased(self.name, CHAMPION))
-            numbers = {version.number for version in self.store.versions(self.name)}
-            unmoved = number in (entry.champion_before, entry.champion_after)
-            if unmoved and {entry.version, entry.champion_after or entry.version} <= numbers:
-                before = entry.champion_before if entry.champion_before in numbers else None
-                finished = replace(entry, champion_before=before)
-                self._apply(finished)
-            else:  # the alias was moved, or the version deleted, by hand since the decision
-                self.store.decisions.close(entry, "KILLED")
-        return finished
-
-    @contextmanager
-    def _lock(self, purpose: str) -> Iterator[None]:
-        with locks.exclusive(self._lock_name, purpose):
-            yield
-
-    @cached_property
-    def _lock_name(self) -> str:
-        return self.store.identity(self.name)
-
-    def _version(self, number: int | None, alias: str, cure: str) -> Version:
-        if number is not None:
-            return self.store.get(self.name, number)
-        found = self.store.aliased(self.name, alias)
-        if found is None:
-            raise RegistryError(f"{self.name} has no version with the alias {alias}. {cure}")
-        return found
-
-    def one_line(self, resume: str) -> Any:
+    def one_line(self, resume: str) -> AbstractContextManager[None]:
         """Turn what MLflow raises in a `with` block into one line that ends with `resume`."""
         return one_line(self.uri, resume)
-
-
-def _number(version: Version | None) -> int | None:
-    return version.number if version else None
-
-
-def _metrics(decision: Decision) -> dict[str, float]:
-    """The scores of a decision, named so that MLflow lists challenger and champion together."""
-    numbers: dict[str, float] = {}
-    for row in decision.rows:
-        for role, value in {"challenger": row.challenger, "champion": row.champion}.items():
-            if value is not None and math.isfinite(value):
-                numbers[f"{row.metric}.{role}"] = value
-    return numbers

@@ -17,7 +17,8 @@ from latentworks.integrity.inspection import Inspection
 from latentworks.integrity.objects import MD5
 from latentworks.integrity.outs import Out
 from latentworks.integrity.report import Fault, Verified
-from latentworks.registry.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
+from latentworks.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS
+from latentworks.registry.registry import Registry
 from latentworks.registry.versions import VERSIONS, Version
 from latentworks.repository import dag, dvc
 from latentworks.serving import checksums, packaging
