@@ -10,7 +10,7 @@ from typing import Any
 from mlflow.entities import Experiment, Metric, Run
 
 from latentworks.tracking.once import create_once
-from latentworks.tracking.runs import Store
+from latentworks.tracking.store import Store
 
 DECISIONS = "latentworks decisions"  # name of the experiment
 

@@ -18,7 +18,7 @@ from latentworks.registry.versions import SHA256, SOURCE, VERSIONS, Version, Ver
 from latentworks.serving import checksums
 from latentworks.system.state import STATE
 from latentworks.tracking.once import create_once
-from latentworks.tracking.runs import Store
+from latentworks.tracking.store import Store
 from latentworks.tracking.uri import URI
 
 INTERFACE = "interface"  # tag of a registered model

@@ -28,7 +28,7 @@ from latentworks.tracking.live import Live
 from latentworks.tracking.uri import SQLITE, configure_client, tracking_uri, without_password
 
 if TYPE_CHECKING:
-    from latentworks.tracking.runs import Store
+    from latentworks.tracking.store import Store
 PATIENCE = 10.0  # seconds that a stage waits for a store, in total
 LAST_PATIENCE = 4.0  # seconds, after SIGTERM
 MAX_WAITING = 100  # epochs queued for a slow server; the others are written at the end
@@ -170,7 +170,7 @@ class Outbox:
     def _work(self) -> None:
         configure_client()
         # This import takes seconds. In this thread it delays no stage.
-        from latentworks.tracking.runs import Store
+        from latentworks.tracking.store import Store
 
         self._imported.set()
         store: Store | None = None

@@ -1,0 +1,220 @@
+"""MLflow's tracking store: the runs of results, and the run of a training in progress."""
+
+import logging
+import os
+import uuid
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Run
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+from latentworks import params
+from latentworks.artifacts.curves import read_curves
+from latentworks.repository import dag
+from latentworks.repository.result import Result, flat
+from latentworks.system import locks
+from latentworks.tracking import local_store
+from latentworks.tracking.live import Live
+from latentworks.tracking.local_store import ARTIFACTS, EXPERIMENT
+from latentworks.tracking.once import create_once
+from latentworks.tracking.runs import RunLog, code_tags
+from latentworks.tracking.uri import SQLITE, without_password
+
+PAGES = {"mlflow.experimentKind": "custom_model_development"}  # opens MLflow's training pages
+TRAINING = "training"  # tag of a run: fingerprint of its training
+MODEL = "model.sha256"  # tag of a run: digest of its model, once trained
+SAMPLER = "sampler.sha256"
+SAMPLES = "samples.sha256"
+KEY = "run.key"  # of one run; a training that is interrupted and continued keeps it
+SYSTEM_METRICS_INTERVAL = "5"  # seconds, unless MLflow's own setting says otherwise
+
+
+class Store:
+    """MLflow's tracking store, local or on a server, with the experiment that holds the runs."""
+
+    def __init__(self, uri: str, root: Path) -> None:
+        for name in ("mlflow", "alembic"):  # a stage prints one line; these loggers would add more
+            logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises as well
+        self.uri = uri
+        self.root = root
+        local_store.make_ready(uri)
+        self.client = MlflowClient(tracking_uri=uri)
+        self.experiment_id = str(self.experiment(EXPERIMENT, PAGES).experiment_id)
+        self.live = Live(root, without_password(uri))
+        self.training: RunLog | None = None  # the run of the training in progress
+        self.monitor: SystemMetricsMonitor | None = None
+
+    def experiment(self, name: str, tags: dict[str, str] | None = None) -> Experiment:
+        """Return the experiment `name`; create it if it does not exist."""
+        # Artifacts lie beside the database, for every process; a server chooses its own location.
+        local = None
+        if self.uri.startswith(SQLITE):
+            database = Path(self.uri.removeprefix(SQLITE).partition("?")[0])
+            local = (database.resolve().parent / ARTIFACTS).as_uri()
+
+        def search() -> list[Experiment]:
+            known = self.client.get_experiment_by_name(name)
+            return [known] if known else []
+
+        return create_once(
+            search, lambda: self.client.create_experiment(name, artifact_location=local, tags=tags)
+        )
+
+    # --- a training in progress ------------------------------------------------------------------
+
+    def start_training(self, fingerprint: str, result: Result) -> None:
+        """Open a run, or reopen it if the training with this fingerprint was interrupted."""
+        self.close_left()
+        key = self.live.key
+        assert key is not None  # `Live.begin` was called before
+        runs = self._search({KEY: key})
+        if runs:
+            run_id = runs[-1].info.run_id
+        else:
+            run_id = self._create(result, key, {TRAINING: fingerprint, **code_tags(self.root)})
+        self.training = RunLog(self.client, run_id, self.root)
+        self.training.params(result)
+        self.training.data(result)
+        self.client.update_run(run_id, status="RUNNING")
+        self.monitor = SystemMetricsMonitor(
+            run_id,
+            float(
+                os.environ.get("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", SYSTEM_METRICS_INTERVAL)
+            ),
+            resume_logging=bool(runs),
+            tracking_uri=self.uri,
+        )
+        self.monitor.start()
+
+    def close_left(self) -> None:
+        """Close the runs of abandoned trainings of this checkout."""
+        for key in self.live.left:
+            self._stop(key)
+
+    def _stop(self, key: str, status: str = "KILLED") -> None:
+        for run in self._search({KEY: key}):
+            if run.info.status == "RUNNING":
+                self.client.set_terminated(run.info.run_id, status)
+
+    def log_epoch(self, epoch: dict[str, float]) -> None:
+        """Log one point of each curve, and the pictures kept so far."""
+        if self.training is None:
+            return  # the store was unreachable at the start; finish_training writes everything
+        self.training.curves([epoch])
+        self.training.pictures(self.live.pictures())
+
+    def finish_training(self, result: Result) -> None:
+        """Give the run to the model that the training has written, and complete it."""
+        self._stop_monitor()
+        self.training = None
+        self.write(result)
+
+    def _adopt(self, digest: str) -> None:
+        """Give the run of a training to its model.
+
+        If another run has an equal model, that run stays and this one is deleted.
+        """
+        key = self.live.key
+        if key is None or self.live.model != digest:
+            return
+        runs = self._search({KEY: key})
+        others = [run for run in self._search({MODEL: digest}) if run.data.tags.get(KEY) != key]
+        for run in runs if others else runs[:-1]:
+            self.client.delete_run(run.info.run_id)
+        if runs and not others:
+            self.client.set_tag(runs[-1].info.run_id, MODEL, digest)
+            self.client.set_terminated(runs[-1].info.run_id)
+
+    def stop_training(self, status: str) -> None:
+        """Close the run of an interrupted training; `start_training` reopens it."""
+        self._stop_monitor()
+        if self.training is not None:
+            self.client.set_terminated(self.training.run_id, status)
+
+    def _stop_monitor(self) -> None:
+        monitor, self.monitor = self.monitor, None
+        if monitor is not None:
+            monitor.finish()
+
+    # --- a result --------------------------------------------------------------------------------
+
+    def write(self, result: Result) -> None:
+        """Find or create the run of this result, and write what it lacks."""
+        digest = result.model_digest()
+        self._adopt(digest)
+        run_id = self.find(result)
+        if run_id is None:
+            run_id = self._create(result, uuid.uuid4().hex, {MODEL: digest})
+        if self.client.get_run(run_id).info.status == "RUNNING":  # until now, or of a kill
+            self.client.set_terminated(run_id)
+        if "samples" in result.outs:
+            self.client.set_tag(run_id, SAMPLER, result.sampler_digest())
+            self.client.set_tag(run_id, SAMPLES, result.samples_digest())
+        log = RunLog(self.client, run_id, self.root)
+        log.data(result)
+        log.params(result)
+        log.curves(read_curves(result.outs["autoencoder"] / "curves.csv"))
+        log.scores(result)
+        log.outs(result)
+        log.stage_timings(result)
+        if self.live.model == digest:
+            log.pictures(self.live.pictures())
+            self.close_left()
+            self.live.end()
+
+    def write_all(self, result: Result) -> None:
+        """Write a complete result, with dvc.lock and params.yaml."""
+        self.write(result)
+        self._close_interrupted()
+        self._write_settings(result)
+
+    def _close_interrupted(self) -> None:
+        """Close the run of a training that was killed and not continued."""
+        key = self.live.key
+        if key is not None and locks.holder(locks.of(self.root, "train")) is None:
+            self.close_left()
+            self.live.forget_left()
+            self._stop(key)
+
+    def _write_settings(self, result: Result) -> None:
+        """Upload dvc.lock, which is complete after the last stage, and params.yaml if unedited."""
+        run_id = self.find(result)
+        assert run_id is not None
+        files = [self.root / dag.LOCK]
+        if result.params.items() <= params.read(self.root / params.PARAMS).items():
+            files.append(self.root / params.PARAMS)
+        log = RunLog(self.client, run_id, self.root)
+        log.files("settings", "", [file for file in files if file.is_file()])
+
+    def find(self, result: Result) -> str | None:
+        """Return the run with this model and these samples, else one that has no samples yet."""
+        runs = self._search({MODEL: result.model_digest()})
+        samples = result.samples_digest()
+        if samples is not None:
+            same = [run for run in runs if run.data.tags.get(SAMPLES) == samples]
+            runs = same or [run for run in runs if SAMPLES not in run.data.tags]
+        return runs[0].info.run_id if runs else None
+
+    def _search(self, tags: dict[str, str]) -> list[Run]:
+        """Return the runs with these tags, the newest first."""
+        terms = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+        return list(self.client.search_runs([self.experiment_id], " and ".join(terms)))
+
+    def _create(self, result: Result, key: str, tags: dict[str, str]) -> str:
+        """Create the run with this key, and return its id."""
+        kind = flat(result.params)
+        name = "-".join(str(kind[key]) for key in ("model.kind", "dataset.kind") if key in kind)
+        if "model.latent_dim" in kind:
+            name += f"-{kind['model.latent_dim']}d"
+        tags = {"mlflow.source.name": "dvc repro", "mlflow.source.type": "LOCAL", **tags, KEY: key}
+        run = create_once(
+            lambda: self._search({KEY: key})[::-1],
+            lambda: self.client.create_run(self.experiment_id, tags=tags, run_name=name),
+            lambda double: self.client.delete_run(double.info.run_id),
+        )
+        return str(run.info.run_id)
+
+    def close(self) -> None:
+        self._stop_monitor()
