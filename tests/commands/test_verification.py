@@ -430,6 +430,10 @@ def test_outs_linked_into_the_cache_are_repaired_and_stay_links(own: Kept, kind:
         flip(own.stored("data/prepared"))  # DVC would link the new out to the damaged cache object
     verified = own.repaired()
     assert "by stage prepare, which ran again" in {fault.repaired for fault in verified.faults}
+    if kind == "symlink":  # a link to a quarantined cache object is no damage of its own
+        assert [fault.wrong for fault in verified.faults if fault.place == "checkout"] == [
+            "missing"
+        ]
     assert place.read_bytes() == whole
     assert place.samefile(stored)
     place.unlink()
@@ -469,6 +473,13 @@ def test_damage_that_cannot_be_quarantined_is_not_deleted_by_its_stage(own: Kept
     assert not own.told  # no stage ran
     obstacle.unlink()
     assert len(own.repaired().faults) == len(faults) == 3
+
+
+def test_a_file_that_dvc_cannot_restore_is_repaired_by_its_stage(own: Kept) -> None:
+    (own.path / ".latentworks/repair").write_text("a file in the place of the folder")
+    (own.path / SAMPLER).unlink()
+    (fault,) = own.repaired().faults
+    assert fault.repaired == "by stage sample, which ran again"
 
 
 def test_verify_reports_a_stage_whose_new_outs_differ_from_dvc_lock(own: Kept) -> None:

@@ -14,6 +14,8 @@ from latentworks.repository import dag
 from latentworks.system import disk
 from latentworks.system.state import STATE
 
+DIFFERS = "content differs from its MD5"
+
 
 class Copies:
     """The copies that one verification reads, in the checkout and in DVC's cache."""
@@ -22,7 +24,7 @@ class Copies:
         self.root = root
         self.time = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
         self.bar = bar  # of the progress
-        self.source = ""  # of the repair of a copy that was damaged before and is intact now
+        self.source = ""  # recorded for a damaged copy that is found intact later
         self.faults: dict[Path, Fault] = {}  # by path of the damaged copy
         self.hashed: dict[Path, str] = {}  # MD5s of copies that did not change since
         self.intact: dict[Place, set[Path]] = {"checkout": set(), "cache": set()}
@@ -46,11 +48,14 @@ class Copies:
         """Hash a copy. If it is damaged, quarantine it, and record the fault that `copy` names."""
         md5 = self.hash(path)
         if md5 != copy.md5.removesuffix(dag.FOLDER):
-            self.set_aside(path, copy, "content differs from its MD5" if md5 else "cannot be read")
+            self.set_aside(path, copy, DIFFERS if md5 else "cannot be read")
             return False
-        self.intact[copy.place].add(path)
-        self.mark_repaired(path)
+        self.mark_intact(path, copy.place)
         return True
+
+    def mark_intact(self, path: Path, place: Place) -> None:
+        self.intact[place].add(path)
+        self.mark_repaired(path)
 
     def set_aside(self, path: Path, copy: Fault, wrong: str) -> None:
         """Quarantine a damaged copy if it exists, and record the fault."""
@@ -65,15 +70,18 @@ class Copies:
                 fault = replace(fault, kept=self.quarantine(path, name))
                 self.stuck.discard(path)
             except OSError as error:
-                fault = replace(fault, cure=f"It could not be quarantined: {error.strerror}.")
+                cure = (
+                    f"It could not be quarantined: {error.strerror}. Correct that and verify again."
+                )
+                fault = replace(fault, cure=cure)
                 self.stuck.add(path)
         self.faults[path] = replace(fault, repaired="")
 
     def quarantine(self, path: Path, name: str) -> str:
         """Move a file, folder or link into the quarantine; return its new path. Raises OSError.
 
-        Nothing is ever deleted there. A rename reads nothing, so that it works for an unreadable
-        file. A file on another disk that cannot be copied is renamed in its own folder.
+        Files in the quarantine are never deleted. A rename reads nothing, so that it works for an
+        unreadable file. A file on another disk that cannot be copied is renamed in its own folder.
         """
         target = self.root / STATE / "quarantine" / self.time / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +109,10 @@ class Copies:
                     temporary.write_bytes(content)
                 else:
                     shutil.copyfile(content, temporary)
-                if self.faults[path].place == "cache":
+                fault = self.faults[path]
+                if dag.md5_of(temporary) != fault.md5.removesuffix(dag.FOLDER):
+                    raise OSError(errno.EIO, "the copy is damaged", str(path))
+                if fault.place == "cache":
                     temporary.chmod(0o444)  # as DVC does
         except OSError as error:
             self.explain(path, f"{error.strerror}: {error.filename}.")
@@ -113,6 +124,17 @@ class Copies:
         fault = self.faults.get(path)
         if fault and not fault.repaired:
             self.faults[path] = replace(fault, repaired=source or self.source, cure="")
+
+    def stuck_in(self, outs: set[str]) -> list[str]:
+        """Return the damage in these outs that could not be quarantined."""
+        faults = [self.faults[path] for path in self.stuck if os.path.lexists(path)]
+        return sorted(fault.what for fault in faults if fault.out in outs)
+
+    def forget_failures(self, outs: set[str]) -> None:
+        """Forget why copies of these outs could not be written. What is stuck stays explained."""
+        for path, fault in self.faults.items():
+            if fault.out in outs and path not in self.stuck:
+                self.explain(path, "")
 
     def explain(self, path: Path, why: str) -> None:
         """Record why a damaged copy was not repaired."""

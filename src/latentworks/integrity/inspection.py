@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from latentworks.integrity.copies import Copies
+from latentworks.integrity.copies import DIFFERS, Copies
 from latentworks.integrity.objects import Cache, Files, md5_of_listing
 from latentworks.integrity.outs import Out
-from latentworks.integrity.report import Fault, Verified
+from latentworks.integrity.report import Fault, Place, Verified
 from latentworks.repository import dag, dvc, git
 
 
@@ -41,10 +41,11 @@ class Inspection:
     def repair(self, outs: list[Out], source: str = "from another out", why: str = "") -> list[Out]:
         """Hash both copies of outs, repair damaged copies from intact ones, and hash them again.
 
-        A copy that was damaged before and is intact now was repaired by `source`; else `why` says
-        what prevented that. Return the outs that are still damaged.
+        A copy that was damaged before and is intact now was repaired by `source`. Return the outs
+        that are still damaged; `why` is the reason that is reported for them.
         """
         self.copies.source = source
+        self.copies.forget_failures({out.name for out in outs})
         self.due.clear()
         lost = [out for out in outs if not self._is_intact(out)]
         if lost:
@@ -66,7 +67,7 @@ class Inspection:
         return lost
 
     def _copy_to_cache(self) -> None:
-        intact = {md5: path for path, md5 in self.copies.hashed.items()}
+        intact = {self.copies.hash(path): path for path in [*self.copies.hashed]}
         for path, fault in self.copies.faults.items():
             if fault.place == "cache" and not fault.repaired and fault.md5 in intact:
                 self.copies.write(path, intact[fault.md5], "from the checkout")
@@ -102,14 +103,14 @@ class Inspection:
     def _found(self, out: Out) -> Files:
         """Return the MD5s of the files of an out in the checkout; "" for unreadable ones.
 
-        Bytecode is left out, as DVC and `dag.md5_of` do.
+        Leave out bytecode, as DVC and `dag.md5_of` do.
         """
         if not out.needed or not os.path.lexists(out.path):
             return {}
         paths = [out.path]
         if out.is_folder:
             inner = sorted(out.path.rglob("*"))
-            paths = [path for path in inner if path.is_symlink() or not path.is_dir()]
+            paths = [path for path in inner if os.path.islink(path) or not os.path.isdir(path)]
         return {
             path.relative_to(out.path).as_posix(): self.copies.hash(path)
             for path in paths
@@ -123,18 +124,21 @@ class Inspection:
         if self._is_absent(out, out.md5):
             return {}
         text = dag.listing(found)
-        same = md5_of_listing(text) == out.md5
-        fault = Fault("cache" if out.cached else "checkout", out.name, out.name, out.md5)
-        path = self.cache.path(out.md5) if out.cached else out.path
-        files = self.cache.files(out.md5) if out.cached else found if same else None
-        if files is None:
+        same = found if md5_of_listing(text) == out.md5 else None
+        if not out.cached:
+            if same is None:
+                self.copies.set_aside(out.path, _whole("checkout", out), DIFFERS)
+            return same
+        path = self.cache.path(out.md5)
+        if self.cache.files(out.md5) is None:
+            fault = _whole("cache", out)
             self.copies.set_aside(path, fault, "not a list of files with its MD5")
-            if same:
+            if same is not None:
                 self.copies.write(path, text, "from the checkout")
-                return found
-        elif out.cached:
-            self.copies.is_intact(path, fault)
-        return files
+        files = self.cache.files(out.md5)
+        if files is not None:
+            self.copies.mark_intact(path, "cache")
+        return same if files is None else files
 
     def _is_absent(self, out: Out, md5: str) -> bool:
         """True if a cache object is missing that is not needed, and it was not damaged."""
@@ -170,12 +174,16 @@ class Inspection:
 
     def _is_file_intact(self, out: Out, name: str, md5: str, here: bool) -> bool:
         """True if a file of an out is intact in the cache and, if `here`, in the checkout."""
-        path, file = out.path / name, (Path(out.name) / name).as_posix()
+        path, stored = out.path / name, self.cache.path(md5)
+        file = (Path(out.name) / name).as_posix()
         intact = (
             not out.cached
             or self._is_absent(out, md5)
-            or self.copies.is_intact(self.cache.path(md5), Fault("cache", file, out.name, md5))
+            or self.copies.is_intact(stored, Fault("cache", file, out.name, md5))
         )
+        dangling = here and os.path.islink(path) and not os.path.exists(path)
+        if dangling and path.resolve() == stored.resolve():  # the object is missing: so is the file
+            path.unlink()
         if not here or self.copies.is_intact(path, Fault("checkout", file, out.name, md5)):
             return intact
         if out.cached:
@@ -186,19 +194,20 @@ class Inspection:
                 self.copies.write(path, text, "from git")
         return False
 
-    def clear(self, lost: list[Out]) -> None:
-        """Quarantine a folder, before DVC deletes it, if no list says which files are damaged.
+    def clear(self, outs: list[Out], lost: list[Out]) -> list[str]:
+        """Quarantine lost folders of which no list says which files are damaged.
 
-        With a list, damaged files are in the quarantine already.
+        DVC deletes `outs` before their stage runs. With a list, damaged files are in the quarantine
+        already. Return the damage that could not be quarantined; then the folders stay.
         """
-        for out in lost:
+        names = {out.name for out in outs}
+        for out in lost if not self.copies.stuck_in(names) else ():
             known = out.cached and self.cache.files(out.md5) is not None
             if out.is_folder and not (known or out.persists) and os.path.lexists(out.path):
-                fault = Fault("checkout", out.name, out.name, out.md5)
-                self.copies.set_aside(out.path, fault, "content differs from its MD5")
+                self.copies.set_aside(out.path, _whole("checkout", out), DIFFERS)
+        return self.copies.stuck_in(names)
 
-    def stuck(self, outs: list[Out]) -> list[str]:
-        """Return damage that could not be quarantined, and that DVC would delete with its out."""
-        names = {out.name for out in outs if not out.persists}
-        faults = [self.copies.faults[path] for path in self.copies.stuck]
-        return [fault.name for fault in faults if fault.place == "checkout" and fault.out in names]
+
+def _whole(place: Place, out: Out) -> Fault:
+    """Describe a copy of a whole out: its folder, or the list of its files."""
+    return Fault(place, out.name, out.name, out.md5)

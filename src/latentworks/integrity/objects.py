@@ -4,7 +4,9 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from latentworks.errors import LatentworksError
@@ -13,7 +15,9 @@ from latentworks.system import disk
 from latentworks.system.state import STATE
 
 MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
-REPAIR = STATE / "repair"  # a DVC repository; in the checkout, so that DVC can link on its disk
+REPAIR = (
+    STATE / "repair"
+)  # folder of DVC repositories; in the checkout, so that DVC can link on its disk
 
 Files = dict[str, str]  # MD5s by path inside a folder; a single file has the path "."
 
@@ -55,45 +59,46 @@ class Cache:
         user's it deletes files of an out that dvc.lock does not record, and the whole out if it
         cannot write one of its files.
         """
-        failure = self._run("checkout", wanted.values())
         errors = dict.fromkeys(wanted, "")
-        for num, path in enumerate(wanted):
-            try:
-                with disk.replacing(path) as temporary:
-                    shutil.move(self.root / REPAIR / str(num), temporary)
-            except OSError as error:
-                why = failure or f"{error.strerror}: {error.filename}."
-                errors[path] = f"DVC could not restore it: {why}"
-        disk.remove(self.root / REPAIR)
+        with self._ran("checkout", wanted.values()) as (folder, failure):
+            for num, path in enumerate(wanted):
+                try:
+                    with disk.replacing(path) as temporary:
+                        shutil.move(folder / str(num), temporary)
+                except OSError as error:
+                    why = failure or f"{error.strerror}: {error.filename}."
+                    errors[path] = f"DVC could not restore it: {why}"
         return errors
 
     def fetch(self, md5s: Iterable[str]) -> str:
         """Fetch cache objects, and those that they list, from the remote; return DVC's error."""
-        error = self._run("fetch", md5s)
-        disk.remove(self.root / REPAIR)
-        return error
+        with self._ran("fetch", md5s) as (_, error):
+            return error
 
-    def _run(self, command: str, md5s: Iterable[str]) -> str:
+    @contextmanager
+    def _ran(self, command: str, md5s: Iterable[str]) -> Iterator[tuple[Path, str]]:
         """Run a DVC command in a new repository that records only the outs `0`, `1`, ...
 
-        Neither dvc.yaml nor DVC's records of earlier commands have an influence there. Return the
-        error, or "". A part of the work may be done even so.
+        dvc.yaml and DVC's records of earlier commands do not influence this repository. Yield its
+        folder, and the error or "". After an error, some of the outs may exist even so.
         """
-        folder = self.root / REPAIR
+        folder, failure = self.root / REPAIR / uuid.uuid4().hex, ""
         config = dvc.config_file({**self.settings, "core.no_scm": "true"})
         outs = [{"path": str(num), "hash": "md5", "md5": md5} for num, md5 in enumerate(md5s)]
         try:
-            disk.remove(folder)  # of a verification that was killed
             (folder / ".dvc").mkdir(parents=True)
             (folder / ".dvc" / "config").write_bytes(config)
             (folder / "outs.dvc").write_text(json.dumps({"outs": outs}))
             env = {**(self.env or {}), "DVC_SITE_CACHE_DIR": str(folder / "state")}
             dvc.run(folder, command, env=env)
         except OSError as error:  # the disk is full
-            return f"{error.strerror}: {error.filename}."
+            failure = f"{error.strerror}: {error.filename}."
         except LatentworksError as error:
-            return str(error)
-        return ""
+            failure = str(error)
+        try:
+            yield folder, failure
+        finally:  # also the repository of a verification that was killed
+            shutil.rmtree(self.root / REPAIR, ignore_errors=True)
 
 
 def _is_inside(name: str) -> bool:

@@ -47,7 +47,7 @@ class Verified:
     """The outcome of a verification: what was read, and which faults were found."""
 
     objects: frozenset[str] = frozenset()  # MD5s of the intact cache objects
-    num_files: int = 0  # read in the checkout
+    num_files: int = 0  # intact ones in the checkout
     num_bytes: int = 0  # read in the cache, the checkout and versions
     num_versions: int = 0
     num_absent: int = 0  # cache objects that only earlier versions name, and that are missing

@@ -80,10 +80,9 @@ def _run(
             f"Stage {stage} was not run, since it would make a different result. Changed since "
             f"{dag.LOCK} was written: {changed}. Run `make repro` for a new result."
         )
-    inspection.clear(lost)
-    stuck = inspection.stuck(outs)
+    stuck = inspection.clear(outs, lost)
     if stuck:
-        return f"Stage {stage} was not run, since DVC would delete {stuck[0]}."
+        return f"Stage {stage} was not run, since {stuck[0]} could not be quarantined."
     lock = root / dag.LOCK
     before = lock.read_bytes()
     report(f"stage {stage} runs again to repair {', '.join(out.name for out in lost)}")

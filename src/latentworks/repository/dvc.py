@@ -107,7 +107,8 @@ def stale(folder: Path) -> list[str]:
 def changed_inputs(folder: Path, stage: str, env: Environment = None) -> str:
     """Return the changes of a stage's deps, params and command since dvc.lock; "" if none."""
     changes = status(folder, env).get(stage, [])
-    return _changes([change for change in changes if "changed outs" not in change])
+    inputs = [each for each in changes if each == "changed command" or "changed deps" in each]
+    return _changes(inputs)
 
 
 def _changes(changes: list[Any]) -> str:
