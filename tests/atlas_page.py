@@ -9,10 +9,10 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
-from conftest import until
 from families import autoencoder
 from latentworks.plots.atlas import atlas
 from latentworks.plots.decoder_program import DecoderProgram
+from servers import until
 
 NAMES = ["circle", "</script><b>square</b>", "triangle"]
 FACTS = {"model": "small"}

@@ -25,7 +25,7 @@ from pathlib import Path
 import mlflow
 import psutil
 
-from conftest import Checkout, small_checkout
+from checkouts import Checkout, small_checkout
 from latentworks.repository import dag
 
 EPOCHS = 12

@@ -4,7 +4,7 @@ from typing import Any
 
 import requests
 
-from conftest import until
+from servers import until
 
 
 class PrefectPages:

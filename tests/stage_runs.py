@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 from mlflow import MlflowClient
 
-from conftest import Checkout
+from checkouts import Checkout
 
 LONG = 5000  # epochs; more than any test waits for
 

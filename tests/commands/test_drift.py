@@ -13,13 +13,14 @@ import requests
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from conftest import Checkout, prefect_server, until
+from checkouts import Checkout
 from latentworks.artifacts.images import read_prepared
 from latentworks.errors import DataError
 from latentworks.monitoring import source
 from latentworks.monitoring.check import check
 from latentworks.monitoring.drift import DriftConfig, Measured, compare
 from latentworks.runner.worktree import RETRAINING, Worktree
+from servers import prefect_server, until
 
 CONFIG = DriftConfig(min_images=100, max_distance=0.15)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from conftest import Checkout
+from checkouts import Checkout
 
 STAGE = """
 from pathlib import Path

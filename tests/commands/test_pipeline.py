@@ -15,7 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from conftest import Checkout
+from checkouts import Checkout
 from families import OF_KIND
 from latentworks.artifacts.curves import read_curves
 from latentworks.artifacts.features import read_features

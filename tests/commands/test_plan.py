@@ -4,7 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
-from conftest import Checkout
+from checkouts import Checkout
 
 
 def planned(checkout: Checkout) -> dict[str, list[str]]:

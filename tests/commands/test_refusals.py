@@ -6,8 +6,9 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from conftest import Checkout, Project, aliases, decisions
+from checkouts import Checkout, Project
 from latentworks.system import disk
+from servers import aliases, decisions
 
 # --- results that are not registered -------------------------------------------------------------
 

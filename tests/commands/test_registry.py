@@ -14,22 +14,13 @@ import requests
 from mlflow import MlflowClient
 from PIL import Image
 
-from conftest import (
-    ROOT,
-    Checkout,
-    Project,
-    aliases,
-    closed_port,
-    decisions,
-    environment,
-    serving,
-    sha256,
-)
+from checkouts import ROOT, Checkout, Project, environment
 from latentworks.registry.decisions import DECISIONS, Entry
 from latentworks.registry.registry import Registry
 from latentworks.registry.versions import SHA256
 from latentworks.serving import checksums
 from latentworks.system import disk
+from servers import aliases, closed_port, decisions, serving, sha256
 
 # --- from registration to rollback ---------------------------------------------------------------
 

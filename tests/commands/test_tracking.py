@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mlflow.entities import Run
 
-from conftest import Checkout, mlflow_server
+from checkouts import Checkout
 from latentworks.artifacts.curves import read_curves
 from latentworks.repository import dag
 from latentworks.repository.result import Result, recorded_result
@@ -18,6 +18,7 @@ from latentworks.system import disk
 from latentworks.tracking import outbox
 from latentworks.tracking.live import Live
 from latentworks.tracking.uri import without_password
+from servers import mlflow_server
 
 LIVE = ("images/", "system/")  # logged only during a training: no file holds them
 

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from conftest import Checkout, closed_port
+from checkouts import Checkout
 from latentworks.integrity import verification
 from latentworks.integrity.report import Verified
 from latentworks.registry import version_files
 from latentworks.registry.registry import Registry
 from latentworks.repository import dag
 from latentworks.serving import checksums
+from servers import closed_port
 
 AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
 IMAGES = "data/prepared/images.npy"

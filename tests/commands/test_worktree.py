@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from dvc.rwlock import SCHEMA
 
-from conftest import Checkout
+from checkouts import Checkout
 from latentworks.errors import LatentworksError
 from latentworks.repository import git
 from latentworks.runner.worktree import Worktree

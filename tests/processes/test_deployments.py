@@ -21,7 +21,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from conftest import ROOT, Checkout, closed_port, environment, serving, until
+from checkouts import ROOT, Checkout, environment
+from servers import closed_port, serving, until
 
 # Settings of a server that polls often, so that no test waits for minutes.
 EAGER = {

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import FULL, Checkout
+from checkouts import Checkout
+from conftest import FULL
 from faults import KINDS, Fault, Harness, table
 
 pytestmark = pytest.mark.cold

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from conftest import environment
+from checkouts import environment
 
 HOOKS = Path(__file__).parent / "openapi_hooks.py"
 

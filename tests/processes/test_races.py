@@ -17,12 +17,14 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from conftest import DEADLINE, FULL, Checkout, Project, aliases, decisions, mlflow_server
+from checkouts import Checkout, Project
+from conftest import FULL
 from latentworks.promotion.scores import Scores
 from latentworks.registry.registry import Registry
 from latentworks.registry.versions import SHA256
 from latentworks.serving import checksums, packaging
 from latentworks.system import disk, locks
+from servers import DEADLINE, aliases, decisions, mlflow_server
 
 # --- simultaneous promotions, and kills ----------------------------------------------------------
 

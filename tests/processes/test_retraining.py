@@ -16,13 +16,15 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from conftest import FULL, Checkout, prefect_server
+from checkouts import Checkout
+from conftest import FULL
 from latentworks.errors import Busy
 from latentworks.repository import dag, dvc
 from latentworks.repository.git import code
 from latentworks.runner.worktree import Worktree
 from latentworks.system import disk
 from prefect_pages import PrefectPages
+from servers import prefect_server
 
 AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
 OUTSIDE = "../images/digits.npz"  # outside of the project, where a user would keep images

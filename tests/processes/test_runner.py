@@ -14,10 +14,11 @@ from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from ruamel.yaml import YAML
 from voluptuous import Invalid
 
-from conftest import HANGS, ROOT, Checkout, until
+from checkouts import HANGS, ROOT, Checkout
 from latentworks.repository import dag
 from latentworks.runner import repair
 from latentworks.system import disk
+from servers import until
 from stage_runs import in_training, long_training, repro, rest, start, states, trains
 
 # --- the run of a killed training ----------------------------------------------------------------

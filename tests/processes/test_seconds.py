@@ -23,14 +23,7 @@ from selenium import webdriver
 from test_server import asked
 
 from atlas_page import Page, of_the_book, space
-from conftest import (
-    Checkout,
-    Project,
-    closed_port,
-    environment,
-    prefect_server,
-    until,
-)
+from checkouts import Checkout, Project, environment
 from latentworks.artifacts.curves import read_curves
 from latentworks.plots.decoder_program import DecoderProgram
 from latentworks.repository import dvc
@@ -39,6 +32,7 @@ from latentworks.stages.__main__ import TOLD
 from latentworks.system import disk
 from latentworks.tracking import outbox
 from prefect_pages import PrefectPages
+from servers import closed_port, prefect_server, until
 from stage_runs import in_training, long_training, repro, rest, start, states
 
 pytestmark = pytest.mark.cold

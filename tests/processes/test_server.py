@@ -24,22 +24,13 @@ import requests
 from mlflow import MlflowClient
 from PIL import Image
 
-from conftest import (
-    NAME,
-    Checkout,
-    Project,
-    closed_port,
-    environment,
-    mlflow_server,
-    server_of,
-    serving,
-    until,
-)
+from checkouts import NAME, Checkout, Project, environment
 from latentworks.registry.versions import SHA256, SOURCE
 from latentworks.server.connections import let_many_in
 from latentworks.server.model import Model, Named
 from latentworks.server.service import Following, Service
 from latentworks.serving import checksums
+from servers import closed_port, mlflow_server, server_of, serving, until
 
 # --- a registry with good and bad versions -------------------------------------------------------
 

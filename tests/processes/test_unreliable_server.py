@@ -14,10 +14,11 @@ import mlflow
 import pytest
 from mlflow.entities import Run
 
-from conftest import Checkout, mlflow_server
+from checkouts import Checkout
 from latentworks.artifacts.curves import read_curves
 from latentworks.repository.result import recorded_result
 from latentworks.tracking import outbox
+from servers import mlflow_server
 
 PATIENCE = 11.5  # ten seconds, and the time for hashing on a machine that does other work
 SLOW = 2.0  # seconds before an answer

@@ -13,9 +13,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from atlas_page import NAMES, Page, of_the_book, space
-from conftest import until
 from families import NUM_CLASSES, OF_KIND, autoencoder
 from latentworks.plots.decoder_program import DecoderProgram
+from servers import until
 
 pytestmark = pytest.mark.system
 

@@ -17,7 +17,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from conftest import NAME, Project, server_of, until
+from checkouts import NAME, Project
+from servers import server_of, until
 
 pytestmark = pytest.mark.system
 

@@ -21,7 +21,8 @@ import pytest
 import requests
 import yaml
 
-from conftest import ROOT, Checkout, closed_port, environment, serving, until
+from checkouts import ROOT, Checkout, environment
+from servers import closed_port, serving, until
 
 pytestmark = pytest.mark.system
 

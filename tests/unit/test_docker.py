@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_structure import needed
 
-from conftest import ROOT
+from checkouts import ROOT
 
 DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()
 TEXT = (ROOT / "docker/compose.yaml").read_text()

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from conftest import ROOT, environment
+from checkouts import ROOT, environment
 from latentworks.artifacts.features import read_features
 from latentworks.datasets.fashion_mnist import CLASS_NAMES
 from latentworks.engine.backend import keras

@@ -30,7 +30,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 from sklearn.datasets import load_digits
 
-from conftest import ROOT
+from checkouts import ROOT
 from latentworks import params
 from latentworks.cli import Params
 from latentworks.datasets import idx, image_folder, npz

@@ -16,7 +16,6 @@ from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
-from conftest import closed_port, until
 from families import OF_KIND, autoencoder
 from latentworks import metrics
 from latentworks.artifacts.images import Prepared
@@ -36,6 +35,7 @@ from latentworks.server.service import Following, Service
 from latentworks.serving import checksums, export, packaging, preflight
 from latentworks.serving.servable import Servable, load
 from latentworks.system import disk
+from servers import closed_port, until
 
 NAMES = ("dress", "sneaker", "bag")
 SHARES = np.array([0.5, 0.5, 0.0])  # no training image is a bag

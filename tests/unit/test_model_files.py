@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import ROOT, environment
+from checkouts import ROOT, environment
 from families import autoencoder
 from latentworks.artifacts.images import write_index
 from latentworks.artifacts.keras_file import MEMBERS, require_ours

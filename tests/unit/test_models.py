@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from conftest import ROOT
+from checkouts import ROOT
 from families import NUM_CLASSES, OF_KIND, autoencoder, every_family
 from latentworks import params
 from latentworks.artifacts.model import read_model, write_model

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, Checkout, environment
+from checkouts import ROOT, Checkout, environment
 from latentworks import config, params
 from latentworks.cli import Params
 from latentworks.errors import ParamsError

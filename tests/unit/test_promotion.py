@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from conftest import ROOT
+from checkouts import ROOT
 from latentworks import params
 from latentworks.config import Config
 from latentworks.errors import LatentworksError, ParamsError

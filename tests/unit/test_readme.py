@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from conftest import ROOT
+from checkouts import ROOT
 from latentworks.cli import app
 from latentworks.params import recipes
 from latentworks.system import disk

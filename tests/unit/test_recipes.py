@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import measure_recipes
-from conftest import ROOT
+from checkouts import ROOT
 from goals import Goal, goals, score
 from latentworks import params
 from latentworks.cli import Params

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Checkout
+from checkouts import Checkout
 from latentworks.repository import dag, dvc
 
 

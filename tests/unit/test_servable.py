@@ -13,7 +13,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter
 
-from conftest import ROOT, Checkout
+from checkouts import ROOT, Checkout
 from families import autoencoder
 from latentworks.artifacts.images import read_prepared
 from latentworks.artifacts.model import read_model

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from checkouts import ROOT
 from latentworks.repository import dag
 from latentworks.tracking.runs import SHOWN
 from rooms import DOC, END, SRC, START, exists, file_of, imports, modules, room_of, table
