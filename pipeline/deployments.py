@@ -55,9 +55,9 @@ def require_server() -> None:
             client.read_flows(limit=1)
         except PrefectHTTPStatusError as error:
             raise LatentworksError(
-                f"The Prefect server at {url} says {error.response.status_code}. "
-                "Set PREFECT_API_AUTH_STRING or PREFECT_API_KEY to what it expects; "
-                f"the password of `make prefect` is in {auth_file()}."
+                f"The Prefect server at {url} refused the password (status "
+                f"{error.response.status_code}). Set PREFECT_API_AUTH_STRING or PREFECT_API_KEY to "
+                f"its password; that of `make prefect` is in {auth_file()}."
             ) from None
 
 

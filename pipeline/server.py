@@ -1,7 +1,7 @@
 """The project's own Prefect server, and the password that it shares with its clients.
 
-A Prefect server has commands run for those whom it obeys. Without a password that is every user of
-the machine, and every web page that a browser there shows.
+A Prefect server runs shell commands for every client that it accepts. Without a password it accepts
+every user of the machine, and every web page in a browser on it.
 """
 
 import os
@@ -21,7 +21,7 @@ URL = "PREFECT_API_URL"
 PORT = "PREFECT_SERVER_API_PORT"
 AUTH = "PREFECT_API_AUTH_STRING"  # USER:PASSWORD that a client sends
 SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"  # and that a server expects
-# Who runs what outlives the server: kept in memory, its restart would end every run.
+# On disk, since a restart of the server would otherwise end every flow run.
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 
 
@@ -34,9 +34,10 @@ def new_auth() -> str:
 
 
 def start() -> NoReturn:
-    """Become the server, with the password of its file. Settings of the environment come first.
+    """Replace this process by the server, with the password in its file.
 
-    Raises LatentworksError where the password cannot be kept, or others can read it.
+    Environment variables override the defaults. Raises LatentworksError if the password cannot be
+    kept, or others can read it.
     """
     auth = os.environ.get(SERVER_AUTH) or _kept_auth()
     page = ",".join(f"http://{host}:{_port()}" for host in (HOST, "localhost"))
@@ -51,7 +52,7 @@ def start() -> NoReturn:
 
 
 def be_default() -> None:
-    """Let this process, and those that it starts, ask this server where no other one is named."""
+    """Set the address of this server for this process and its children, if no other is set."""
     os.environ[URL] = os.environ.get(URL) or _address()
     authenticate()
 
@@ -76,7 +77,7 @@ def _address() -> str:
 
 
 def _kept_auth() -> str:
-    """The line of the file, which is made where it is missing."""
+    """Return the password in the file; create the file if it is missing."""
     file = auth_file()
     try:
         if not file.exists():
@@ -85,12 +86,12 @@ def _kept_auth() -> str:
         line = file.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise LatentworksError(
-            f"cannot keep the password of Prefect's server in {file}: {error.strerror}."
+            f"Cannot keep the password of Prefect's server in {file}: {error.strerror}."
         ) from None
     if status.st_mode & 0o077 or status.st_uid != os.getuid():
         raise LatentworksError(
-            f"others can read or change the password in {file}. Remove the file: the next start "
-            "of the server makes a new password."
+            f"Cannot start Prefect's server: others can read or change the password in {file}. "
+            "Remove the file: the next start of the server makes a new password."
         )
     if not re.fullmatch(r"[^\s:]+:\S+", line):  # with an empty one, Prefect asks for none
         raise LatentworksError(f"{file} should have one line USER:PASSWORD. Correct or remove it.")
@@ -98,7 +99,7 @@ def _kept_auth() -> str:
 
 
 def _make(file: Path) -> None:
-    """Write a new password. It is there whole or not at all, and never over one that is there."""
+    """Write a new password: atomically, and never over an existing file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(".partial", ".auth.", file.parent)  # with mode 0600
     try:

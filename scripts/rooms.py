@@ -82,7 +82,7 @@ def rooms() -> dict[str, set[str]]:
 
 
 def levels(imported: dict[str, set[str]]) -> dict[str, int]:
-    """How many rooms stand below each room, one upon the other."""
+    """Return the level of each room: one above the highest room that it imports."""
 
     @cache
     def level(room: str) -> int:
@@ -92,7 +92,7 @@ def levels(imported: dict[str, set[str]]) -> dict[str, int]:
 
 
 def reduced(imported: dict[str, set[str]]) -> dict[str, set[str]]:
-    """Without the arrows that follow from others: a room above imports those below, too."""
+    """Leave out arrows that follow from others: a room above imports those below, too."""
 
     @cache
     def below(room: str) -> frozenset[str]:
@@ -179,7 +179,7 @@ def _box(axes: Axes, x: float, y: float, text: str, width: float) -> None:
 
 
 def _places(on_line: dict[str, int], ways: list[list[str]]) -> dict[str, float]:
-    """Where each box and each passing arrow stands on its line.
+    """Return the place of each box and each passing arrow on its line.
 
     Sugiyama's method: again and again, each line is put in the order of the means of the
     neighbours on the lines below and above.

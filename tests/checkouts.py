@@ -21,8 +21,8 @@ from latentworks.tracking.local_store import follow_move
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 NAME = "autoencoder"  # of the registered models
-WARM = "LATENTWORKS_WARM"  # environment variable of the tests: the folder of `warm`
-HANGS = 900.0  # for a program that does not end
+WARM = "LATENTWORKS_WARM"  # environment variable: the folder of the warm programs
+HANGS = 900.0  # seconds until a program counts as hung, also on a slow machine that does other work
 COPIED = (
     *("src", "recipes", "pipeline", "dvc.yaml", "params.yaml", "prefect.yaml"),
     *(".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"),
@@ -97,7 +97,7 @@ class Checkout:
 
 
 class Project(Checkout):
-    """A checkout whose tracking store is the MLflow server."""
+    """A checkout whose tracking store is at `server`."""
 
     name = NAME  # of the registered model
 

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+# Before their import, so that a failed assert in them shows its values.
+pytest.register_assert_rewrite("checkouts", "servers", "faults", "stage_runs", "families")
+
 from checkouts import NAME, WARM, Checkout, Project, made_once, small_checkout, trained
 from latentworks.repository.result import Result, recorded_result
 from servers import end_shared_server, server_of, shared_mlflow_server

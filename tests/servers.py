@@ -1,4 +1,4 @@
-"""Real servers of MLflow, Prefect and `latentworks serve`, and what MLflow's server holds."""
+"""Real servers of MLflow, Prefect and `latentworks serve`, and queries of the registry."""
 
 import os
 import signal
@@ -18,8 +18,7 @@ from checkouts import environment, owner, turn
 from latentworks.registry.decisions import DECISIONS
 from latentworks.registry.versions import SHA256
 
-# Seconds after which a test gives up. They are enough on a slow machine that does other work.
-DEADLINE = 300.0  # for a condition that a server brings about
+DEADLINE = 300.0  # seconds to wait for a condition, also on a slow machine that does other work
 
 
 def until(condition: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""A new stage needs a file, an entry in dvc.yaml, and a line in the list of outs of a run."""
+"""A new stage needs a file and an entry in dvc.yaml. A line in SHOWN shows its out in the run."""
 
 from pathlib import Path
 

@@ -394,7 +394,8 @@ def test_commands_report_a_wrong_password_in_one_line(project: Project, server: 
         call = ("python", "-m", "pipeline", command)
         given = {"PREFECT_API_URL": server.api, "PREFECT_API_AUTH_STRING": "me:wrong"}
         done = project.run(*call, expected=1, **given)
-        assert done.stderr.startswith(f"The Prefect server at {server.api} says 401. Set PREFECT_A")
+        said = f"The Prefect server at {server.api} refused the password (status 401). Set "
+        assert done.stderr.startswith(said)
         assert len(done.stderr.splitlines()) == 1
 
 

@@ -23,7 +23,7 @@ class Copies:
     def __init__(self, root: Path, bar: Any = None) -> None:
         self.root = root
         self.time = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
-        self.bar = bar  # of the progress
+        self.bar = bar  # progress bar
         self.source = ""  # recorded for a damaged copy that is found intact later
         self.faults: dict[Path, Fault] = {}  # by path of the damaged copy
         self.hashed: dict[Path, str] = {}  # MD5s of copies that did not change since

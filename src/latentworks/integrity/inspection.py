@@ -182,7 +182,7 @@ class Inspection:
             or self.copies.is_intact(stored, Fault("cache", file, out.name, md5))
         )
         dangling = here and os.path.islink(path) and not os.path.exists(path)
-        if dangling and path.resolve() == stored.resolve():  # the object is missing: so is the file
+        if dangling and path.resolve() == stored.resolve():  # the object is missing
             path.unlink()
         if not here or self.copies.is_intact(path, Fault("checkout", file, out.name, md5)):
             return intact

@@ -86,7 +86,7 @@ class Verified:
             names = [fault.what for fault in _gathered(self.lost)]
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise Damaged(
-                f"Not repaired: {', '.join(names[:3])}{more}. The lines above say what helps."
+                f"Not repaired: {', '.join(names[:3])}{more}. The lines above name the next step."
             )
 
 

@@ -42,7 +42,7 @@ Margin = Annotated[float, Field(ge=0)]
 
 
 class Margins(Config):
-    """How much worse each metric may get, as a share of the champion's value."""
+    """The allowed loss of each metric, as a share of the champion's value."""
 
     mse: Margin
     sliced_wasserstein: Margin

@@ -1,9 +1,9 @@
 """Aliases of a registered model, and the decisions that move them.
 
-`challenger` is the newest version, `champion` the version to serve, `previous` the champion before
-the current one. A decision is recorded before an alias moves, so that the next command completes
-what a killed process has begun. Both happen under a lock, since two processes that read, compare
-and set at the same time could choose the wrong champion.
+`challenger` is the version that waits for the gate, `champion` the version to serve, `previous` the
+champion before the current one. A decision is recorded before an alias moves, so that the next
+command completes what a killed process has begun. Both happen under a lock, since two processes
+that read, compare and set at the same time could choose the wrong champion.
 """
 
 import math
@@ -39,7 +39,10 @@ class Aliases:
         return self.store.aliased(self.name, CHAMPION)
 
     def version(self, number: int | None, alias: str, cure: str) -> Version:
-        """Return version `number`, by default the one with an alias. Raises RegistryError."""
+        """Return version `number`, by default the one with the alias `alias`.
+
+        Raises RegistryError, with `cure` at its end, if no version has the alias.
+        """
         if number is not None:
             return self.store.get(self.name, number)
         found = self.store.aliased(self.name, alias)
@@ -48,7 +51,7 @@ class Aliases:
         return found
 
     def lock(self, purpose: str) -> AbstractContextManager[None]:
-        """Keep all other processes from moving the aliases of this model."""
+        """Hold the lock under which commands move the aliases of this model."""
         return locks.exclusive(self._lock_name, purpose)
 
     @cached_property
@@ -57,7 +60,7 @@ class Aliases:
 
     # --- under the lock --------------------------------------------------------------------------
 
-    def record(
+    def carry_out(
         self,
         decision: str,
         reason: str,

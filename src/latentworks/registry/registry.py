@@ -66,6 +66,9 @@ class Registry:
             self._refuse_other_interface(candidate)
             known = self._registered(candidate)
             if known:
+                if "decision" not in known.tags:
+                    with self.aliases.lock("register"):
+                        self._make_challenger(known)
                 return known
             if outbox.sync(candidate.result, self.root) is not None:
                 raise Unavailable("Cannot register: MLflow did not take the run of this result.")
@@ -76,13 +79,12 @@ class Registry:
                 known = self._registered(candidate)
                 if known:  # another process was faster
                     self.store.discard(uploaded)
-                    return known
-                version = self.store.create_version(self.name, candidate, uploaded)
-                self.store.move_alias(self.name, CHALLENGER, version.number)
+                version = known or self.store.create_version(self.name, candidate, uploaded)
+                self._make_challenger(version)
         return version
 
     def _registered(self, candidate: Candidate) -> Version | None:
-        """Return the version of this result; without a decision it becomes the challenger again."""
+        """Return the version of this result; None if it has no version with intact files."""
         for version in reversed(self.store.versions(self.name, candidate.content())):
             try:
                 self.store.fetch(version)
@@ -90,10 +92,13 @@ class Registry:
                 raise
             except RegistryError:  # its files were changed: register the result anew
                 continue
-            if "decision" not in version.tags:
-                self.store.move_alias(self.name, CHALLENGER, version.number)
             return version
         return None
+
+    def _make_challenger(self, version: Version) -> None:
+        """Give a version the alias, unless it has a decision. The caller holds the lock."""
+        if "decision" not in self.store.get(self.name, version.number).tags:
+            self.store.move_alias(self.name, CHALLENGER, version.number)
 
     def decided(self) -> Version | None:
         """Return the version of this result if a decision about it exists. Fast: fetches no files.
@@ -142,7 +147,7 @@ class Registry:
             with self.aliases.lock(f"promote {challenger}"):
                 self.aliases.finish_interrupted()
                 champion = self.aliases.champion
-                return self.aliases.record(REFUSED, fault, challenger, champion, champion)
+                return self.aliases.carry_out(REFUSED, fault, challenger, champion, champion)
 
     def _refuse_champion(self, version: Version) -> None:
         champion = self.aliases.champion
@@ -192,7 +197,7 @@ class Registry:
                     )
                 decision = decide(ours, theirs, self.config)
                 winner = challenger if decision.promoted else champion
-                return self.aliases.record(
+                return self.aliases.carry_out(
                     PROMOTED if decision.promoted else REFUSED,
                     decision.reason,
                     challenger,
@@ -202,7 +207,10 @@ class Registry:
                 )
 
     def scores(self, version: Version, data: str) -> Scores:
-        """Return the scores of a version on the data with the fingerprint `data`."""
+        """Return the scores of a version on the data with the fingerprint `data`.
+
+        Raises RegistryError if they were not recorded and this checkout has other data.
+        """
         return version_scores.scores(self.store, self.root, version, data)
 
     # --- rollback and history --------------------------------------------------------------------
@@ -240,7 +248,7 @@ class Registry:
             self._preflight(target, trial)
             if not reason:
                 reason = f"version {champion.number} was withdrawn" if champion else "no champion"
-            return self.aliases.record(RESTORED, reason, target, champion, target)
+            return self.aliases.carry_out(RESTORED, reason, target, champion, target)
 
     def history(self) -> list[Entry]:
         """Every decision about this model, oldest first."""
@@ -271,5 +279,5 @@ class Registry:
         }
 
     def one_line(self, resume: str) -> AbstractContextManager[None]:
-        """Turn what MLflow raises in a `with` block into one line that ends with `resume`."""
+        """Turn an exception of MLflow in a `with` block into one line that ends with `resume`."""
         return one_line(self.uri, resume)

@@ -26,9 +26,9 @@ def scores(store: RegistryStore, root: Path, version: Version, data: str) -> Sco
         with suppress(
             OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
         ):  # no file, or a file in an old format
-            scores = Scores.from_json(disk.read_json(path))
-            if (scores.data, scores.scorer) == (data, scorer_digest()):
-                return scores
+            recorded = Scores.from_json(disk.read_json(path))
+            if (recorded.data, recorded.scorer) == (data, scorer_digest()):
+                return recorded
     result = recorded_result(root)
     prepared = result.outs.get("prepared") if result else None
     if prepared is None or candidates.fingerprint(prepared) != data:

@@ -1,4 +1,4 @@
-"""Versions of registered models: aliases, tags, and verified copies of the files."""
+"""Reading of registered versions: their aliases, tags, and verified copies of their files."""
 
 import re
 import shutil
@@ -194,7 +194,7 @@ def _version(version: ModelVersion) -> Version:
 
 @contextmanager
 def one_line(uri: str, resume: str) -> Iterator[None]:
-    """Turn what MLflow raises in a `with` block into one line that ends with `resume`.
+    """Turn an exception of MLflow in a `with` block into one line that ends with `resume`.
 
     Raises Unavailable if another try may succeed, else RegistryError.
     """

@@ -1,4 +1,4 @@
-"""The HTTP API of the server: its addresses, limits and errors."""
+"""The HTTP API of the server: its addresses, limits of bodies, and errors."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

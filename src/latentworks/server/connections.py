@@ -1,4 +1,7 @@
-"""Connections with limits of time and size for the head of a request."""
+"""Connections that refuse a head which arrives too slowly (408) or is too large (431).
+
+These two answers do not pass through the HTTP API.
+"""
 
 import asyncio
 import resource

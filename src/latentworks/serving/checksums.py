@@ -19,9 +19,9 @@ def seal(folder: Path) -> str:
 
 
 def fault(folder: Path, digest: str) -> str | None:
-    """Describe the first file that differs from what `seal`, which returned `digest`, has seen.
+    """Describe the first file that differs from SHA256SUMS; None if no file differs.
 
-    Call it before any file of the folder is opened. None for a folder without a difference.
+    `digest` is the SHA-256 that `seal` returned. Call this before any file of the folder is opened.
     """
     sums = folder / SUMS
     if not sums.is_file() or disk.file_digest(sums) != digest:

@@ -9,7 +9,7 @@ from latentworks.system.console import first_line
 
 
 def exit_with_line(program: Callable[[], None]) -> None:
-    """Call `program`; print what it raises as the last line of standard output, and exit."""
+    """Call `program`; print its exception as the last line of standard output, and exit."""
     try:
         program()
     except LatentworksError as error:

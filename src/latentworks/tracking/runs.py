@@ -1,4 +1,7 @@
-"""The content of a result's run in MLflow: its params, curves, metrics, files and tags."""
+"""The content of a result's run in MLflow: its params, curves, metrics and files.
+
+The tags by which a run is found are in store.py.
+"""
 
 import hashlib
 import re
@@ -31,7 +34,7 @@ PICTURE = re.compile(rf"{RECONSTRUCTIONS}\+step\+(\d+)\+.*\.png")  # MLflow's fi
 
 
 class RunLog:
-    """The log of one run. What the run has already is not logged again."""
+    """Writes to one run. It skips params, points, pictures and files that the run already has."""
 
     def __init__(self, client: MlflowClient, run_id: str, root: Path) -> None:
         self.client = client
@@ -40,7 +43,8 @@ class RunLog:
         self.steps: set[int] | None = None  # of the curves that the run has
         self.pictured: set[int] | None = None  # steps whose pictures the run has
 
-    def params(self, result: Result) -> None:
+    def log_params(self, result: Result) -> None:
+        """Log the params of a result: of its samples only if they are made."""
         known = self.client.get_run(self.run_id).data.params
         values = flat(result.params)
         if "samples" not in result.outs:  # the run may be one of other samples
@@ -48,7 +52,7 @@ class RunLog:
         new = [Param(name, str(value)) for name, value in values.items() if name not in known]
         self.client.log_batch(self.run_id, params=new)
 
-    def data(self, result: Result) -> None:
+    def log_data(self, result: Result) -> None:
         """Log the name, source and fingerprint of the images."""
         if "prepared" not in result.outs or DATA in self.client.get_run(self.run_id).data.tags:
             return
@@ -64,7 +68,7 @@ class RunLog:
         self.client.log_inputs(self.run_id, [DatasetInput(data, context)])
         self.client.set_tag(self.run_id, DATA, profile["fingerprint"])
 
-    def curves(self, epochs: list[dict[str, float]]) -> None:
+    def log_curves(self, epochs: list[dict[str, float]]) -> None:
         """Log one point of each curve for each epoch."""
         if self.steps is None:
             history = self.client.get_metric_history(self.run_id, "loss")
@@ -73,10 +77,10 @@ class RunLog:
             step = int(epoch["epoch"])
             if step not in self.steps:
                 values = {name: value for name, value in epoch.items() if name != "epoch"}
-                self._metrics(values, step)
+                self._log_metrics(values, step)
                 self.steps.add(step)
 
-    def pictures(self, files: dict[int, Path]) -> None:
+    def log_pictures(self, files: dict[int, Path]) -> None:
         """Log pictures of reconstructions by step, and delete their files."""
         if files and self.pictured is None:
             uploaded = self.client.list_artifacts(self.run_id, "images")
@@ -91,7 +95,7 @@ class RunLog:
                     self.pictured.add(step)
             file.unlink()
 
-    def scores(self, result: Result) -> None:
+    def log_scores(self, result: Result) -> None:
         """Log the numbers of the files that dvc.yaml lists as metrics."""
         for name in dag.metrics(self.root):
             if name in result.outs:
@@ -101,16 +105,16 @@ class RunLog:
                 numbers = {
                     key: value for key, value in scores.items() if not isinstance(value, str)
                 }
-                self._metrics(numbers, step=0)
+                self._log_metrics(numbers, step=0)
 
-    def stage_timings(self, result: Result) -> None:
+    def log_timings(self, result: Result) -> None:
         """Log the timings of each stage, if they were recorded for this result."""
         for stage, written in dag.stages(self.root).items():
             record = timings.read(stage, self.root)
             if record is None or record["result"] != result.digest_for(written):
                 continue
             figures = {f"{figure}.{stage}": record[figure] for figure in timings.FIGURES}
-            self._metrics(figures, step=0)
+            self._log_metrics(figures, step=0)
             if stage == "train":
                 tags = code_tags(self.root, record["code"]) | {
                     f"machine.{name}": str(value) for name, value in record["machine"].items()
@@ -119,14 +123,14 @@ class RunLog:
                     self.run_id, tags=[RunTag(name, value) for name, value in tags.items()]
                 )
 
-    def outs(self, result: Result) -> None:
+    def log_outs(self, result: Result) -> None:
         """Log the files of the outs that a run shows."""
         for name, folder in SHOWN.items():
             if name in result.outs:
                 out = result.outs[name]
-                self.files(name, folder, sorted(out.iterdir()) if out.is_dir() else [out])
+                self.log_files(name, folder, sorted(out.iterdir()) if out.is_dir() else [out])
 
-    def files(self, name: str, folder: str, files: list[Path]) -> None:
+    def log_files(self, name: str, folder: str, files: list[Path]) -> None:
         """Log files under a name, unless the same content was logged before."""
         content = "".join(f"{file.name} {disk.file_digest(file)}\n" for file in files)
         digest = hashlib.sha256(content.encode()).hexdigest()
@@ -137,7 +141,7 @@ class RunLog:
             self.client.log_artifact(self.run_id, str(file), folder or None)
         self.client.set_tag(self.run_id, tag, digest)
 
-    def _metrics(self, values: dict[str, float], step: int) -> None:
+    def _log_metrics(self, values: dict[str, float], step: int) -> None:
         known = self.client.get_run(self.run_id).data.metrics
         now = int(time.time() * 1000)
         self.client.log_batch(

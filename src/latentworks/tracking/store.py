@@ -36,7 +36,7 @@ class Store:
     def __init__(self, uri: str, root: Path) -> None:
         for name in ("mlflow", "alembic"):  # a stage prints one line; these loggers would add more
             logging.getLogger(name).setLevel(logging.ERROR)
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises as well
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # also raised
         self.uri = uri
         self.root = root
         local_store.make_ready(uri)
@@ -75,8 +75,8 @@ class Store:
         else:
             run_id = self._create(result, key, {TRAINING: fingerprint, **code_tags(self.root)})
         self.training = RunLog(self.client, run_id, self.root)
-        self.training.params(result)
-        self.training.data(result)
+        self.training.log_params(result)
+        self.training.log_data(result)
         self.client.update_run(run_id, status="RUNNING")
         self.monitor = SystemMetricsMonitor(
             run_id,
@@ -102,8 +102,8 @@ class Store:
         """Log one point of each curve, and the pictures kept so far."""
         if self.training is None:
             return  # the store was unreachable at the start; finish_training writes everything
-        self.training.curves([epoch])
-        self.training.pictures(self.live.pictures())
+        self.training.log_curves([epoch])
+        self.training.log_pictures(self.live.pictures())
 
     def finish_training(self, result: Result) -> None:
         """Give the run to the model that the training has written, and complete it."""
@@ -147,20 +147,21 @@ class Store:
         run_id = self.find(result)
         if run_id is None:
             run_id = self._create(result, uuid.uuid4().hex, {MODEL: digest})
-        if self.client.get_run(run_id).info.status == "RUNNING":  # until now, or of a kill
+        # The training has just ended, or was killed.
+        if self.client.get_run(run_id).info.status == "RUNNING":
             self.client.set_terminated(run_id)
         if "samples" in result.outs:
             self.client.set_tag(run_id, SAMPLER, result.sampler_digest())
             self.client.set_tag(run_id, SAMPLES, result.samples_digest())
         log = RunLog(self.client, run_id, self.root)
-        log.data(result)
-        log.params(result)
-        log.curves(read_curves(result.outs["autoencoder"] / "curves.csv"))
-        log.scores(result)
-        log.outs(result)
-        log.stage_timings(result)
+        log.log_data(result)
+        log.log_params(result)
+        log.log_curves(read_curves(result.outs["autoencoder"] / "curves.csv"))
+        log.log_scores(result)
+        log.log_outs(result)
+        log.log_timings(result)
         if self.live.model == digest:
-            log.pictures(self.live.pictures())
+            log.log_pictures(self.live.pictures())
             self.close_left()
             self.live.end()
 
@@ -186,7 +187,7 @@ class Store:
         if result.params.items() <= params.read(self.root / params.PARAMS).items():
             files.append(self.root / params.PARAMS)
         log = RunLog(self.client, run_id, self.root)
-        log.files("settings", "", [file for file in files if file.is_file()])
+        log.log_files("settings", "", [file for file in files if file.is_file()])
 
     def find(self, result: Result) -> str | None:
         """Return the run with this model and these samples, else one that has no samples yet."""
