@@ -8,6 +8,8 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mlflow.entities import Run
 
 from checkouts import Checkout
@@ -214,6 +216,14 @@ def test_a_copied_store_writes_artifacts_beside_its_own_database(
 def test_the_password_in_a_tracking_uri_is_not_shown() -> None:
     assert without_password("http://me:secret@host/x") == "http://host/x"
     assert without_password("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
+    text = "http://127.0.0.1:8000 follows autoencoder@champion"
+    assert without_password(text) == text
+
+
+@given(st.text(st.characters(codec="ascii", exclude_categories=["Cc", "Zs"]), min_size=1))
+def test_no_password_is_shown_whatever_its_characters(password: str) -> None:
+    said = f"MLflow at http://me:{password}@host:5000/x failed: no route to host"
+    assert without_password(said) == "MLflow at http://host:5000/x failed: no route to host"
 
 
 @pytest.fixture

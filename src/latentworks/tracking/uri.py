@@ -22,8 +22,12 @@ def absolute(uri: str) -> str:
 
 
 def without_password(uri: str) -> str:
-    """Return `uri` without user and password, for messages."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+    """Return `uri`, or a text with addresses, without users and passwords.
+
+    A password may hold any character but white space, `@` and `/` too: all from `://` to the last
+    `@` of the word is cut. A path with three slashes, as of a SQLite file, has no user.
+    """
+    return re.sub(r"://(?!/)\S*@", "://", uri)
 
 
 def configure_client() -> None:
