@@ -54,10 +54,15 @@ def require_server() -> None:
         try:
             client.read_flows(limit=1)
         except PrefectHTTPStatusError as error:
+            status = error.response.status_code
+            if status not in (401, 403):
+                raise LatentworksError(
+                    f"The Prefect server at {url} answered with status {status}. Its log says why."
+                ) from None
             raise LatentworksError(
-                f"The Prefect server at {url} refused the password (status "
-                f"{error.response.status_code}). Set PREFECT_API_AUTH_STRING or PREFECT_API_KEY to "
-                f"its password; that of `make prefect` is in {auth_file()}."
+                f"The Prefect server at {url} refused the password (status {status}). Set "
+                "PREFECT_API_AUTH_STRING or PREFECT_API_KEY to its password; that of "
+                f"`make prefect` is in {auth_file()}."
             ) from None
 
 

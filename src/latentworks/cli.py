@@ -303,7 +303,7 @@ def verify(
         repair.refuse_beside_dvc(root)
         for line in repair.repair_checkout(root):
             typer.echo(line)
-        verified = verification.verify(root, typer.echo)
+        verified = verification.verify(root, typer.echo) + repair.missing_lock(root)
         for line in verified.lines():
             typer.echo(line)
         if not result:

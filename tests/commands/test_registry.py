@@ -114,8 +114,18 @@ def test_registration_and_promotion_work_without_an_mlflow_server(
     checkout.edit("params.yaml", "    mse: 0.5  #", "    mse: 0.95  #")
     (checkout.path / "mlflow.db").unlink()  # its artifacts are in the checkout that was copied
     store = f"sqlite:///{checkout.path / 'mlflow.db'}"
-    for call in ("register", "promote", "history"):
-        done = checkout.run("latentworks", call, PYTHONPATH=str(checkout.path / "src"))
+    code = {"PYTHONPATH": str(checkout.path / "src")}
+    checkout.run("latentworks", "register", **code)
+    # No alias moves before the decision is on record: here MLflow refuses to record it.
+    client = MlflowClient(store)
+    deleted = client.create_experiment(DECISIONS)
+    client.delete_experiment(deleted)
+    told = checkout.run("latentworks", "promote", expected=6, **code).stderr
+    assert "must be in the 'active' state" in told
+    assert aliases(store, "autoencoder") == {"challenger": 1}
+    client.restore_experiment(deleted)
+    checkout.run("latentworks", "promote", **code)
+    done = checkout.run("latentworks", "history", **code)
     assert done.stdout.startswith("autoencoder: champion is version 1\n")
     assert aliases(store, "autoencoder") == {"champion": 1}
     # A client that loads from the files of the store leaves bytecode there, which is harmless.

@@ -167,6 +167,29 @@ def test_verify_reports_a_changed_source_file_and_leaves_it_unchanged(own: Kept)
     assert (own.path / "digits.npz").read_bytes() == damaged
 
 
+def test_source_files_that_cannot_be_read_hide_no_damage(own: Kept) -> None:
+    (own.path / "digits.npz").unlink()
+    os.mkfifo(own.path / "digits.npz")  # a reader of it would wait for ever
+    flip(own.path / SAMPLER)
+    verified = own.verify()
+    assert [fault.name for fault in verified.faults] == [SAMPLER]
+    assert [note.partition(".")[2] for note in verified.notes] == [
+        "npz is neither a file nor a folder. It is your own file: `latentworks verify` leaves it "
+        "as it is, and the next `make repro` reads it."
+    ]
+
+
+def test_names_of_files_do_not_break_the_lines_of_the_report(own: Kept) -> None:
+    (own.path / "models/sampler/new\nline").write_text("x")
+    Path(os.fsdecode(bytes(own.path / "models/sampler") + b"/\xff")).write_text("x")
+    done = own.run("latentworks", "verify", "--result")
+    lines = [line for line in done.stdout.splitlines() if "not recorded in dvc.lock" in line]
+    assert [line.partition(":")[0] for line in lines] == [
+        "models/sampler/new\\nline",
+        "models/sampler/\\udcff",
+    ]
+
+
 def test_verify_without_dvc_lock_says_so(untouched: Checkout, tmp_path: Path) -> None:
     done = untouched.copy(tmp_path / "checkout").run("latentworks", "verify")
     assert "dvc.lock records no outs: nothing to verify" in done.stdout
@@ -489,6 +512,56 @@ def test_verify_reports_a_stage_whose_new_outs_differ_from_dvc_lock(own: Kept) -
     for _ in range(2):  # the second time, too: no record has the new outs
         verified = own.verify()
         assert "its outs differ from dvc.lock: data/prepared" in "\n".join(verified.lines())
+
+
+@pytest.mark.parametrize("outcome", ["fails", "makes other outs"])
+def test_a_stage_that_repairs_nothing_leaves_the_previous_outputs(own: Kept, outcome: str) -> None:
+    """DVC deletes all outs of a stage before it runs, and its cache lacks two of `evaluate`."""
+    curves, metrics = own.path / "reports/curves.csv", own.path / "reports/metrics.json"
+    content = metrics.read_bytes()
+    flip(curves)
+    code = own.path / "src/latentworks/stages/__main__.py"  # no dep of a stage
+    written = code.read_text()
+    if outcome == "fails":
+        code.write_text('raise SystemExit("this stage fails")')
+    else:
+        for name in ("metrics.json", "curves.csv"):
+            code.write_text(f"{code.read_text()}\nopen('reports/{name}', 'a').write(' ')\n")
+    (fault,) = own.verify().lost
+    assert fault.name == "reports/curves.csv"
+    assert fault.kept
+    assert ("Stage evaluate failed" if outcome == "fails" else "its outs differ") in fault.cure
+    assert metrics.read_bytes() == content
+    assert not [path for path in (own.path / ".latentworks/kept").rglob("*") if path.is_file()]
+    code.write_text(written)
+    (fault,) = own.repaired().faults
+    assert fault.repaired == "by stage evaluate, which ran again"
+
+
+def test_a_note_on_another_result_goes_once_its_stage_made_the_recorded_one(own: Kept) -> None:
+    lock = (own.path / "dvc.lock").read_text()
+    (own.path / "models/sampler/sampler.npz").write_text("another")
+    own.run("dvc", "commit", "--force", "sample")
+    (own.path / "dvc.lock").write_text(lock)
+    own.stored("data/samples/latents.npy").unlink()
+    (own.path / "data/samples/latents.npy").unlink()
+    verified = own.repaired()
+    assert not verified.notes, verified.notes
+
+
+@pytest.mark.parametrize("content", ["", "schema: '2.0'\nstages:\n  fet"])
+def test_a_damaged_dvc_lock_is_reported_as_lost(own: Kept, content: str) -> None:
+    lock = own.path / "dvc.lock"
+    intact = lock.read_text()
+    for name in ("dvc.lock", "dvc.lock.again"):
+        lock.write_text(content)
+        for _ in range(2):  # also in the next call, which finds no dvc.lock
+            done = own.run("latentworks", "verify", "--result", expected=11)
+            assert f"quarantined as .latentworks/torn/{name}; NOT repaired." in done.stdout
+            assert done.stderr.startswith("Not repaired: dvc.lock.")
+        assert (own.path / ".latentworks/torn" / name).read_text() == content
+    lock.write_text(intact)
+    own.repaired()
 
 
 def test_verify_refuses_a_dvc_lock_entry_that_is_no_md5(own: Kept) -> None:

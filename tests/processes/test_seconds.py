@@ -237,6 +237,7 @@ def test_a_client_that_sends_too_slowly_gets_status_408(url: str) -> None:
                 more = connection.recv(10_000)
                 assert more, answer
                 answer += more
+            assert b"\r\nX-Content-Type-Options: nosniff\r\n" in answer
     assert asked(url, "sample", num=1)
 
 

@@ -365,6 +365,7 @@ def test_unknown_addresses_methods_and_params_are_refused(url: str) -> None:
         answer = requests.request(method, f"{url}{path}", timeout=10)
         assert answer.status_code == status, (path, answer.text)
         assert answer.json()["error"]
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
 def test_pictures_with_too_many_pixels_together_are_refused(url: str) -> None:

@@ -156,6 +156,42 @@ def test_the_table_of_rooms_in_contributing_agrees_with_the_imports() -> None:
     assert f"{START}\n\n{table()}\n\n{END}" in DOC.read_text(encoding="utf-8")
 
 
+# Modules that do more than define names when they are imported.
+ACTIVE = {
+    "latentworks.engine.backend",
+    "latentworks.system.processes",
+    "pipeline",
+    "pipeline.retraining",
+    "latentworks.stages.__main__",  # a program
+    "latentworks.serving.pyfunc",  # MLflow runs it as a script
+    "latentworks.server.page",  # adds its routes to its own router
+}
+
+
+def test_an_import_only_defines_names_except_in_listed_modules() -> None:
+    assert {module for module in MODULES if acts_at_import(module)} == ACTIVE
+
+
+def acts_at_import(module: str) -> bool:
+    """True if a module calls a function for its effect, or branches, outside its functions."""
+    return any(map(_acts, ast.parse(file_of(module).read_text()).body))
+
+
+def _acts(node: ast.stmt) -> bool:
+    match node:
+        case ast.Expr(value):
+            return not isinstance(value, ast.Constant)  # a docstring
+        case ast.Assign(targets):
+            return any(isinstance(each, ast.Attribute | ast.Subscript) for each in targets)
+        case ast.AnnAssign(target) | ast.AugAssign(target):
+            return not isinstance(target, ast.Name)
+        case ast.If(test):
+            return ast.unparse(test) not in ("TYPE_CHECKING", "__name__ == '__main__'")
+        case _:
+            defines = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef
+            return not isinstance(node, defines | ast.ClassDef)
+
+
 # --- pure rooms and configs ----------------------------------------------------------------------
 
 PURE = {  # rooms, and the only libraries that they may import

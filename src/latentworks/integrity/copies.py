@@ -71,7 +71,8 @@ class Copies:
                 self.stuck.discard(path)
             except OSError as error:
                 cure = (
-                    f"It could not be quarantined: {error.strerror}. Correct that and verify again."
+                    f"It could not be quarantined: {error.strerror}: {error.filename}. "
+                    "Correct that and verify again."
                 )
                 fault = replace(fault, cure=cure)
                 self.stuck.add(path)

@@ -88,6 +88,7 @@ class Inspection:
 
     def _is_intact(self, out: Out) -> bool:
         """Hash both copies of an out; quarantine damaged ones, and files that are not recorded."""
+        self.notes.pop(out.name, None)  # of the files before a repair
         found = self._found(out)
         wanted = self._wanted(out, found)
         if wanted is None:

@@ -67,14 +67,27 @@ def changed_sources(root: Path, outs: list[Out]) -> tuple[dict[str, str], int]:
         if any(map(Path(name).is_relative_to, made)):
             continue
         num_bytes += size
-        if not (root / name).exists():
-            notes[name] = f"{name} is recorded in {dag.LOCK}, but missing"
-        elif dag.md5_of(root / name) != md5:
+        change = _change(root / name, md5)
+        if change:
             notes[name] = (
-                f"{name} differs from {dag.LOCK}: it was edited, or damaged. It is your "
-                "own file, and was left alone; the next `make repro` reads it again."
+                f"{name} {change}. It is your own file: `latentworks verify` leaves it as it is, "
+                "and the next `make repro` reads it."
             )
     return notes, num_bytes
+
+
+def _change(path: Path, md5: str) -> str:
+    """How a file or folder differs from the recorded one; "" if it does not."""
+    try:
+        if not path.exists():
+            return f"is recorded in {dag.LOCK}, but missing"
+        if not (path.is_file() or path.is_dir()):
+            return "is neither a file nor a folder"  # reading a pipe would never end
+        if dag.md5_of(path) == md5:
+            return ""
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return f"differs from {dag.LOCK}: it was edited, or damaged"
 
 
 def _deps(root: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from latentworks.errors import LatentworksError
 from latentworks.integrity.inspection import Inspection
 from latentworks.integrity.outs import Out, changed_sources, inputs, recorded
 from latentworks.integrity.report import Verified
-from latentworks.repository import dag, dvc
+from latentworks.repository import dag, dvc, outputs
 from latentworks.system import disk
 
 TRIES = 2  # runs of a stage: in the first, DVC may link the new out to a damaged cache object
@@ -72,7 +72,10 @@ def _run(
     lost: list[Out],
     report: Callable[[str], None],
 ) -> str:
-    """Run a stage, even if DVC finds it up to date, and keep dvc.lock; return the error, or ""."""
+    """Run a stage, even if DVC finds it up to date; return the error, or "".
+
+    dvc.lock stays. The previous outputs stay, too, unless the stage makes the recorded ones.
+    """
     root, env = inspection.root, inspection.cache.env
     changed = dvc.changed_inputs(root, stage, env)
     if changed:
@@ -88,18 +91,19 @@ def _run(
     report(f"stage {stage} runs again to repair {', '.join(out.name for out in lost)}")
     inspection.copies.hashed.clear()
     try:
-        dvc.repro(root, stage, report, env, force=True)
-        made = {out["path"]: out["md5"] for out in dag.locked(root)[stage]["outs"]}
+        with outputs.kept(root, stage):
+            dvc.repro(root, stage, report, env, force=True)
+            made = {out["path"]: out["md5"] for out in dag.locked(root)[stage]["outs"]}
+            different = [out.name for out in outs if made.get(out.name) != out.md5]
+            if different:
+                raise dvc.StageError(
+                    f"Stage {stage} ran again, and its outs differ from {dag.LOCK}: "
+                    f"{', '.join(different)}. Run `make repro` for a new result."
+                )
     except LatentworksError as error:
         return str(error)
     finally:
         if lock.read_bytes() != before:
             with disk.replacing(lock) as temporary:
                 temporary.write_bytes(before)
-    different = [out.name for out in outs if made.get(out.name) != out.md5]
-    if not different:
-        return ""
-    return (
-        f"Stage {stage} ran again, and its outs differ from {dag.LOCK}: {', '.join(different)}. "
-        "Run `make repro` for a new result."
-    )
+    return ""

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from latentworks.errors import Busy, LatentworksError
+from latentworks.integrity.report import Fault, Verified
 from latentworks.repository import dag
 from latentworks.system.state import STATE
 
@@ -31,10 +32,35 @@ def repair_checkout(root: Path) -> list[str]:
         content = _content(root / path)
         if content is None or CONFLICT in content or is_valid(content):
             continue
-        (root / TORN).mkdir(parents=True, exist_ok=True)
-        (root / path).replace(root / TORN / path.name)
-        messages.append(f"{path} was left damaged by a killed process; moved to {TORN}")
+        kept = _move_away(root, root / path)
+        messages.append(f"{path} was left damaged by a killed process; moved to {kept}")
     return messages
+
+
+def missing_lock(root: Path) -> Verified:
+    """Return a fault if a damaged dvc.lock was moved away, and no other was written since."""
+    torn = root / TORN / dag.LOCK
+    if (root / dag.LOCK).exists() or not torn.exists():
+        return Verified()
+    last = max(torn.parent.glob(f"{dag.LOCK}*"), key=lambda path: len(path.name))
+    fault = Fault(
+        "checkout",
+        dag.LOCK,
+        dag.LOCK,
+        wrong="cut off, or empty",
+        kept=str(last.relative_to(root)),
+        cure=f"`git checkout {dag.LOCK}` restores the committed one; `make repro` makes a new one.",
+    )
+    return Verified(faults=(fault,))
+
+
+def _move_away(root: Path, path: Path) -> Path:
+    """Move a damaged file of DVC to TORN, beside earlier ones; return its new path."""
+    target = root / TORN / path.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    while target.exists():
+        target = target.with_name(f"{target.name}.again")
+    return path.replace(target).relative_to(root)
 
 
 def _content(path: Path) -> bytes | None:
@@ -108,8 +134,7 @@ def repair_run_cache(root: Path, cache: Path) -> None:
         except YAMLError:
             stage = {}
         if not (content.endswith(b"\n") and dag.is_complete(stage) and stage.get("outs")):
-            (root / TORN).mkdir(parents=True, exist_ok=True)
-            entry.replace(root / TORN / entry.name)
+            _move_away(root, entry)
     for folder in (cache / "runs").glob("*/*"):
         with suppress(OSError):  # the folder has entries
             folder.rmdir()  # DVC fails on an empty one

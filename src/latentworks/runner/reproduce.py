@@ -1,20 +1,15 @@
 """Run the stages that are out of date; if one fails, keep its previous outputs."""
 
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from latentworks.errors import LatentworksError
 from latentworks.integrity import verification
-from latentworks.repository import dag, dvc, plan
+from latentworks.repository import dag, dvc, outputs, plan
 from latentworks.runner import resources
-from latentworks.system import disk
-from latentworks.system.state import STATE
 
 UNCHANGED = "unchanged"  # an outcome: DVC had nothing to do
-KEPT = STATE / "kept"  # hard links to the previous outputs, while their stage runs
 
 
 def reproduce(
@@ -71,8 +66,22 @@ def reproduce_stage(
     """
     require_whole(root, needs, report, env)
     restored = not force and _restore_persisting(root, stage, env)
-    with outputs_kept(root, stage, env):
-        outcome = dvc.repro(root, stage, report, env, force=force, on_terminal=on_terminal)
+    outs = dag.outs_of(dag.stages(root)[stage])
+    previous = [out for out in outs if (root / out).exists()]
+    try:
+        with outputs.kept(root, stage):
+            outcome = dvc.repro(root, stage, report, env, force=force, on_terminal=on_terminal)
+    except dvc.StageError as error:
+        if not all((root / out).exists() for out in previous):
+            with suppress(LatentworksError):
+                dvc.run(root, "checkout", "--quiet", stage, env=env)
+        lost = [out for out in previous if not (root / out).exists()]
+        gaps = f", but for {', '.join(lost)}: run `dvc checkout` to restore them" if lost else ""
+        raise dvc.StageError(
+            f"{error} The lines above say why (-9 or 137: most often too little memory). "
+            f"The previous outputs are back in place{gaps}. Remove the cause, then run the same "
+            "command again to continue."
+        ) from None
     return "restored" if restored and outcome == UNCHANGED else outcome
 
 
@@ -86,60 +95,6 @@ def _restore_persisting(root: Path, stage: str, env: dvc.Environment) -> bool:
         dvc.run(root, "checkout", "--quiet", stage, env=env)
         return True
     return False
-
-
-@contextmanager
-def outputs_kept(root: Path, stage: str, env: dvc.Environment = None) -> Iterator[None]:
-    """Put the previous outputs of a stage back in place if the block fails.
-
-    DVC removes them before the stage runs. Hard links keep them: these take no space, so that it
-    works with a full disk. A StageError is raised again with a message about the outputs.
-    """
-    written = dag.stages(root)[stage]
-    persisting = {name for name, of in dag.options(written).items() if of["persist"]}
-    outs = [out for out in dag.outs_of(written) if out not in persisting]
-    for out in outs:
-        with suppress(OSError):  # some file systems have no hard links
-            _keep(root / out, root / KEPT / out)
-    previous = [out for out in outs if (root / out).exists() or (root / KEPT / out).exists()]
-    try:
-        yield
-    except BaseException as error:
-        for out in outs:
-            with suppress(OSError):
-                _put_back(root / KEPT / out, root / out)
-        if not isinstance(error, dvc.StageError):  # SIGTERM or Ctrl-C
-            raise
-        if not all((root / out).exists() for out in previous):
-            with suppress(LatentworksError):
-                dvc.run(root, "checkout", "--quiet", stage, env=env)
-        lost = [out for out in previous if not (root / out).exists()]
-        gaps = f", but for {', '.join(lost)}: run `dvc checkout` to restore them" if lost else ""
-        raise dvc.StageError(
-            f"{error} The lines above say why (-9 or 137: most often too little memory). "
-            f"The previous outputs are back in place{gaps}. Remove the cause, then run the same "
-            "command again to continue."
-        ) from None
-    for out in outs:
-        disk.remove(root / KEPT / out)
-
-
-def _keep(path: Path, kept: Path) -> None:
-    if not path.exists():
-        return  # a run that was killed may have left its link in `kept`
-    disk.remove(kept)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        shutil.copytree(path, kept, copy_function=os.link)
-    else:
-        os.link(path, kept)
-
-
-def _put_back(kept: Path, path: Path) -> None:
-    if kept.exists():
-        disk.remove(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept.rename(path)
 
 
 def require_whole(

@@ -1,4 +1,4 @@
-"""The HTTP API of the server: its addresses, limits of bodies, and errors."""
+"""The HTTP API of the server: its addresses, headers, limits of bodies, and errors."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -21,7 +21,8 @@ MAX_BODY = 16_000_000  # bytes of one body
 MAX_BODIES = 256_000_000  # bytes of all bodies that are being read
 PATIENCE = 10.0  # seconds in which a body must arrive
 RETRY = {"Retry-After": "1"}  # seconds
-VERSION = "X-Model-Version"
+HEADERS = {"X-Content-Type-Options": "nosniff"}  # of every answer, also of a refused connection
+VERSION = "X-Model-Version"  # header of an answer that a version made
 SHOWN = {
     "sample": ("num", "seed", "label"),
     "decode": ("z", "label"),

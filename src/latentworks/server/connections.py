@@ -8,6 +8,8 @@ import resource
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from latentworks.server.app import HEADERS
+
 PATIENCE = 10.0  # seconds in which the head of a request must arrive
 MAX_OPEN = 65_536  # open files and connections, if the system allows as many
 MAX_HEAD = 65_536  # bytes
@@ -15,8 +17,14 @@ MAX_HEAD = 65_536  # bytes
 
 def _answer(status: str, sentence: str) -> bytes:
     body = f'{{"error":"{sentence}"}}'
-    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n"
-    return f"{head}content-length: {len(body)}\r\n\r\n{body}".encode()
+    headers = {
+        "content-type": "application/json",
+        "connection": "close",
+        "content-length": str(len(body)),
+        **HEADERS,
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status}\r\n{head}\r\n{body}".encode()
 
 
 TOO_SLOW = _answer(

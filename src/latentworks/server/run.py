@@ -57,6 +57,7 @@ def serve(settings: Settings) -> None:
         access_log=False,
         log_level="warning",
         backlog=BACKLOG,
+        headers=[*app.HEADERS.items()],
         http=Connection,
         loop="auto",  # uvloop, except on Windows, which lacks it
         timeout_graceful_shutdown=GRACE,

@@ -14,6 +14,11 @@ def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     ]
 
 
+def printable(text: str) -> str:
+    """Escape all that is no visible character, such as a line break in the name of a file."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 def first_line(fault: str | Exception) -> str:
     """Return the first line of an error or of its text, without an end longer than MAX_LINE.
 
