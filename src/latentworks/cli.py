@@ -132,7 +132,10 @@ def sync() -> None:
         root = dag.root()
         result = recorded_result(root)
         if result is None:
-            typer.echo("Nothing to write: dvc.lock records no trained model. Run `make repro`.")
+            fault = "dvc.lock records no trained model"
+            if "train" in dag.locked(root):
+                fault = "the files of the result that dvc.lock records are not in this checkout"
+            typer.echo(f"Nothing to write: {fault}. Run `make repro`.")
             return
         if outbox.sync(result, root) is not None:
             raise typer.Exit(1)
@@ -153,13 +156,15 @@ def plan() -> None:
 @app.command()
 def timings() -> None:
     """Show the time and memory of each stage in its last run in this checkout."""
-    from latentworks.repository.timings import read
+    from latentworks.repository.timings import known
 
     with _one_line_errors():
-        root = dag.root()
-        rows = [read(stage, root) for stage in dag.stages(root)]
+        rows = known(dag.root())
+        if not rows:
+            typer.echo("No stage has run in this checkout yet. Run `make repro`.")
+            return
         typer.echo(f"{'stage':<10}{'seconds':>9}{'peak memory':>15}")
-        for row in filter(None, rows):
+        for row in rows:
             memory = f"{row['peak_memory_mb']:,} MB"
             typer.echo(f"{row['stage']:<10}{row['seconds']:>9.1f}{memory:>15}")
 

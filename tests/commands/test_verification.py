@@ -167,6 +167,23 @@ def test_verify_reports_a_changed_source_file_and_leaves_it_unchanged(own: Kept)
     assert (own.path / "digits.npz").read_bytes() == damaged
 
 
+def test_verify_starts_no_stage_in_a_new_clone(own: Kept, tmp_path: Path) -> None:
+    own.run("git", "add", "--force", "dvc.lock")
+    own.run("git", *AUTHOR, "commit", "--quiet", "--message", "a result")
+    clone = Checkout(tmp_path / "clone")
+    own.run("git", "clone", "--quiet", ".", str(clone.path))
+    told = clone.run("latentworks", "verify", "--result").stdout.splitlines()
+    assert told == [
+        "No stage has run in this checkout: the outs that dvc.lock records are neither here nor in "
+        "DVC's cache. Run `make repro`.",
+        "no file was verified",
+    ]
+    # If all files are lost where stages ran, they run again.
+    shutil.rmtree(own.path / "models")
+    shutil.rmtree(own.path / ".dvc/cache")
+    assert "stage features runs again" in own.run("latentworks", "verify", "--result").stdout
+
+
 def test_source_files_that_cannot_be_read_hide_no_damage(own: Kept) -> None:
     (own.path / "digits.npz").unlink()
     os.mkfifo(own.path / "digits.npz")  # a reader of it would wait for ever

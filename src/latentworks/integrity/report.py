@@ -69,6 +69,8 @@ class Verified:
         return [*map(printable, (*map(str, _gathered(self.faults)), *self.notes))]
 
     def summary(self) -> str:
+        if not (self.objects or self.num_files or self.num_versions or self.faults):
+            return "no file was verified"
         parts = [_count(len(self.objects), "cache object")]
         parts.append(_count(self.num_files, "file"))
         if self.num_versions:

@@ -169,11 +169,17 @@ def _total(steps: list[Step], root: Path) -> str:
     free = f"{shutil.disk_usage(root).free / 1e9:,.0f} GB are free"
     seconds = [step.seconds for step in steps if step.seconds is not None]
     sizes = [step.megabytes for step in steps if step.megabytes is not None]
-    if not seconds or not sizes:
-        return f"Time and size are unknown: these stages never ran here. {free}."
-    total = f"{sum(seconds):,.0f} s in the last run; {sum(sizes):,.0f} MB here and as much in DVC's"
-    partial = " (known stages only)" if len(seconds) + len(sizes) < 2 * len(steps) else ""
+    time = "The time is unknown, since these stages never ran here"
+    if seconds:
+        time = f"{sum(seconds):,.0f} s in the last run{_partial(seconds, steps)}"
+    if not sizes:
+        return f"{time}. {free}."
+    size = f"{sum(sizes):,.0f} MB here and as much in DVC's cache{_partial(sizes, steps)}"
     return (
-        f"{total} cache{partial}. {free}.\n"
+        f"{time}; {size}. {free}.\n"
         "DVC restores the outs that are in its cache for the same inputs, without a run."
     )
+
+
+def _partial(known: list[float], steps: list[Step]) -> str:
+    return " (known stages only)" if len(known) < len(steps) else ""

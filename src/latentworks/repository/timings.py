@@ -47,6 +47,11 @@ def read(stage: str, folder: Path = Path()) -> dict[str, Any] | None:
     return record if {"stage", "result", "code", "machine", *FIGURES} <= set(record) else None
 
 
+def known(root: Path) -> list[dict[str, Any]]:
+    """The timings of all stages that have run in a checkout, in the order of dvc.yaml."""
+    return [record for stage in dag.stages(root) if (record := read(stage, root))]
+
+
 def machine() -> dict[str, Any]:
     return {
         "cpus": os.cpu_count(),

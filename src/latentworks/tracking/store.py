@@ -1,6 +1,5 @@
 """MLflow's tracking store: the runs of results, and the run of a training in progress."""
 
-import logging
 import os
 import uuid
 from pathlib import Path
@@ -34,9 +33,6 @@ class Store:
     """MLflow's tracking store, local or on a server, with the experiment that holds the runs."""
 
     def __init__(self, uri: str, root: Path) -> None:
-        for name in ("mlflow", "alembic"):  # a stage prints one line; these loggers would add more
-            logging.getLogger(name).setLevel(logging.ERROR)
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # also raised
         self.uri = uri
         self.root = root
         local_store.make_ready(uri)
