@@ -308,7 +308,7 @@ def verify(
         repair.refuse_beside_dvc(root)
         for line in repair.repair_checkout(root):
             typer.echo(line)
-        verified = verification.verify(root, typer.echo) + repair.missing_lock(root)
+        verified = repair.missing_lock(root) or verification.verify(root, typer.echo)
         for line in verified.lines():
             typer.echo(line)
         if not result:

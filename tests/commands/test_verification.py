@@ -575,6 +575,7 @@ def test_a_damaged_dvc_lock_is_reported_as_lost(own: Kept, content: str) -> None
         for _ in range(2):  # also in the next call, which finds no dvc.lock
             done = own.run("latentworks", "verify", "--result", expected=11)
             assert f"quarantined as .latentworks/torn/{name}; NOT repaired." in done.stdout
+            assert "no outs" not in done.stdout
             assert done.stderr.startswith("Not repaired: dvc.lock.")
         assert (own.path / ".latentworks/torn" / name).read_text() == content
     lock.write_text(intact)

@@ -37,11 +37,11 @@ def repair_checkout(root: Path) -> list[str]:
     return messages
 
 
-def missing_lock(root: Path) -> Verified:
+def missing_lock(root: Path) -> Verified | None:
     """Return a fault if a damaged dvc.lock was moved away, and no other was written since."""
     torn = root / TORN / dag.LOCK
     if (root / dag.LOCK).exists() or not torn.exists():
-        return Verified()
+        return None
     last = max(torn.parent.glob(f"{dag.LOCK}*"), key=lambda path: len(path.name))
     fault = Fault(
         "checkout",
