@@ -3,14 +3,13 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
 from latentworks.errors import Busy, LatentworksError, ParamsError
 from latentworks.repository import dag
+from latentworks.system.console import one_line_errors
 from pipeline import ROOT, server
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -34,7 +33,7 @@ def retrain(
     from latentworks.runner.worktree import RETRAINING, Worktree
     from latentworks.system import locks, processes
 
-    with _one_line_errors():
+    with one_line_errors():
         overrides = dict(_override(text) for text in override or ())
         worktree = Worktree(dag.root(), RETRAINING)
         with worktree.held("retrain"):  # report a busy lock before Prefect starts
@@ -54,7 +53,7 @@ def flow(arguments: str) -> None:
     from pipeline import temporary
     from pipeline.deployments import require_server
 
-    with _one_line_errors():
+    with one_line_errors():
         if get_current_settings().api.url:
             require_server()
             _run(*json.loads(arguments))
@@ -86,7 +85,7 @@ def _run(*arguments: Any) -> None:
 @app.command("server")
 def start_server() -> None:
     """Start Prefect's server for this machine alone, with a password."""
-    with _one_line_errors():
+    with one_line_errors():
         if not os.environ.get(server.SERVER_AUTH):
             file = server.auth_file()
             shown = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
@@ -112,7 +111,7 @@ def schedule() -> None:
     server.be_default()  # before Prefect is imported
     from pipeline import deployments
 
-    with _one_line_errors():
+    with one_line_errors():
         deployments.serve(dag.root())
 
 
@@ -133,17 +132,8 @@ def automations(
     server.be_default()
     from pipeline.automations import apply
 
-    with _one_line_errors():
+    with one_line_errors():
         apply(tell, typer.echo, pending=pending, silent=silent)
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    try:
-        yield
-    except LatentworksError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(error.exit_code) from None
 
 
 def _override(text: str) -> tuple[str, Any]:

@@ -21,7 +21,7 @@ TAG = "latentworks"  # on all flow runs, to distinguish them from those of other
 RUNS_AT_ONCE = 5  # in this process; each deployment also has its own limit in prefect.yaml
 
 
-def written(root: Path) -> list[dict[str, Any]]:
+def read_deployments(root: Path) -> list[dict[str, Any]]:
     """The deployments in prefect.yaml."""
     content = YAML(typ="safe", pure=True).load((root / FILE).read_text(encoding="utf-8"))
     return [dict(deployment) for deployment in content["deployments"]]
@@ -34,7 +34,7 @@ def serve(root: Path) -> None:
     scheduler.
     """
     require_server()
-    served = [_runner(deployment) for deployment in written(root)]
+    served = [_runner(deployment) for deployment in read_deployments(root)]
     with get_client(sync_client=True) as client:
         for deployment in served:
             # Prefect keeps the old folder of a known deployment, and a run copies that folder over

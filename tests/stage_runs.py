@@ -1,4 +1,4 @@
-"""Helpers that start `latentworks repro` as a process, and find the training in it."""
+"""`latentworks repro` as a process of its own, and the training in it."""
 
 import subprocess
 from contextlib import suppress

@@ -22,6 +22,7 @@ from latentworks.promotion.decision import PromotionConfig
 from latentworks.repository import dag, git
 from latentworks.samplers.config import SampleConfig
 from latentworks.system import disk
+from latentworks.system.console import one_line_errors
 from latentworks.tracking.uri import absolute, tracking_uri, without_password
 
 
@@ -57,7 +58,7 @@ RESULT = typer.Option(
 @app.command()
 def validate() -> None:
     """Check params.yaml; exit 2 with one line for each fault."""
-    with _one_line_errors():
+    with one_line_errors():
         root = dag.root()
         _refuse_images_among_outputs(root, _checked(root).dataset)
         typer.echo("params.yaml is valid")
@@ -68,7 +69,7 @@ def recipe(
     name: Annotated[str, typer.Argument(help="name of a file in recipes/, without .yaml")],
 ) -> None:
     """Write a recipe into params.yaml, unless params.yaml has uncommitted edits."""
-    with _one_line_errors():
+    with one_line_errors():
         _write_recipe(dag.root(), name)
         typer.echo(f"params.yaml now follows recipes/{name}.yaml")
 
@@ -85,7 +86,7 @@ def repro(
     """
     from latentworks.system import locks
 
-    with _one_line_errors(), _ended_by_sigterm():
+    with one_line_errors(), _ended_by_sigterm():
         root = dag.root()
         with locks.exclusive(locks.of(root), "run the stages", wait=False):
             from latentworks.repository.result import recorded_result
@@ -128,13 +129,13 @@ def sync() -> None:
     from latentworks.repository.result import recorded_result
     from latentworks.tracking import outbox
 
-    with _one_line_errors():
+    with one_line_errors():
         root = dag.root()
         result = recorded_result(root)
         if result is None:
             fault = "dvc.lock records no trained model"
             if "train" in dag.locked(root):
-                fault = "the files of the result that dvc.lock records are not in this checkout"
+                fault = "the files that dvc.lock records are missing here, or differ"
             typer.echo(f"Nothing to write: {fault}. Run `make repro`.")
             return
         if outbox.sync(result, root) is not None:
@@ -147,7 +148,7 @@ def plan() -> None:
     """Show which stages would run and why, how long they took, and the disk space they need."""
     from latentworks.repository import plan as planning
 
-    with _one_line_errors():
+    with one_line_errors():
         root = dag.root()
         _checked(root)
         typer.echo(planning.table(planning.plan(root), root))
@@ -158,7 +159,7 @@ def timings() -> None:
     """Show the time and memory of each stage in its last run in this checkout."""
     from latentworks.repository.timings import known
 
-    with _one_line_errors():
+    with one_line_errors():
         rows = known(dag.root())
         if not rows:
             typer.echo("No stage has run in this checkout yet. Run `make repro`.")
@@ -174,7 +175,7 @@ def register(as_json: Annotated[bool, JSON] = False) -> None:
     """Register the result of this checkout as a version, with the alias challenger."""
     from latentworks.registry.registry import Registry
 
-    with _one_line_errors():
+    with one_line_errors():
         registry = Registry(dag.root())
         version = registry.register()
         if as_json:
@@ -193,7 +194,7 @@ def promote(
     from latentworks.registry.aliases import REFUSED
     from latentworks.registry.registry import Registry
 
-    with _one_line_errors():
+    with one_line_errors():
         entry = Registry(dag.root()).promote(number)
         typer.echo(json.dumps(asdict(entry)) if as_json else entry.text)
         if entry.decision == REFUSED:
@@ -211,7 +212,7 @@ def rollback(
     from latentworks.serving import preflight
 
     # A rollback is urgent: the trial process imports its packages while this one imports its own.
-    with _one_line_errors(), preflight.Trial() as trial:
+    with one_line_errors(), preflight.Trial() as trial:
         from latentworks.registry.registry import Registry
 
         entry = Registry(dag.root()).rollback(number, reason, trial)
@@ -229,7 +230,7 @@ def rebuild(
     """
     from latentworks.registry.rebuilding import rebuild as make_again
 
-    with _one_line_errors():
+    with one_line_errors():
         rebuilt = make_again(dag.root(), version, typer.echo)
         typer.echo(f"\n{rebuilt.table()}\n")
         if rebuilt.same:
@@ -248,7 +249,7 @@ def drift(
     from latentworks.artifacts.figures import write_figure
     from latentworks.monitoring.check import check
 
-    with _one_line_errors():
+    with one_line_errors():
         report = check(dag.root())
         typer.echo(report.table())
         if report.figure is not None:
@@ -278,7 +279,7 @@ def serve(
     """Serve over HTTP the version that an alias names, and follow the alias when it moves."""
     from latentworks.server import run
 
-    with _one_line_errors():
+    with one_line_errors():
         for name in (model, alias):
             if not (name and name.isascii() and name.isprintable()):
                 raise LatentworksError(
@@ -298,7 +299,7 @@ def verify(
     """
     from latentworks.system import locks
 
-    with _one_line_errors(), _ended_by_sigterm(), ExitStack() as stack:
+    with one_line_errors(), _ended_by_sigterm(), ExitStack() as stack:
         root = dag.root()
         stack.enter_context(locks.exclusive(locks.of(root), "verify", wait=False))
         from latentworks.integrity import verification
@@ -332,7 +333,7 @@ def history() -> None:
     """List the decisions about the registered model: when, which version, and why."""
     from latentworks.registry.registry import Registry
 
-    with _one_line_errors():
+    with one_line_errors():
         typer.echo(Registry(dag.root()).history_table())
 
 
@@ -348,10 +349,10 @@ def compare(
     from latentworks.registry import comparison
     from latentworks.registry.registry import Registry
 
-    with _one_line_errors():
+    with one_line_errors():
         registry = Registry(dag.root())
         typer.echo(comparison.compare(registry, first, second, picture))
-        typer.echo(f"\nthe same images through both: {picture}")
+        typer.echo(f"\nthe same images, reconstructed by both: {picture}")
 
 
 def _write_recipe(root: Path, name: str) -> None:
@@ -375,20 +376,6 @@ def _refuse_images_among_outputs(root: Path, dataset: Any) -> None:
                     f"which stage {name} writes. Expected a path that no stage writes. "
                     f"Received: {dataset.path!r}."
                 )
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Print an error of the user as its message, without a traceback, and exit with its code."""
-    try:
-        yield
-    except LatentworksError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(error.exit_code) from None
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        typer.echo(f"{error.strerror or error}{where}", err=True)
-        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

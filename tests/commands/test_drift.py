@@ -80,7 +80,7 @@ def test_too_few_images_are_no_drift_and_broken_numbers_are() -> None:
     test = measured(rng, 5000)
     few = compare(test, measured(rng, 99, 5.0), CONFIG)
     assert not few.drifted
-    assert few.reason == "too few new images to tell: 99, at least 100 are needed"
+    assert few.reason == "99 new images are too few: at least 100 are needed"
     broken = measured(rng, 200)
     broken.errors[3] = np.nan
     found = compare(test, broken, CONFIG)

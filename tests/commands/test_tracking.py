@@ -132,6 +132,16 @@ def test_sync_without_a_result_writes_nothing(untouched: Checkout) -> None:
     assert not (untouched.path / "mlflow.db").exists()
 
 
+@pytest.mark.cold
+def test_a_command_that_makes_the_store_prints_its_own_lines_alone(
+    untouched: Checkout, tmp_path: Path
+) -> None:
+    """MLflow sets the levels of its loggers when it is imported, so the start must be cold."""
+    done = untouched.copy(tmp_path / "checkout").run("latentworks", "history")
+    assert done.stdout.startswith("No decision about autoencoder exists yet.")
+    assert done.stderr == ""
+
+
 def test_an_incomplete_result_has_no_outs_of_an_earlier_result(
     finished: Checkout, tmp_path: Path
 ) -> None:

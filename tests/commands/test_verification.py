@@ -191,8 +191,7 @@ def test_source_files_that_cannot_be_read_hide_no_damage(own: Kept) -> None:
     verified = own.verify()
     assert [fault.name for fault in verified.faults] == [SAMPLER]
     assert [note.partition(".")[2] for note in verified.notes] == [
-        "npz is neither a file nor a folder. It is your own file: `latentworks verify` leaves it "
-        "as it is, and the next `make repro` reads it."
+        "npz is neither a file nor a folder. Restore the input that dvc.lock records."
     ]
 
 
@@ -221,7 +220,8 @@ def test_files_of_another_result_are_not_reported_as_damage(own: Kept) -> None:
     before = all_files(own)
     verified = own.verify()
     assert not verified.faults
-    assert "models/sampler is of another result than dvc.lock" in "\n".join(verified.notes)
+    told = "\n".join(verified.notes)
+    assert "models/sampler belongs to another result than dvc.lock records" in told
     assert all_files(own) == before
 
 
@@ -570,16 +570,19 @@ def test_a_note_on_another_result_goes_once_its_stage_made_the_recorded_one(own:
 def test_a_damaged_dvc_lock_is_reported_as_lost(own: Kept, content: str) -> None:
     lock = own.path / "dvc.lock"
     intact = lock.read_text()
-    for name in ("dvc.lock", "dvc.lock.again"):
-        lock.write_text(content)
+    for number in range(2):
+        lock.write_text(f"{content}{number}" if content else "")
         for _ in range(2):  # also in the next call, which finds no dvc.lock
             done = own.run("latentworks", "verify", "--result", expected=11)
-            assert f"quarantined as .latentworks/torn/{name}; NOT repaired." in done.stdout
+            assert "quarantined as .latentworks/torn/dvc.lock; NOT repaired." in done.stdout
             assert "no outs" not in done.stdout
             assert done.stderr.startswith("Not repaired: dvc.lock.")
-        assert (own.path / ".latentworks/torn" / name).read_text() == content
+    torn = own.path / ".latentworks/torn"
+    assert sorted(path.name for path in torn.iterdir()) == ["dvc.lock", "dvc.lock.1"]
     lock.write_text(intact)
-    own.repaired()
+    own.run("latentworks", "verify", "--result")
+    lock.unlink()  # by the user, who wants a new result
+    assert "dvc.lock records no outs" in own.run("latentworks", "verify", "--result").stdout
 
 
 def test_verify_refuses_a_dvc_lock_entry_that_is_no_md5(own: Kept) -> None:
@@ -698,7 +701,7 @@ def test_a_version_that_latentworks_did_not_register_is_left_alone(versions: Kep
     client.delete_model_version("autoencoder", str(number))
     assert not verified.faults
     assert verified.notes == (
-        f"autoencoder version {number} was not made by `latentworks register`: left alone",
+        f"autoencoder version {number} was not verified: `latentworks register` did not make it",
     )
 
 

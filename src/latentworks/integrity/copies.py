@@ -24,7 +24,7 @@ class Copies:
         self.root = root
         self.time = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
         self.bar = bar  # progress bar
-        self.source = ""  # recorded for a damaged copy that is found intact later
+        self.source = ""  # how the current step repairs copies
         self.faults: dict[Path, Fault] = {}  # by path of the damaged copy
         self.hashed: dict[Path, str] = {}  # MD5s of copies that did not change since
         self.intact: dict[Place, set[Path]] = {"checkout": set(), "cache": set()}
@@ -67,7 +67,8 @@ class Copies:
             fault = replace(fault, wrong=f"{wrong}{more}", cure="")
             name = f"{fault.place}/{fault.name}{dag.FOLDER if fault.is_list else ''}"
             try:
-                fault = replace(fault, kept=self.quarantine(path, name))
+                kept = self.quarantine(path, name)
+                fault = replace(fault, kept=" and ".join(filter(None, (fault.kept, kept))))
                 self.stuck.discard(path)
             except OSError as error:
                 cure = (

@@ -119,7 +119,7 @@ class Inspection:
         }
 
     def _wanted(self, out: Out, found: Files) -> Files | None:
-        """Return the files that an out should have; None if no intact list says which."""
+        """Return the files that an out should have; None if their list is damaged."""
         if not out.is_folder:
             return {".": out.md5}
         if self._is_absent(out, out.md5):
@@ -157,7 +157,7 @@ class Inspection:
         if not os.path.isfile(stored) or not stored.stat().st_size:
             return False
         self.notes[out.name] = (
-            f"{out.name} is of another result than {dag.LOCK}, and was left alone; "
+            f"{out.name} belongs to another result than {dag.LOCK} records, and was left alone; "
             f"`dvc checkout {out.name}` restores the recorded one"
         )
         return True

@@ -66,28 +66,29 @@ def changed_sources(root: Path, outs: list[Out]) -> tuple[dict[str, str], int]:
     for (name, md5), size in deps.items():
         if any(map(Path(name).is_relative_to, made)):
             continue
-        num_bytes += size
         change = _change(root / name, md5)
         if change:
-            notes[name] = (
-                f"{name} {change}. It is your own file: `latentworks verify` leaves it as it is, "
-                "and the next `make repro` reads it."
-            )
+            notes[name] = f"{name} {change}"
+        else:
+            num_bytes += size
     return notes, num_bytes
 
 
 def _change(path: Path, md5: str) -> str:
-    """How a file or folder differs from the recorded one; "" if it does not."""
+    """How a file or folder differs from the recorded one, and what to do; "" if it does not."""
     try:
         if not path.exists():
-            return f"is recorded in {dag.LOCK}, but missing"
-        if not (path.is_file() or path.is_dir()):
-            return "is neither a file nor a folder"  # reading a pipe would never end
+            return f"is missing. {dag.LOCK} records it as an input. Restore it."
+        if not (path.is_file() or path.is_dir()):  # reading a pipe would never end
+            return f"is neither a file nor a folder. Restore the input that {dag.LOCK} records."
         if dag.md5_of(path) == md5:
             return ""
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return f"differs from {dag.LOCK}: it was edited, or damaged"
+        return f"cannot be read: {error.strerror}. Make it readable, or restore it."
+    return (
+        f"differs from {dag.LOCK}: it was edited, or damaged. It is your own file, and was left "
+        "alone; the next `make repro` reads it again."
+    )
 
 
 def _deps(root: Path) -> list[dict[str, Any]]:

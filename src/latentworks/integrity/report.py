@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from latentworks.errors import Damaged
+from latentworks.params.faults import escaped
 from latentworks.repository.dag import FOLDER
-from latentworks.system.console import printable
 
 Place = Literal["checkout", "cache", "mlflow"]
 IN: dict[Place, str] = {"checkout": "", "cache": " in DVC's cache", "mlflow": " in MLflow"}
@@ -66,7 +66,7 @@ class Verified:
 
     def lines(self) -> list[str]:
         """Return a line for each fault (or group of equal faults) and each note."""
-        return [*map(printable, (*map(str, _gathered(self.faults)), *self.notes))]
+        return [*map(escaped, (*map(str, _gathered(self.faults)), *self.notes))]
 
     def summary(self) -> str:
         if not (self.objects or self.num_files or self.num_versions or self.faults):
@@ -86,7 +86,7 @@ class Verified:
     def demand_whole(self) -> None:
         """Raise Damaged if a fault was not repaired."""
         if self.lost:
-            names = [printable(fault.what) for fault in _gathered(self.lost)]
+            names = [escaped(fault.what) for fault in _gathered(self.lost)]
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise Damaged(
                 f"Not repaired: {', '.join(names[:3])}{more}. The lines above name the next step."

@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from latentworks.errors import LatentworksError
 from latentworks.integrity.inspection import Inspection
-from latentworks.integrity.objects import Cache
 from latentworks.integrity.outs import Out, changed_sources, inputs, recorded
 from latentworks.integrity.report import Verified
 from latentworks.repository import dag, dvc, outputs, timings
@@ -38,16 +37,16 @@ def verify(
     outs = [out for out in recorded(root) if stage in (None, out.stage)]
     if not outs:
         return Verified(notes=(f"{dag.LOCK} records no outs: nothing to verify",))
-    if stage is None and _never_ran(root, outs, env):
-        return Verified(
-            notes=(
-                f"No stage has run in this checkout: the outs that {dag.LOCK} records are neither "
-                "here nor in DVC's cache. Run `make repro`.",
-            )
-        )
     total = sum(out.size * (1 + out.cached) for out in outs)
     with tqdm(total=total, unit="B", unit_scale=True, desc="verify", disable=None) as bar:
         inspection = Inspection(root, env, bar)
+        if stage is None and _never_ran(inspection, outs):
+            return Verified(
+                notes=(
+                    f"No stage has run in this checkout: the outs that {dag.LOCK} records are "
+                    "neither here nor in DVC's cache. Run `make repro`.",
+                )
+            )
         lost = inspection.repair(outs)
         if stage is None:
             _verify_inputs(inspection, outs)
@@ -63,11 +62,12 @@ def verify(
     return inspection.result()
 
 
-def _never_ran(root: Path, outs: list[Out], env: dvc.Environment) -> bool:
-    """True in a new clone: without timings, without outs, and without their cache objects."""
-    cache = Cache(root, env)
+def _never_ran(inspection: Inspection, outs: list[Out]) -> bool:
+    """True in a new clone: without timings, outs, cache objects, or a remote that has them."""
+    cache = inspection.cache
     copies = [path for out in outs if out.cached for path in (out.path, cache.path(out.md5))]
-    return not (timings.known(root) or any(map(os.path.lexists, copies)))
+    traces = (cache.remote, timings.known(inspection.root), any(map(os.path.lexists, copies)))
+    return not any(traces)
 
 
 def _verify_inputs(inspection: Inspection, outs: list[Out]) -> None:

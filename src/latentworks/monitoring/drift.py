@@ -62,7 +62,7 @@ def compare(test: Measured, incoming: Measured, config: DriftConfig) -> Comparis
     """
     num = len(incoming.errors)
     if num < config.min_images:
-        reason = f"too few new images to tell: {num}, at least {config.min_images} are needed"
+        reason = f"{num} new images are too few: at least {config.min_images} are needed"
         return Comparison(False, reason, ())
     broken = num - int(_finite(incoming).sum())
     if broken:

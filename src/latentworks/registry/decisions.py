@@ -64,7 +64,7 @@ class Decisions:
     def close(self, entry: Entry, status: str = "FINISHED") -> None:
         """End the run: FINISHED once the aliases follow the decision, KILLED if they never do.
 
-        Also deletes doubles that `record` did not see: of a kill, or of a request answered late.
+        Also deletes duplicate runs that a kill or a late answer left, which `record` did not see.
         """
         self.client.set_terminated(entry.run_id, status)
         for other in self._runs(f"tags.`{_TAGS['id']}` = '{entry.id}'"):

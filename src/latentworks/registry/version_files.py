@@ -61,7 +61,7 @@ def verify(
         for version in registry.store.versions(registry.name):
             if not re.fullmatch("[0-9a-f]{64}", version.sha256):
                 seen += Verified(
-                    notes=(f"{version} was not made by `latentworks register`: left alone",)
+                    notes=(f"{version} was not verified: `latentworks register` did not make it",)
                 )
                 continue
             alias = aliases.get(version.number, "")
@@ -91,14 +91,14 @@ class _Copies:
 
     def verify(self) -> Verified:
         """Compare each copy with the recorded hash, and replace damaged copies by a good one."""
-        damaged, whole = self._look_here()
+        damaged, whole = self._local_copies()
         with tempfile.TemporaryDirectory() as temporary:
             stored, wrong = self._download(Path(temporary) / "stored")
             faults = []
             if not wrong:
                 whole.append(stored)
             else:
-                strangers = self._strangers(stored, whole)
+                strangers = self._unregistered_files(stored, whole)
                 # Quarantine MLflow's files only if a good copy is about to replace them.
                 replaced = whole and stored.is_dir() and any(stored.iterdir())
                 kept = self._set_aside(stored, "mlflow") if replaced else ""
@@ -115,8 +115,8 @@ class _Copies:
 
     # --- finding damage --------------------------------------------------------------------------
 
-    def _look_here(self) -> tuple[dict[Path, Fault], list[Path]]:
-        """Damaged and good copies in this checkout and its worktrees; quarantines the damaged."""
+    def _local_copies(self) -> tuple[dict[Path, Fault], list[Path]]:
+        """Damaged and intact copies in this checkout and its worktrees; quarantines the damaged."""
         damaged, whole = {}, []
         root, sha256 = self.registry.root, self.version.sha256
         trees = [root, *(tree / root.relative_to(root.anchor) for tree in _worktrees(root))]
@@ -157,8 +157,8 @@ class _Copies:
         except OSError as error:
             return f"{error.filename} cannot be read"
 
-    def _strangers(self, stored: Path, whole: list[Path]) -> list[str]:
-        """Files in MLflow that a good copy lacks; empty if no good copy exists."""
+    def _unregistered_files(self, stored: Path, whole: list[Path]) -> list[str]:
+        """Files in MLflow that an intact copy lacks; empty if no intact copy exists."""
         files = [file for file in stored.rglob("*") if file.is_file()] if whole else []
         names = [file.relative_to(stored).as_posix() for file in files]
         return [name for name in names if not (whole[0] / name).is_file()]

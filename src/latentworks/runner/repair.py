@@ -1,7 +1,9 @@
 """Repair of the files of DVC that a killed process left damaged."""
 
+import itertools
 import json
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,15 +42,16 @@ def repair_checkout(root: Path) -> list[str]:
 def missing_lock(root: Path) -> Verified | None:
     """Return a fault if a damaged dvc.lock was moved away, and no other was written since."""
     torn = root / TORN / dag.LOCK
-    if (root / dag.LOCK).exists() or not torn.exists():
+    if torn.exists() and (root / dag.LOCK).exists():
+        torn.rename(_unused(torn))  # a later loss of dvc.lock has another cause
+    if not torn.exists():
         return None
-    last = max(torn.parent.glob(f"{dag.LOCK}*"), key=lambda path: len(path.name))
     fault = Fault(
         "checkout",
         dag.LOCK,
         dag.LOCK,
         wrong="cut off, or empty",
-        kept=str(last.relative_to(root)),
+        kept=str(torn.relative_to(root)),
         cure=f"`git checkout {dag.LOCK}` restores the committed one; `make repro` makes a new one.",
     )
     return Verified(faults=(fault,))
@@ -58,9 +61,19 @@ def _move_away(root: Path, path: Path) -> Path:
     """Move a damaged file of DVC to TORN, beside earlier ones; return its new path."""
     target = root / TORN / path.name
     target.parent.mkdir(parents=True, exist_ok=True)
-    while target.exists():
-        target = target.with_name(f"{target.name}.again")
-    return path.replace(target).relative_to(root)
+    if target.exists():
+        target.rename(_unused(target))
+    shutil.move(path, target)  # DVC's cache may be on another disk
+    return target.relative_to(root)
+
+
+def _unused(path: Path) -> Path:
+    """Return a path that does not exist: `path` with a number at its end."""
+    return next(
+        each
+        for number in itertools.count(1)
+        if not (each := path.with_name(f"{path.name}.{number}")).exists()
+    )
 
 
 def _content(path: Path) -> bytes | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from latentworks.errors import LatentworksError
 from latentworks.integrity import verification
 from latentworks.repository import dag, dvc, outputs, plan
+from latentworks.repository.outputs import KEPT
 from latentworks.runner import resources
 
 UNCHANGED = "unchanged"  # an outcome: DVC had nothing to do
@@ -67,7 +68,7 @@ def reproduce_stage(
     require_whole(root, needs, report, env)
     restored = not force and _restore_persisting(root, stage, env)
     outs = dag.outs_of(dag.stages(root)[stage])
-    previous = [out for out in outs if (root / out).exists()]
+    previous = [out for out in outs if (root / out).exists() or (root / KEPT / out).exists()]
     try:
         with outputs.kept(root, stage):
             outcome = dvc.repro(root, stage, report, env, force=force, on_terminal=on_terminal)
@@ -79,8 +80,8 @@ def reproduce_stage(
         gaps = f", but for {', '.join(lost)}: run `dvc checkout` to restore them" if lost else ""
         raise dvc.StageError(
             f"{error} The lines above say why (-9 or 137: most often too little memory). "
-            f"The previous outputs are back in place{gaps}. Remove the cause, then run the same "
-            "command again to continue."
+            f"{f'The previous outputs are back in place{gaps}. ' if previous else ''}"
+            "Remove the cause, then run the same command again to continue."
         ) from None
     return "restored" if restored and outcome == UNCHANGED else outcome
 

@@ -1,6 +1,10 @@
 """Text for a terminal: aligned columns, and one-line errors."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from latentworks.errors import LatentworksError
 
 MAX_LINE = 500  # characters
 
@@ -14,9 +18,18 @@ def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def printable(text: str) -> str:
-    """Escape all that is no visible character, such as a line break in the name of a file."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Print an error of the user as its message, without a traceback, and exit with its code."""
+    try:
+        yield
+    except LatentworksError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        print(f"{error.strerror or error}{where}", file=sys.stderr)
+        sys.exit(1)
 
 
 def first_line(fault: str | Exception) -> str:

@@ -61,7 +61,7 @@ def exclusive(name: str, purpose: str, *, wait: bool = True) -> Iterator[None]:
             if not wait:
                 fault = f"Cannot {purpose}: {_clause(holder)}."
                 raise Busy(f"{fault} Wait for it, or end it.") from None
-            print(f"{purpose}: waiting for {holder}", file=sys.stderr)
+            print(f"Waiting to {purpose}: {_clause(holder)}.", file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         file.seek(0)

@@ -1,6 +1,7 @@
 """A store without a server: a SQLite file, with MLflow's artifacts in a folder beside it."""
 
 import hashlib
+import logging
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -25,8 +26,12 @@ LOCATIONS = (  # tables and columns in which MLflow keeps absolute paths
 def make_ready(uri: str) -> None:
     """Create the store at `uri`, or correct its paths after a move; do nothing for a server.
 
-    Raises LatentworksError if the store cannot be created.
+    Raises LatentworksError if the store cannot be created. Also quiets MLflow's loggers, whose
+    levels its import sets: a command prints its own lines.
     """
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # also raised
     if uri.startswith(SQLITE) and "?" not in uri and ":memory:" not in uri:
         database = Path(uri.removeprefix(SQLITE))
         _make(database)

@@ -1,6 +1,5 @@
 """The address of MLflow's store, and the settings of its client."""
 
-import logging
 import os
 import re
 from pathlib import Path
@@ -32,13 +31,10 @@ def without_password(uri: str) -> str:
 
 
 def configure_client() -> None:
-    """Set MLflow's environment variables that the user has not set, and quiet its loggers.
+    """Set MLflow's environment variables that the user has not set.
 
     With MLflow's defaults, its client would retry a dead server for four minutes.
     """
-    for name in ("mlflow", "alembic"):  # a command prints its own lines; these would add more
-        logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # also raised
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
