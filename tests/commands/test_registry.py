@@ -118,12 +118,13 @@ def test_registration_and_promotion_work_without_an_mlflow_server(
     checkout.run("latentworks", "register", **code)
     # No alias moves before the decision is on record: here MLflow refuses to record it.
     client = MlflowClient(store)
-    deleted = client.create_experiment(DECISIONS)
-    client.delete_experiment(deleted)
+    experiment = client.get_experiment_by_name(DECISIONS)
+    assert experiment is not None
+    client.delete_experiment(experiment.experiment_id)
     told = checkout.run("latentworks", "promote", expected=6, **code).stderr
     assert "must be in the 'active' state" in told
     assert aliases(store, "autoencoder") == {"challenger": 1}
-    client.restore_experiment(deleted)
+    client.restore_experiment(experiment.experiment_id)
     checkout.run("latentworks", "promote", **code)
     done = checkout.run("latentworks", "history", **code)
     assert done.stdout.startswith("autoencoder: champion is version 1\n")
