@@ -37,7 +37,8 @@ def closed_port() -> int:
 
 
 def for_servers(**changes: str) -> dict[str, str]:
-    return environment(**{"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **changes})
+    safe = ("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION")
+    return environment(**{**dict.fromkeys(safe, "false"), **changes})
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The command line. Each command imports heavy packages only when it runs."""
 
 import json
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -275,6 +276,16 @@ def serve(
     max_waiting: Annotated[
         int, typer.Option(min=1, help="maximum number of waiting requests")
     ] = 256,
+    memory: Annotated[
+        int, typer.Option(min=1, help="MB that all requests may take together")
+    ] = 800,
+    allowed_hosts: Annotated[
+        str, typer.Option(help="host names, besides IP addresses: models.example.org,models")
+    ] = "",
+    cors: Annotated[
+        list[str] | None, typer.Option(help="origin whose pages may read answers; repeatable")
+    ] = None,
+    root_path: Annotated[str, typer.Option(help="path that a proxy puts before every path")] = "",
 ) -> None:
     """Serve over HTTP the version that an alias names, and follow the alias when it moves."""
     from latentworks.server import run
@@ -286,7 +297,21 @@ def serve(
                     f"--model and --alias take printable ASCII characters. Received: {name!a}."
                 )
         uri = absolute(tracking_uri(Path.cwd()))
-        run.serve(run.Settings(uri, home.absolute(), model, alias, host, port, every, max_waiting))
+        settings = run.Settings(
+            uri=uri,
+            home=home.absolute(),
+            model=model,
+            alias=alias,
+            host=host,
+            port=port,
+            every=every,
+            max_waiting=max_waiting,
+            memory=memory * 1_000_000,
+            hosts=tuple(_host(name) for name in filter(None, allowed_hosts.split(","))),
+            origins=tuple(_origin(text) for text in cors or ()),
+            root_path=_root_path(root_path),
+        )
+        run.serve(settings)
 
 
 @app.command()
@@ -353,6 +378,30 @@ def compare(
         registry = Registry(dag.root())
         typer.echo(comparison.compare(registry, first, second, picture))
         typer.echo(f"\nthe same images, reconstructed by both: {picture}")
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[\w.-]+", text.strip(), re.ASCII):
+        raise LatentworksError(
+            f"--allowed-hosts takes names without a port, such as models.example.org,models. "
+            f"Received: {text!r}."
+        )
+    return text.strip()
+
+
+def _origin(text: str) -> str:
+    """Check an origin. Browsers send it in lower case and without a path."""
+    if not re.fullmatch(r"https?://[^/\s*]+", text):
+        raise LatentworksError(
+            f"--cors takes an origin, such as https://example.org. Received: {text!r}."
+        )
+    return text.lower()
+
+
+def _root_path(text: str) -> str:
+    if not re.fullmatch(r"(/[\w.~-]+)*/?", text, re.ASCII):
+        raise LatentworksError(f"--root-path takes a path, such as /ml. Received: {text!r}.")
+    return text.rstrip("/")
 
 
 def _write_recipe(root: Path, name: str) -> None:

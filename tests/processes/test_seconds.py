@@ -220,7 +220,7 @@ def test_rollback_takes_seconds(pair: Project, slowness: float) -> None:
 
 def test_a_client_that_sends_too_slowly_gets_status_408(url: str) -> None:
     host, port = url.removeprefix("http://").split(":")
-    head = b"POST /decode HTTP/1.1\r\nHost: it\r\nContent-Length: 100\r\n\r\n"
+    head = b"POST /decode HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
     with ExitStack() as stack:
         connections = [
             stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
@@ -237,7 +237,7 @@ def test_a_client_that_sends_too_slowly_gets_status_408(url: str) -> None:
                 more = connection.recv(10_000)
                 assert more, answer
                 answer += more
-            assert b"\r\nX-Content-Type-Options: nosniff\r\n" in answer
+            assert b"\r\nx-content-type-options: nosniff\r\n" in answer.lower()
     assert asked(url, "sample", num=1)
 
 

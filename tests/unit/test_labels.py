@@ -29,6 +29,7 @@ from latentworks.samplers.drawing import class_shares, draw
 from latentworks.samplers.standard_normal import StandardNormal
 from latentworks.server import encoding
 from latentworks.server.app import create
+from latentworks.server.budget import Budget, Share
 from latentworks.server.model import Model, Named
 from latentworks.server.schema import VERBS
 from latentworks.server.service import Following, Service
@@ -262,11 +263,12 @@ def test_a_version_with_labels_passes_its_preflight(
 
 
 def test_the_name_of_a_class_may_contain_true_or_false() -> None:
-    given = encoding.read(b'{"inputs": [[0, 1]], "label": "false friends"}', "")
+    claim = Share(Budget()).claim
+    given = encoding.read(b'{"inputs": [[0, 1]], "label": "false friends"}', {}, claim)
     assert given.params == {"label": "false friends"}
-    assert encoding.read(b'{"label": "true"}', "").params == {"label": "true"}
+    assert encoding.read(b'{"label": "true"}', {}, claim).params == {"label": "true"}
     with pytest.raises(InputError, match="inputs are numbers"):
-        encoding.read(b'{"inputs": [[0, true]]}', "")
+        encoding.read(b'{"inputs": [[0, true]]}', {}, claim)
 
 
 def test_samples_of_a_class_can_be_requested_over_http(client: tuple[str, Labelled]) -> None:

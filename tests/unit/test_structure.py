@@ -164,7 +164,6 @@ ACTIVE = {
     "pipeline.retraining",
     "latentworks.stages.__main__",  # a program
     "latentworks.serving.pyfunc",  # MLflow runs it as a script
-    "latentworks.server.page",  # adds its routes to its own router
 }
 
 

@@ -1,7 +1,7 @@
 """The HTTP API of the server: its addresses, headers, limits of bodies, and errors."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,16 +9,19 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
 from latentworks.errors import InputError
 from latentworks.server import encoding, invocations, page
+from latentworks.server.budget import MEMORY, Budget, Overloaded, Share, Sharing
+from latentworks.server.hosts import Hosts
 from latentworks.server.metrics import Measures
 from latentworks.server.schema import VERBS, describe
-from latentworks.server.service import NotReady, Overloaded, Service, aside
+from latentworks.server.service import NotReady, Service, aside
 
 MAX_BODY = 16_000_000  # bytes of one body
-MAX_BODIES = 256_000_000  # bytes of all bodies that are being read
 PATIENCE = 10.0  # seconds in which a body must arrive
 RETRY = {"Retry-After": "1"}  # seconds
 HEADERS = {"X-Content-Type-Options": "nosniff"}  # of every answer, also of a refused connection
@@ -44,45 +47,49 @@ STATUS: dict[type[Exception], int] = {
     ClientDisconnect: 400,  # the client has gone and reads no answer
     TooSlow: 408,
     TooLarge: 413,
+    encoding.Unsupported: 415,
     InputError: 422,
     NotReady: 503,
     Overloaded: 503,
 }
 
 
-class Bodies:
-    """Reads the bodies of requests, and bounds the memory that they take together."""
-
-    def __init__(self) -> None:
-        self.num_bytes = 0
-
-    async def read(self, request: Request) -> bytes:
-        """Read one body. Raises TooLarge, TooSlow and Overloaded."""
-        body = bytearray()
-        try:
-            async with asyncio.timeout(PATIENCE):
-                async for chunk in request.stream():
-                    body += chunk
-                    self.num_bytes += len(chunk)
-                    if len(body) > MAX_BODY:
-                        raise TooLarge(
-                            f"The body is too large. Expected at most {MAX_BODY:,} bytes."
-                        )
-                    if self.num_bytes > MAX_BODIES:
-                        raise Overloaded("Too many bodies are being sent. Try again in a second.")
-        except TimeoutError:
-            raise TooSlow(
-                f"The body did not arrive within {PATIENCE:.0f} seconds. Send it again."
-            ) from None
-        finally:
-            self.num_bytes -= len(body)
-        return bytes(body)
+async def read_body(request: Request) -> bytes:
+    """Read a body, at most MAX_BODY bytes. Raises TooLarge, TooSlow and Overloaded."""
+    body, share = bytearray(), share_of(request)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            async for chunk in request.stream():
+                share.claim(2 * len(chunk))  # also for the copy that is returned
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise TooLarge(f"The body is too large. Expected at most {MAX_BODY:,} bytes.")
+    except TimeoutError:
+        raise TooSlow(
+            f"The body did not arrive within {PATIENCE:.0f} seconds. Send it again."
+        ) from None
+    return bytes(body)
 
 
-def create(service: Service) -> FastAPI:
-    """Make the application that serves the version of `service`."""
-    app = FastAPI(title="latentworks", docs_url=None, redoc_url=None)
-    bodies, measures = Bodies(), Measures(service)
+def share_of(request: Request) -> Share:
+    share: Share = request.state.share
+    return share
+
+
+def create(
+    service: Service,
+    *,
+    hosts: Sequence[str] = (),
+    origins: Sequence[str] = (),
+    memory: int = MEMORY,
+) -> FastAPI:
+    """Make the application that serves the version of `service`.
+
+    It answers for the names `hosts` and for IP addresses. Pages of `origins`, such as
+    `https://example.org`, may read its answers. Its requests take at most `memory` bytes together.
+    """
+    app = FastAPI(title="latentworks", docs_url=None, redoc_url=None, redirect_slashes=False)
+    measures = Measures(service)
 
     def answering(verb: str) -> Answer:
         async def answer(request: Request) -> Response:
@@ -90,11 +97,14 @@ def create(service: Service) -> FastAPI:
             if request.method in ("GET", "HEAD"):
                 call = read_address(verb, request)
             else:
-                body, accept = await bodies.read(request), request.headers.get("accept", "")
+                body, share = await read_body(request), share_of(request)
                 large = encoding.is_large(body)
-                call = await aside(large, encoding.read, body, accept)
+                call = await aside(large, encoding.read, body, request.headers, share.claim)
             model = request.state.model = service.served_model
-            outputs = await service.call(model, verb, call.inputs, call.params, large=large)
+            claim = share_of(request).claim
+            outputs = await service.call(
+                model, verb, call.inputs, call.params, large=large, claim=claim
+            )
             content, media_type = await aside(
                 np.size(outputs) >= encoding.LARGE,
                 encoding.write,
@@ -111,34 +121,46 @@ def create(service: Service) -> FastAPI:
         app.add_route(f"/{verb}", measures.timed(verb, answering(verb)), methods=methods)
 
     async def invoked(request: Request) -> Response:
-        body, content_type = await bodies.read(request), request.headers.get("content-type", "")
+        body, share = await read_body(request), share_of(request)
         large = encoding.is_large(body)
-        verb, inputs, params = await aside(large, invocations.read, body, content_type)
+        verb, inputs, params = await aside(
+            large, invocations.read, body, request.headers, share.claim
+        )
         model = request.state.model = service.served_model
-        outputs = await service.call(model, verb, inputs, params, large=large)
+        outputs = await service.call(model, verb, inputs, params, large=large, claim=share.claim)
         content = await aside(np.size(outputs) >= encoding.LARGE, invocations.write, outputs)
         return Response(content, media_type=encoding.JSON, headers={VERSION: str(model.version)})
 
     app.add_route("/invocations", measures.timed("invocations", invoked), methods=["POST"])
     _add_probes(app, service)
     _add_errors(app, service)
-    app.include_router(page.router)
+    page.add_pages(app)
     app.openapi = lambda: describe(service)  # type: ignore[method-assign]
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("Content-Type",),
+            expose_headers=(VERSION,),
+        )
+    app.add_middleware(Sharing, budget=Budget(memory))
+    app.add_middleware(Hosts, names=hosts)  # the last is asked first
     return app
 
 
 def _add_probes(app: FastAPI, service: Service) -> None:
     async def live() -> Response:
-        return _json(200, {"live": True})
+        return encoding.response(200, {"live": True})
 
     async def ready() -> Response:
-        return _json(200 if service.model else 503, service.state())
+        return encoding.response(200 if service.model else 503, service.state())
 
     async def version() -> Response:
         model = service.served_model
         interface = model.interface
         named = model.version
-        return _json(
+        return encoding.response(
             200,
             {
                 "model": named.name,
@@ -163,7 +185,7 @@ def _add_probes(app: FastAPI, service: Service) -> None:
         "/live": live, "/ready": ready, "/version": version, "/metrics": metrics, "/ping": ping,
         "/health": ping,
     }.items():  # fmt: skip
-        app.add_api_route(path, answer, methods=["GET"])
+        app.add_api_route(path, answer, methods=["GET", "HEAD"])
 
 
 def _add_errors(app: FastAPI, service: Service) -> None:
@@ -174,32 +196,33 @@ def _add_errors(app: FastAPI, service: Service) -> None:
         headers = dict(RETRY) if status == 503 else {}
         if model := getattr(request.state, "model", service.model):
             headers[VERSION] = str(model.version)
-        if request.url.path == "/invocations":  # in the format of MLflow's server
+        if request.url.path.endswith("/invocations"):  # in the format of MLflow's server
             code = "BAD_REQUEST" if status < 500 else "TEMPORARILY_UNAVAILABLE"
             status = 400 if status == 422 else status
-            return _json(status, {"error_code": code, "message": str(error)}, headers)
-        return _json(status, {"error": str(error)}, headers)
+            return encoding.response(status, {"error_code": code, "message": str(error)}, headers)
+        return encoding.response(status, {"error": str(error)}, headers)
 
     async def refuse_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        path = request.url.path
+        if error.status_code == 404 and path.endswith("/"):
+            name = path[:-1].rpartition("/")[2]
+            if any(route.path == f"/{name}" for route in app.routes if isinstance(route, Route)):
+                return Response(status_code=307, headers={"Location": f"../{name}"})
         texts = {
-            404: f"No page at {request.url.path[:50]!r}. See /docs.",
+            404: f"No page at {path[:50]!r}. See /docs.",
             405: f"{request.method} is not allowed at this address. See /docs.",
         }
         text = texts.get(error.status_code, str(error.detail))
-        return _json(error.status_code, {"error": text}, dict(error.headers or {}))
+        return encoding.response(error.status_code, {"error": text}, dict(error.headers or {}))
 
     async def refuse_shape(request: Request, error: Exception) -> Response:
-        return _json(422, {"error": "The request does not match the API. See /docs."})
+        return encoding.response(422, {"error": "The request does not match the API. See /docs."})
 
     for kind in STATUS:
         app.add_exception_handler(kind, refuse)
     app.add_exception_handler(HTTPException, refuse_http)
     app.add_exception_handler(RequestValidationError, refuse_shape)
-
-
-def _json(status: int, content: Any, headers: dict[str, str] | None = None) -> Response:
-    return Response(encoding.dump(content), status, headers, media_type=encoding.JSON)
 
 
 # --- GET requests --------------------------------------------------------------------------------

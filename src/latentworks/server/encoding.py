@@ -4,7 +4,8 @@ import base64
 import binascii
 import io
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 from PIL import Image
+from starlette.responses import Response
 
 from latentworks.datasets.image_folder import decode_image
 from latentworks.datasets.source import Reject
@@ -21,10 +23,28 @@ from latentworks.serving.inputs import MAX_PIXELS
 PNG = "image/png"
 JSON = "application/json"
 SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF")  # first bytes of PNG, JPEG and WebP
-IN_BASE64 = (b"iVBOR", b"/9j/", b"UklGR")  # the same bytes in base64
+OTHERS = {  # first bytes of formats that are not read
+    b"GIF8": "a GIF picture",
+    b"BM": "a BMP picture",
+    b"II*\0": "a TIFF picture",
+    b"MM\0*": "a TIFF picture",
+    b"\x1f\x8b": "compressed by gzip",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"PK\3\4": "a zip archive",
+    b"%PDF": "a PDF document",
+    b"\x93NUMPY": "a NumPy array",
+}
+ITEM = 64  # bytes of memory for each list of JSON
+OBJECT = 300  # for each object
+VALUE = 64  # for each value: as an object, in its list, and in two arrays
+TEXT = 4  # for each byte of JSON: as a text, and decoded from base64
+PIXEL = 5  # for each number of a picture, while it is decoded
+WIDE = 12  # the same with more than 8 bits, a palette or transparency
+TEXTS = re.compile(rb'"[^"]{60}')  # a text that may be a picture in base64
 LARGE = 100_000  # bytes or numbers; encoding more of them would delay other requests
 FIELDS = ("inputs", "images", "num", "seed", "label")
 DATA_URL = "data:"
+Claim = Callable[[int], None]  # claims bytes of memory: see `latentworks.server.budget.Share`
 
 
 @dataclass(frozen=True)
@@ -41,22 +61,29 @@ class NotJSON(InputError):
     """A body is neither JSON nor a picture."""
 
 
-def read(body: bytes, accept: str) -> Call:
+class Unsupported(InputError):
+    """A body is in a known format that is not read."""
+
+
+def read(body: bytes, headers: Mapping[str, str], claim: Claim) -> Call:
     """Read the call of a POST request from its body. Raises InputError.
 
     The body is a picture, or a JSON object with `inputs` (arrays, or pictures in base64), params,
-    and `images`, the format of images in the answer: "arrays" or "base64".
+    and `images`, the format of images in the answer: "arrays" or "base64". `claim` is called with
+    the bytes of memory that the inputs take, before they are read; what it raises ends the call.
     """
+    accept = headers.get("accept", "")
     if body.startswith(SIGNATURES):
-        return Call([picture(body, MAX_PIXELS)], as_png=JSON not in accept)
-    given = read_json(body)
+        return Call([picture(body, MAX_PIXELS, claim)], as_png=JSON not in accept)
+    refuse_other_formats(body, headers)
+    given = read_json(body, claim)
     for name in given:
         if name not in FIELDS:
             raise InputError(f"Unknown field {name[:50]!r}. Expected: {', '.join(FIELDS)}.")
     images = given.pop("images", "arrays")
     if images not in ("arrays", "base64"):
         raise InputError(f'images is "arrays" or "base64". Received: {str(images)[:50]!r}.')
-    inputs = read_inputs(given.pop("inputs", None), body)
+    inputs = read_inputs(given.pop("inputs", None), body, claim)
     if None in given.values():
         raise InputError("A param cannot be null. Leave it out.")
     params = {name: whole(value) for name, value in given.items()}
@@ -65,8 +92,19 @@ def read(body: bytes, accept: str) -> Call:
 
 def is_large(body: bytes) -> bool:
     """Return True if reading the body may take long. A small file can be a large picture."""
-    pictures = body.startswith(SIGNATURES) or any(each in body for each in IN_BASE64)
-    return pictures or len(body) >= LARGE
+    return len(body) >= LARGE or body.startswith(SIGNATURES) or bool(TEXTS.search(body))
+
+
+def refuse_other_formats(body: bytes, headers: Mapping[str, str]) -> None:
+    """Raise Unsupported, with the name of the format, if a body is in one that is not read."""
+    coding = headers.get("content-encoding", "identity").lower()
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    form = media_type.startswith("multipart/")
+    found = next((name for start, name in OTHERS.items() if body.startswith(start)), "")
+    found = "a form (multipart)" if form else found
+    found = found or (f"compressed by {coding[:20]}" if coding != "identity" else "")
+    if found:
+        raise Unsupported(f"The body is {found}. Expected JSON, or a picture: PNG, JPEG or WebP.")
 
 
 def whole(value: Any) -> Any:
@@ -74,10 +112,12 @@ def whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def read_json(body: bytes) -> dict[str, Any]:
+def read_json(body: bytes, claim: Claim) -> dict[str, Any]:
     """Return the fields of a JSON object. Raises NotJSON, or InputError for other JSON."""
     if not body:
         raise NotJSON("The body is empty. Expected JSON or a picture.")
+    items = ITEM * body.count(b"[") + OBJECT * body.count(b"{")
+    claim(items + VALUE * body.count(b",") + TEXT * len(body))
     try:
         given = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -87,10 +127,15 @@ def read_json(body: bytes) -> dict[str, Any]:
     return given
 
 
-def read_inputs(inputs: Any, body: bytes) -> Any:
-    """Return arrays as they are, and pictures in base64 as arrays. Raises InputError."""
-    if isinstance(inputs, str):
+def read_inputs(inputs: Any, body: bytes, claim: Claim) -> Any:
+    """Return arrays as they are, and pictures in base64 as arrays. Raises InputError.
+
+    A picture is a text, or {"b64": text} as in TensorFlow Serving.
+    """
+    if isinstance(inputs, str | dict):
         inputs = [inputs]
+    if isinstance(inputs, list) and inputs and isinstance(inputs[0], dict):
+        inputs = [each["b64"] if _has_b64(each) else each for each in inputs]
     if not (isinstance(inputs, list) and inputs and isinstance(inputs[0], str)):
         if inputs is not None and _has_bools(body) and _has_bools(orjson.dumps(inputs)):
             raise InputError("inputs are numbers. Received: true or false.")
@@ -103,12 +148,18 @@ def read_inputs(inputs: Any, body: bytes) -> Any:
         if text.startswith(DATA_URL):
             text = text.partition(",")[2]
         try:
+            for blank in " \r\n\t":
+                text = text.replace(blank, "")
             content = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
             raise InputError("inputs have a text that is not base64.") from None
-        images.append(picture(content, left))
+        images.append(picture(content, left, claim))
         left -= images[-1].size
     return images
+
+
+def _has_b64(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"b64"}
 
 
 def _has_bools(text: bytes) -> bool:
@@ -116,7 +167,7 @@ def _has_bools(text: bytes) -> bool:
     return b"true" in text or b"false" in text
 
 
-def picture(content: bytes, most: int) -> np.ndarray:
+def picture(content: bytes, most: int, claim: Claim) -> np.ndarray:
     """Decode a PNG, JPEG or WebP to uint8 or uint16 [h, w, c], at most `most` numbers.
 
     Raises InputError.
@@ -125,11 +176,14 @@ def picture(content: bytes, most: int) -> np.ndarray:
     with suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as header:
             num = header.width * header.height * len(header.getbands())
+            converted = "transparency" in header.info or header.mode in ("P", "PA", "LA")
+            each = WIDE if header.mode.startswith("I") or converted else PIXEL
         if num > most:
             raise InputError(
                 f"Too many pixels in one call. Expected at most {MAX_PIXELS}. "
                 "Use fewer or smaller images."
             )
+        claim(num * each)
     try:
         return decode_image(io.BytesIO(content), len(content))
     except Reject as reject:
@@ -150,6 +204,10 @@ def write(call: Call, model: str, outputs: Any) -> tuple[bytes, str]:
     if call.base64 and are_images:
         outputs = [base64.b64encode(png(image)).decode() for image in outputs]
     return dump({"model": model, "outputs": outputs}), JSON
+
+
+def response(status: int, content: Any, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(dump(content), status, headers, media_type=JSON)
 
 
 def dump(value: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from latentworks.system import disk, processes
 from latentworks.system.console import first_line
 from latentworks.tracking.uri import URI
 
+PATHS = re.compile(r"(?<![\w:…])/[^\s'\",;)]+")  # absolute ones
 AGAIN = 5.0  # seconds until a watching process that has ended is started again
 
 
@@ -63,6 +65,7 @@ class Follower:
                 ended = f"ended with {code}"
             except Exception as error:  # the server must go on following after any fault
                 ended = f"failed: {_line(error)}"
+            following.shown = ""
             following.fault = f"the watching process {ended}; it is started again"
             time.sleep(AGAIN)
 
@@ -72,7 +75,7 @@ class Follower:
         if "fault" in report:
             if report["fault"] != following.fault:
                 print(report["fault"], file=sys.stderr)
-            following.fault = report["fault"]
+            following.shown, following.fault = report.get("shown", ""), report["fault"]
         if "target" in report:
             target = following.target = report["target"]
             following.fault = ""
@@ -80,7 +83,7 @@ class Follower:
             following.refused = {n: why for n, why in following.refused.items() if n == target}
             following.answered = time.monotonic()
         if "refused" in report:
-            following.refused[report["number"]] = report["refused"]
+            following.refused[report["number"]] = self._public(report["refused"])
             print(f"refused: {report['refused']}", file=sys.stderr)
         if "folder" in report:
             version = Named(following.model, report["number"], report["sha256"])
@@ -92,7 +95,8 @@ class Follower:
         try:
             model = Model(version, Path(folder))
         except Exception as error:
-            self.service.following.refused[version.number] = _line(error)
+            self.service.following.refused[version.number] = self._public(_line(error))
+            print(f"refused: {version}: {_line(error)}", file=sys.stderr)
             return
         with suppress(OSError):  # without the note, the next start fetches from the registry
             place = str(Path(folder).relative_to(self.home))
@@ -100,6 +104,10 @@ class Follower:
             disk.write_json(self.note, about)
         self.service.swap(model)
         print(f"serving {version}", file=sys.stderr)
+
+    def _public(self, reason: str) -> str:
+        """Return a reason for everybody: without paths of this machine."""
+        return PATHS.sub("…", reason.replace(str(self.home), "…"))
 
 
 def _line(error: Exception) -> str:

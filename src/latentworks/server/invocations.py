@@ -1,5 +1,6 @@
 """Requests and answers in the format of `mlflow models serve`, for its clients."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,18 @@ OTHERS = ("dataframe_split", "dataframe_records")
 TYPES = ("application/json", "application/x-www-form-urlencoded", "")  # the second: curl's default
 
 
-def read(body: bytes, content_type: str) -> tuple[str, Any, dict[str, Any]]:
-    """Return verb, inputs and params of a request. Raises InputError."""
+def read(
+    body: bytes, headers: Mapping[str, str], claim: encoding.Claim
+) -> tuple[str, Any, dict[str, Any]]:
+    """Return verb, inputs and params of a request. Raises InputError. See `encoding.read`."""
+    encoding.refuse_other_formats(body, headers)
+    content_type = headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() not in TYPES:
         raise InputError(
             f"Content-Type is not supported. Expected application/json. "
             f"Received: {content_type[:50]}."
         )
-    given = encoding.read_json(body)
+    given = encoding.read_json(body, claim)
     found = [name for name in (*FORMATS, *OTHERS) if name in given]
     if len(found) != 1 or found[0] in OTHERS:
         raise InputError(
@@ -36,7 +41,7 @@ def read(body: bytes, content_type: str) -> tuple[str, Any, dict[str, Any]]:
         raise InputError(f"params is an object. Received: {type(params).__name__}.")
     params = {name: encoding.whole(value) for name, value in params.items() if value is not None}
     verb = params.pop("verb", DEFAULT)
-    return verb, encoding.read_inputs(given[found[0]], body), params
+    return verb, encoding.read_inputs(given[found[0]], body, claim), params
 
 
 def write(outputs: Any) -> bytes:

@@ -1,5 +1,6 @@
 """A loaded version: its servable, run by the code that was registered with it."""
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +13,11 @@ from latentworks.errors import InputError
 from latentworks.preprocess import prepare_image
 from latentworks.serving import golden, loading
 from latentworks.serving import inputs as checks
+from latentworks.serving.inputs import MAX_NUM, MAX_PIXELS
+from latentworks.serving.servable import DEFAULT_NUM
 
 MAX_SENTENCE = 500  # characters of a message
+PICTURES = ("reconstruct", "decode", "sample", "interpolate")  # verbs whose outputs are images
 OF_IMAGES = ("reconstruct", "encode", "anomaly_score")
 
 
@@ -59,6 +63,20 @@ class Model:
     @property
     def has_density(self) -> bool:
         return hasattr(self.servable.sampler, "log_density")
+
+    def num_outputs(self, verb: Any, inputs: Any, params: Mapping[str, Any]) -> int:
+        """The numbers in the answer of a call; 0 if it will be refused."""
+        rows = len(inputs) if isinstance(inputs, list | np.ndarray) else 1
+        if not isinstance(verb, str):
+            return 0
+        if verb in DEFAULT_NUM:
+            rows = params.get("num", DEFAULT_NUM[verb])
+        if not isinstance(rows, int) or not 0 < rows <= MAX_NUM:
+            return 0
+        each: int = self.interface.latent_dim
+        if verb in PICTURES:
+            each = math.prod(self.interface.image_shape)
+        return rows * each if rows * each <= MAX_PIXELS else 0
 
     def checked_inputs(self, verb: str, inputs: Any) -> Any:
         """Return inputs in the shape that `verb` takes, [N, …]. Raises InputError."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fastapi import APIRouter, Response
+from fastapi import FastAPI, Response
 
 FOLDER = Path(__file__).parent / "pages"
 FILES = {
@@ -13,17 +13,27 @@ FILES = {
     "docs.js": "docs.js",
 }
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+POLICY = (  # the pages load and send nothing elsewhere, and no other page can frame them
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": POLICY,
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+}
 
-router = APIRouter()
+
+def add_pages(app: FastAPI) -> None:
+    for path, name in FILES.items():
+        _add(app, f"/{path}", FOLDER / name)
 
 
-def _add(path: str, file: Path) -> None:
+def _add(app: FastAPI, path: str, file: Path) -> None:
     content, media_type = file.read_bytes(), TYPES[file.suffix]
 
-    @router.get(f"/{path}", include_in_schema=False)
-    async def answer() -> Response:
-        return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
+    async def page() -> Response:
+        return Response(content, media_type=media_type, headers=HEADERS)
 
-
-for path, name in FILES.items():
-    _add(path, FOLDER / name)
+    app.add_api_route(path, page, methods=["GET", "HEAD"])

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from latentworks.errors import LatentworksError
 from latentworks.server import app
+from latentworks.server.budget import give_back_at_once
 from latentworks.server.connections import Connection, let_many_in
 from latentworks.server.follower import Follower
 from latentworks.server.service import Following, Service
@@ -33,17 +34,28 @@ class Settings:
     port: int
     every: float
     max_waiting: int
+    memory: int  # bytes
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    root_path: str = ""
 
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C, and finish the running calls."""
     let_many_in()
+    give_back_at_once()
     listening = listen(settings.host, settings.port)
     host, port = listening.getsockname()[:2]
     followed = f"{settings.model}@{settings.alias} of {without_password(settings.uri)}"
-    print(f"http://{host}:{port} follows {followed}", file=sys.stderr)
+    address = f"[{host}]" if ":" in host else host
+    print(f"http://{address}:{port} follows {followed}", file=sys.stderr)
     service = Service(Following(settings.model, settings.alias), max_waiting=settings.max_waiting)
-    application = app.create(service)
+    application = app.create(
+        service,
+        hosts=(settings.host, *settings.hosts),
+        origins=settings.origins,
+        memory=settings.memory,
+    )
     Follower(service, settings.home, settings.uri, settings.every).start()
 
     @asynccontextmanager
@@ -59,6 +71,8 @@ def serve(settings: Settings) -> None:
         backlog=BACKLOG,
         headers=[*app.HEADERS.items()],
         http=Connection,
+        ws="none",  # an upgrade would take the connection away from `Connection`
+        root_path=settings.root_path,
         loop="auto",  # uvloop, except on Windows, which lacks it
         timeout_graceful_shutdown=GRACE,
     )

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from latentworks.server.invocations import DEFAULT, FORMATS
+from latentworks.server.model import PICTURES
 from latentworks.server.service import Service
 from latentworks.serving.inputs import MAX_LATENT, MAX_NUM, MAX_PIXELS, MAX_SEED
 
@@ -16,7 +17,6 @@ VERBS = {
     "anomaly_score": "Measure how badly images are reconstructed",
     "log_density": "Log density of latents, or of the latents of images, in nats",
 }
-PICTURES = ("reconstruct", "decode", "sample", "interpolate")  # verbs whose outputs are images
 
 
 def describe(service: Service) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def _responses(
     if picture:
         content["image/png"] = {"schema": {"type": "string", "format": "binary"}}
     refused = {"description": "The reason", "content": {"application/json": {"schema": error}}}
-    codes = ("400", "408", "413", "422", "503")
+    codes = ("400", "408", "413", "415", "421", "422", "503")
     return {
         "200": {"description": "The answer", "content": content},
         **dict.fromkeys(codes, refused),

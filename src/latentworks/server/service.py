@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 
 from latentworks.errors import LatentworksError
 from latentworks.server.batching import Batching
+from latentworks.server.budget import Overloaded
 from latentworks.server.model import Model
 
 ASIDE = ThreadPoolExecutor(2, "aside")  # two threads bound the memory
+OUTPUT = 16  # bytes of memory for each number of an answer: as float32, as uint8 and as text
 SILENCE = 180.0  # seconds; fetching and checking a version takes less
 T = TypeVar("T")
 
@@ -28,10 +30,6 @@ class NotReady(LatentworksError):
     """No version is loaded yet."""
 
 
-class Overloaded(LatentworksError):
-    """The server has as many calls, or bodies, as it allows."""
-
-
 @dataclass
 class Following:
     """The state of the alias that the server follows."""
@@ -40,14 +38,15 @@ class Following:
     alias: str
     target: int | None = None  # the version that the alias names
     answered: float | None = None  # monotonic time of the registry's last answer
-    fault: str = ""  # why the registry does not answer
+    fault: str = ""  # why the registry does not answer, or names no version
+    shown: str = ""  # the same for everybody: without addresses
     refused: dict[int, str] = field(default_factory=dict)  # refused versions, and the reasons
 
     @property
     def registry(self) -> str:
-        """The state of the registry: "answers", or the reason why it does not."""
+        """The state of the registry, for everybody: "answers", or how it does not."""
         if self.fault or self.answered is None:
-            return self.fault or "not asked yet"
+            return "not asked yet" if not self.fault else self.shown or "does not answer"
         silent = time.monotonic() - self.answered
         return "answers" if silent < SILENCE else f"no answer for {silent:.0f} seconds"
 
@@ -82,17 +81,26 @@ class Service:
         return self.model
 
     async def call(
-        self, model: Model, verb: str, inputs: Any, params: Mapping[str, Any], *, large: bool
+        self,
+        model: Model,
+        verb: str,
+        inputs: Any,
+        params: Mapping[str, Any],
+        *,
+        large: bool,
+        claim: Callable[[int], None],
     ) -> Any:
         """Return the outputs of a verb. `large` is True if resizing the inputs may take long.
 
-        Raises InputError and Overloaded.
+        `claim` is called with the bytes of memory that the answer takes. Raises InputError and
+        Overloaded.
         """
         if self.waiting >= self.max_waiting:
             raise Overloaded(f"{self.waiting} calls are waiting already. Try again in a second.")
         self.waiting += 1
         try:
             inputs = await aside(large, model.checked_inputs, verb, inputs)
+            claim(OUTPUT * model.num_outputs(verb, inputs, params))
             return await self._batching.call(model.call, verb, inputs, params)
         except asyncio.CancelledError:  # the call took longer than the server's shutdown waits
             raise Overloaded("The server is shutting down. Try again in a second.") from None

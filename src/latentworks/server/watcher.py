@@ -36,7 +36,8 @@ def watch(uri: str, home: Path, name: str, alias: str, every: float) -> None:
                 store = store or Versions(uri, home / VERSIONS)
                 version = store.aliased(name, alias)
                 if version is None:
-                    _say(fault=f"{name} has no version with the alias {alias}. Waiting for one.")
+                    fault = f"{name} has no version with the alias {alias}. Waiting for one."
+                    _say(fault=fault, shown=fault)
                 else:
                     _say(target=version.number)
                     if reported != (version.number, version.sha256) or time.monotonic() > again:
