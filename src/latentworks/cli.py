@@ -266,7 +266,7 @@ def serve(
     model: Annotated[str, typer.Option(help="name of a registered model")] = "autoencoder",
     alias: Annotated[str, typer.Option(help="alias of the version to serve")] = "champion",
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port")] = 8000,
     home: Annotated[Path, typer.Option(help="folder for copies of versions")] = Path(
         ".latentworks/serving"
     ),
@@ -274,18 +274,18 @@ def serve(
         float, typer.Option(min=0.1, max=60, help="seconds between two checks of the alias")
     ] = 5,
     max_waiting: Annotated[
-        int, typer.Option(min=1, help="maximum number of waiting requests")
+        int, typer.Option(min=1, help="calls that may wait or be in progress; more get 503")
     ] = 256,
     memory: Annotated[
-        int, typer.Option(min=1, help="MB that all requests may take together")
+        int, typer.Option(min=1, help="MB that requests may claim together; more get 503")
     ] = 800,
     allowed_hosts: Annotated[
-        str, typer.Option(help="host names, besides IP addresses: models.example.org,models")
+        str, typer.Option(help="host names that requests may give, besides IP addresses: a,b")
     ] = "",
     cors: Annotated[
         list[str] | None, typer.Option(help="origin whose pages may read answers; repeatable")
     ] = None,
-    root_path: Annotated[str, typer.Option(help="path that a proxy puts before every path")] = "",
+    root_path: Annotated[str, typer.Option(help="prefix that a proxy removes, such as /ml")] = "",
 ) -> None:
     """Serve over HTTP the version that an alias names, and follow the alias when it moves."""
     from latentworks.server import run

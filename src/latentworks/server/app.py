@@ -89,7 +89,8 @@ def create(
     `https://example.org`, may read its answers. Its requests take at most `memory` bytes together.
     """
     app = FastAPI(title="latentworks", docs_url=None, redoc_url=None, redirect_slashes=False)
-    measures = Measures(service)
+    budget = Budget(memory)
+    measures = Measures(service, budget)
 
     def answering(verb: str) -> Answer:
         async def answer(request: Request) -> Response:
@@ -144,7 +145,7 @@ def create(
             allow_headers=("Content-Type",),
             expose_headers=(VERSION,),
         )
-    app.add_middleware(Sharing, budget=Budget(memory))
+    app.add_middleware(Sharing, budget=budget)
     app.add_middleware(Hosts, names=hosts)  # the last is asked first
     return app
 

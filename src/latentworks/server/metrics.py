@@ -8,6 +8,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from latentworks.server.budget import Budget
 from latentworks.server.service import Service
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -17,8 +18,10 @@ Answer = Callable[[Request], Awaitable[Response]]
 class Measures(Collector):
     """Counts and durations of calls, and the state of the service when /metrics is read."""
 
-    def __init__(self, service: Service, registry: CollectorRegistry = REGISTRY) -> None:
-        self.service = service
+    def __init__(
+        self, service: Service, budget: Budget, registry: CollectorRegistry = REGISTRY
+    ) -> None:
+        self.service, self.budget = service, budget
         self.seconds = Histogram(
             "latentworks_call_seconds",
             "Seconds from a request to its answer",
@@ -62,6 +65,7 @@ class Measures(Collector):
         yield version
         for name, text, value in (
             ("waiting", "Calls that wait or are being answered", service.waiting),
+            ("memory_claimed_bytes", "Memory that requests claim", self.budget.claimed),
             ("swaps", "Times that the server changed its version", service.swaps),
             (
                 "refused_versions",
