@@ -21,6 +21,9 @@ URL = "PREFECT_API_URL"
 PORT = "PREFECT_SERVER_API_PORT"
 AUTH = "PREFECT_API_AUTH_STRING"  # USER:PASSWORD that a client sends
 SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"  # and that a server expects
+# Seconds. SQLite lets a request wait 60 seconds for a lock, Prefect's default here. A client that
+# gives up just before the answer leaves its flow run in the state PENDING for ever.
+TIMEOUT = ("PREFECT_API_REQUEST_TIMEOUT", "180")
 # On disk, since a restart of the server would otherwise end every flow run.
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 
@@ -52,8 +55,12 @@ def start() -> NoReturn:
 
 
 def be_default() -> None:
-    """Set the address of this server for this process and its children, if no other is set."""
+    """Set the address of this server for this process and its children, if no other is set.
+
+    Give its answers more time than Prefect does, too.
+    """
     os.environ[URL] = os.environ.get(URL) or _address()
+    os.environ.setdefault(*TIMEOUT)
     authenticate()
 
 

@@ -34,6 +34,8 @@ EAGER = {
     "PREFECT_WORKER_QUERY_SECONDS": "1",
 }
 
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")  # types of states that end a flow run
+
 
 class Server:
     """The Prefect server of `make prefect`, asked over HTTP with its password."""
@@ -81,9 +83,21 @@ class Server:
 
     def ended(self, run: str) -> tuple[str, str]:
         """Wait until a flow run has ended, and return its final state."""
-        final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-        state: tuple[str, str] = until(lambda: (s := self.state(run))[0] in final and s)
+        state: tuple[str, str] = until(lambda: (s := self.state(run))[0] in FINAL and s)
         return state
+
+    def reaches(self, run: str, kind: str) -> None:
+        """Wait until a flow run is in a state of type `kind`. Fail at once if it ends before."""
+        try:
+            until(lambda: self.state(run)[0] in (kind, *FINAL))
+        finally:
+            assert self.state(run)[0] == kind, self.get(f"flow_run_states/?flow_run_id={run}")
+
+    def cancel_all(self) -> None:
+        """Cancel the flow runs that a test has left open, so that their places are free."""
+        for run in self.post("flow_runs/filter"):
+            if run["state_type"] not in FINAL and not run["auto_scheduled"]:
+                self.post(f"flow_runs/{run['id']}/set_state", state={"type": "CANCELLED"})
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +167,7 @@ class Project(Checkout):
 
 
 @pytest.fixture
-def project(untouched: Checkout, server: Server, tmp_path: Path) -> Project:
+def project(untouched: Checkout, server: Server, tmp_path: Path) -> Iterator[Project]:
     project = Project(untouched.copy(tmp_path / "project").path, server)
     (tmp_path / "images").mkdir()
     (project.path / "digits.npz").rename(tmp_path / "images/digits.npz")
@@ -161,7 +175,8 @@ def project(untouched: Checkout, server: Server, tmp_path: Path) -> Project:
     for cron in ("0 3 * * *", "*/10 * * * *", "0 1 * * *"):
         project.edit("prefect.yaml", f'"{cron}"', '"0 0 29 2 *"')  # never while a test runs
     project.run("git", "-c", "user.name=T", "-c", "user.email=t@example.org", "commit", "-qam", "x")
-    return project
+    yield project
+    server.cancel_all()
 
 
 class Mailbox(BaseHTTPRequestHandler):
@@ -227,12 +242,11 @@ def test_schedule_serves_prefect_yaml_and_cancels_colliding_flow_runs(
         project.is_served()
         as_written(project)
         first = server.start("retrain/retrain")
-        until(lambda: server.state(first)[0] == "RUNNING")
+        server.reaches(first, "RUNNING")
         second = server.start("retrain/retrain")
         kind, name = until(lambda: (s := server.state(second))[0] != "SCHEDULED" and s)
         assert (kind, name) == ("CANCELLED", "Cancelled")
         assert server.state(first)[0] == "RUNNING"
-        server.post(f"flow_runs/{first}/set_state", state={"type": "CANCELLED"})  # frees its place
 
 
 def test_a_worker_runs_the_flows(project: Project, server: Server) -> None:
