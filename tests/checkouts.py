@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from latentworks.registry import signatures
 from latentworks.tracking.local_store import follow_move
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 NAME = "autoencoder"  # of the registered models
+KEYS = ROOT / ".cache/keys"  # the versions in kept results are signed with it
 WARM = "LATENTWORKS_WARM"  # environment variable: the folder of the warm programs
 HANGS = 900.0  # seconds until a program counts as hung, also on a slow machine that does other work
 COPIED = (
@@ -51,7 +53,7 @@ def environment(**changes: str) -> dict[str, str]:
     theirs = ("MLFLOW", "DVC", "PREFECT")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
     path = f"{BIN}{os.pathsep}{kept['PATH']}"
-    return {**kept, "PATH": path, "COLUMNS": "200", **changes}
+    return {**kept, "PATH": path, "COLUMNS": "200", signatures.FOLDER: str(KEYS), **changes}
 
 
 class Checkout:

@@ -12,7 +12,8 @@ import pytest
 # Before their import, so that a failed assert in them shows its values.
 pytest.register_assert_rewrite("checkouts", "servers", "faults", "stage_runs", "families")
 
-from checkouts import NAME, WARM, Checkout, Project, made_once, small_checkout, trained
+from checkouts import KEYS, NAME, WARM, Checkout, Project, made_once, small_checkout, trained
+from latentworks.registry import signatures
 from latentworks.repository.result import Result, recorded_result
 from servers import end_shared_server, server_of, shared_mlflow_server
 
@@ -182,7 +183,9 @@ def browser() -> Iterator[Any]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ[signatures.FOLDER] = str(KEYS)
     if not hasattr(config, "workerinput"):
+        signatures.Keys(KEYS).make()
         os.environ[WARM] = tempfile.mkdtemp(prefix="latentworks-")
 
 

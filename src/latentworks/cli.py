@@ -46,6 +46,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+keys = typer.Typer(help="Keys that sign versions, and keys that are trusted.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 
 
 VERSION = typer.Argument(min=1, max=2**31 - 1, help="number of a registered version")
@@ -273,6 +275,10 @@ def serve(
     every: Annotated[
         float, typer.Option(min=0.1, max=60, help="seconds between two checks of the alias")
     ] = 5,
+    follow_any: Annotated[
+        bool,
+        typer.Option("--follow-any", help="also serve versions that no decision made champion"),
+    ] = False,
     max_waiting: Annotated[
         int, typer.Option(min=1, help="calls that may wait or be in progress; more get 503")
     ] = 256,
@@ -296,6 +302,11 @@ def serve(
                 raise LatentworksError(
                     f"--model and --alias take printable ASCII characters. Received: {name!a}."
                 )
+        if alias != "champion" and not follow_any:
+            raise LatentworksError(
+                f"No decision is about the alias {alias}. To serve whatever version it names, "
+                "add --follow-any."
+            )
         uri = absolute(tracking_uri(Path.cwd()))
         settings = run.Settings(
             uri=uri,
@@ -305,6 +316,7 @@ def serve(
             host=host,
             port=port,
             every=every,
+            follow_any=follow_any,
             max_waiting=max_waiting,
             memory=memory * 1_000_000,
             hosts=tuple(_host(name) for name in filter(None, allowed_hosts.split(","))),
@@ -351,6 +363,63 @@ def verify(
             verified += versions
         typer.echo(verified.summary())
         verified.demand_whole()
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """List the trusted keys, and tell which of them signs versions on this machine."""
+    from latentworks.registry.signatures import Keys, public_text
+
+    with one_line_errors():
+        known = Keys.of_user()
+        typer.echo(f"Keys in {known.folder}:")
+        trusted, own = known.trusted(), known.own
+        for name, key in trusted.items():
+            typer.echo(f"{name}  {public_text(key)}{'  signs here' * (name == own)}")
+        if not trusted:
+            typer.echo("none yet; the first `latentworks register` makes one")
+
+
+@keys.command("make")
+def make_key() -> None:
+    """Make the key that signs versions here, unless there is one, and print its public key."""
+    from latentworks.registry.signatures import Keys, public_text
+
+    with one_line_errors():
+        typer.echo(public_text(Keys.of_user().make().public_key()))
+
+
+@keys.command("trust")
+def trust_key(
+    file: Annotated[Path, typer.Argument(help="public key: ssh-ed25519 AAAA…")],
+) -> None:
+    """Trust the versions that the owner of a public key has signed."""
+    from latentworks.registry.signatures import Keys
+
+    with one_line_errors():
+        typer.echo(f"Versions that key {Keys.of_user().trust(file)} signed are trusted now.")
+
+
+@keys.command("adopt")
+def adopt(
+    numbers: Annotated[
+        list[int] | None,
+        typer.Argument(min=1, max=2**31 - 1, help="numbers of versions; default: all", metavar="N"),
+    ] = None,
+) -> None:
+    """Sign versions from before versions were signed, after a check of their files.
+
+    Without numbers, it signs all versions, if this machine has signed none before.
+    """
+    from latentworks.registry.registry import Registry
+
+    with one_line_errors():
+        adopted = 0
+        for version in Registry(dag.root()).adopt(numbers or []):
+            typer.echo(f"{version} is signed now")
+            adopted += 1
+        if not adopted:
+            typer.echo("Nothing to sign: these versions are signed already.")
 
 
 @app.command()

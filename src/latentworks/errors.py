@@ -8,6 +8,8 @@
   * RegistryError (6): a model cannot be registered or found.
     * Unavailable (69): the registry does not respond, or cannot serve the request now.
     * NoChampion (6): no version is champion yet.
+    * Untrusted (12): a version is not signed by a key that the user trusts.
+      * Tampered (12): a version has the signature of other files.
   * Refused (7): a result or a version does not qualify for the registry or the alias.
   * Differs (9): a rebuilt version differs from the recorded one.
   * UnsafeModel (10): a model file was not written by latentworks, or could run code when opened.
@@ -63,6 +65,16 @@ class Unavailable(RegistryError):
 
 class NoChampion(RegistryError):
     """No version is champion yet, so nothing can be compared with it."""
+
+
+class Untrusted(RegistryError):
+    """A version is not signed by a key that the user trusts."""
+
+    exit_code = 12
+
+
+class Tampered(Untrusted):
+    """A version has the signature of other files."""
 
 
 class Refused(LatentworksError):

@@ -14,7 +14,7 @@ import requests
 from mlflow import MlflowClient
 from PIL import Image
 
-from checkouts import ROOT, Checkout, Project, environment
+from checkouts import NAME, ROOT, Checkout, Project, environment
 from latentworks.registry.decisions import DECISIONS, Entry
 from latentworks.registry.registry import Registry
 from latentworks.registry.versions import SHA256
@@ -244,6 +244,26 @@ def test_invalid_requests_are_refused_and_change_nothing(
     assert (folder / "file").exists()
     client.set_model_version_tag(pair.name, "1", SHA256, recorded)
     assert aliases(server, pair.name) == before
+
+
+def test_a_refused_version_does_not_win_by_the_deletion_of_the_champion(
+    champion: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkout"
+    project = Project(champion.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", project.server)  # MLflow looks for the model there
+    client = MlflowClient(project.server)
+    first = client.get_model_version(NAME, "1")
+    client.create_model_version(NAME, first.source, first.run_id, first.tags)
+    client.delete_model_version_tag(NAME, "2", "decision")
+    assert "not better beyond chance" in project.ours("promote", "2", expected=7)
+    client.delete_model_version(NAME, "1")
+    for _ in range(2):
+        assert "it was refused against version 1, and" in project.ours("promote", "2", expected=7)
+    assert client.get_registered_model(NAME).aliases == {}
+    client.set_registered_model_alias(NAME, "champion", "2")
+    client.delete_experiment(client.get_experiment_by_name(DECISIONS).experiment_id)
+    assert "champion is version 2, and no decision is on record" in project.ours("history")
 
 
 def test_register_refuses_running_code_of_another_checkout(

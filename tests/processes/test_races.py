@@ -64,6 +64,7 @@ def ladder(server: str, good: Checkout, tmp_path_factory: pytest.TempPathFactory
             better = replace(scores, metrics={**scores.metrics, "mse": lower})
             disk.write_json(folder / packaging.SCORES, better.to_json())
             tags = {**version.tags, SHA256: checksums.seal(folder)}
+            tags |= store.keys.sign("ladder", tags)
             model = client.create_logged_model(store.store.experiment_id, "ladder")
             client.log_model_artifacts(model.model_id, str(folder))
             client.finalize_logged_model(model.model_id, "READY")

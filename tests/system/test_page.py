@@ -108,6 +108,13 @@ class Page:
         return [each["request"]["url"] for each in sent]
 
 
+@pytest.fixture(scope="module")
+def url(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server that follows an alias which a test moves."""
+    with server_of(project.server, tmp_path_factory.mktemp("serving"), "--follow-any") as url:
+        yield url
+
+
 @pytest.fixture
 def page(browser: webdriver.Chrome, url: str) -> Page:
     page = Page(browser, url)
@@ -128,7 +135,7 @@ def wide(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         checkout.run("dvc", "repro", stage)
     checkout.ours("register")
     MlflowClient(project.server).set_registered_model_alias("wide", "champion", "1")
-    with server_of(project.server, folder / "home", "--model", "wide") as url:
+    with server_of(project.server, folder / "home", "--model", "wide", "--follow-any") as url:
         yield url
 
 

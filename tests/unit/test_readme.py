@@ -37,6 +37,7 @@ def test_docs_name_existing_make_targets_and_the_readme_lists_all() -> None:
 
 def test_every_command_and_recipe_in_the_docs_exists() -> None:
     ours = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    ours |= {str(group.name) for group in app.registered_groups}
     named = set(re.findall(r"latentworks ([a-z]+)[`\n ]", ALL))
     assert {"repro", "serve"} <= named <= ours
     known = set(re.findall(r"RECIPE=([a-z0-9-]+)", ALL))

@@ -1,16 +1,15 @@
 """Decisions about versions. Each decision is an MLflow run in the experiment DECISIONS."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any
 
+from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Run
 
 from latentworks.tracking.once import create_once
-from latentworks.tracking.store import Store
 
 DECISIONS = "latentworks decisions"  # name of the experiment
 
@@ -35,9 +34,12 @@ class Entry:
 class Decisions:
     """All decisions in a store."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.client = store.client
+    def __init__(
+        self, client: MlflowClient, experiment: Callable[[], Experiment | None] | None = None
+    ) -> None:
+        """Use the experiment that `experiment` returns; by default look for it in the store."""
+        self.client = client
+        self.experiment = experiment or (lambda: client.get_experiment_by_name(DECISIONS))
 
     def record(self, entry: Entry, metrics: dict[str, float]) -> Entry:
         """Write a decision as a run. The run stays open until `close`."""
@@ -45,10 +47,12 @@ class Decisions:
         tags = {
             tag: "" if values[name] is None else str(values[name]) for name, tag in _TAGS.items()
         }
+        experiment = self.experiment()
+        assert experiment is not None  # only a `RegistryStore` records, and it makes one
         run = create_once(
             lambda: [*self._runs(f"tags.`{_TAGS['id']}` = '{entry.id}'")],
             lambda: self.client.create_run(
-                self.experiment.experiment_id,
+                experiment.experiment_id,
                 tags={**tags, "mlflow.source.name": "latentworks", "mlflow.source.type": "LOCAL"},
                 run_name=f"{entry.name} {entry.version} {entry.decision}",
             ),
@@ -84,11 +88,21 @@ class Decisions:
                 entries.setdefault(entry.id or entry.run_id, entry)
         return [*entries.values()]
 
+    def champions(self, name: str) -> set[int]:
+        """The version that the last decision made champion, and those of decisions in progress."""
+        found: set[int] = set()
+        for entry in reversed(self.of(name)):
+            if entry.champion_after == entry.version and entry.status != "KILLED":
+                found.add(entry.version)
+                if entry.status == "FINISHED":
+                    break
+        return found
+
     def _runs(self, terms: str) -> Iterator[Run]:
-        token = None
-        while True:
+        token, experiment = None, self.experiment()
+        while experiment is not None:
             page = self.client.search_runs(
-                [self.experiment.experiment_id],
+                [experiment.experiment_id],
                 terms,
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
@@ -97,10 +111,6 @@ class Decisions:
             token = page.token
             if not token:
                 return
-
-    @cached_property
-    def experiment(self) -> Experiment:
-        return self.store.experiment(DECISIONS)
 
 
 _TAGS = {

@@ -1,11 +1,12 @@
 """Registered models: results become versions, and the gate chooses the one that clients follow."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from latentworks import params
 from latentworks.config import Config
-from latentworks.errors import Refused, RegistryError, Unavailable
+from latentworks.errors import Refused, RegistryError, Tampered, Unavailable, Untrusted
 from latentworks.promotion.decision import PromotionConfig, decide
 from latentworks.promotion.scores import Scores
 from latentworks.registry import candidates, tables, version_scores
@@ -23,6 +24,7 @@ from latentworks.registry.aliases import (
 )
 from latentworks.registry.candidates import Candidate
 from latentworks.registry.decisions import Entry
+from latentworks.registry.signatures import KEY, SIGNATURE
 from latentworks.registry.store import RegistryStore
 from latentworks.registry.versions import Version, one_line
 from latentworks.repository.result import recorded_result
@@ -88,11 +90,14 @@ class Registry:
         for version in reversed(self.store.versions(self.name, candidate.content())):
             try:
                 self.store.fetch(version)
-            except Unavailable:
-                raise
-            except RegistryError:  # its files were changed: register the result anew
-                continue
-            return version
+            except (Unavailable, Untrusted) as error:
+                if not isinstance(error, Tampered):
+                    raise
+            except RegistryError:
+                pass
+            else:
+                return version
+            # Its files or their recorded hash were changed: register the result anew.
         return None
 
     def _make_challenger(self, version: Version) -> None:
@@ -161,12 +166,29 @@ class Registry:
                 f"it was rolled back: {version.tags[WITHDRAWN]}. `latentworks rollback "
                 f"{version.number}` would make it champion again"
             )
+        if lost := self._judge_that_is_gone(version):
+            return (
+                f"it was refused against version {lost}, and that the champion is gone makes it no "
+                "better. Register another result"
+            )
         try:
             self._preflight(version)
-        except Unavailable:
+        except (Unavailable, Untrusted):
             raise
         except RegistryError as error:
             return str(error).rstrip(".")
+        return None
+
+    def _judge_that_is_gone(self, version: Version) -> int | None:
+        """The champion against which a version was refused, if there is no champion now."""
+        if self.aliases.champion is not None:
+            return None
+        for entry in reversed(self.store.decisions.of(self.name)):
+            if entry.version == version.number:
+                if entry.decision != REFUSED:
+                    return None
+                if entry.champion_before is not None:
+                    return entry.champion_before
         return None
 
     def _preflight(self, version: Version, trial: preflight.Trial | None = None) -> None:
@@ -261,6 +283,32 @@ class Registry:
         with self.one_line("Try again when MLflow answers."):
             champion = number_of(self.aliases.champion)
         return tables.history(self.name, entries, champion)
+
+    def adopt(self, numbers: list[int]) -> Iterator[Version]:
+        """Sign versions from before versions were signed, after a check of their hashes.
+
+        Yield each version that was signed. Without `numbers`, sign all of them if this machine has
+        signed nothing before: later, an unsigned version may be a stranger's, or have lost its
+        signature. Raises RegistryError if the files of one are damaged.
+        """
+        with self.one_line("Run `latentworks keys adopt` again."):
+            chosen = [self.store.get(self.name, number) for number in numbers]
+            unsigned = [
+                version
+                for version in chosen or self.store.versions(self.name)
+                if not {KEY, SIGNATURE} <= version.tags.keys()
+            ]
+            if unsigned and not numbers and self.store.keys.own:
+                listed = " ".join(str(version.number) for version in unsigned)
+                raise RegistryError(
+                    f"This machine signs versions already, so unsigned ones may be a stranger's. "
+                    f"If you registered them, run `latentworks keys adopt {listed}`."
+                )
+            for version in unsigned:
+                self.store.fetch(version, unsigned=True)
+                for tag, value in self.store.keys.sign(self.name, version.tags).items():
+                    self.store.tag(self.name, version.number, tag, value)
+                yield version
 
     def tidy(self) -> None:
         """Remove the local copies of versions without an alias; they can be fetched again."""

@@ -7,13 +7,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from mlflow.entities import LoggedModel
+from mlflow.entities import Experiment, LoggedModel
 from mlflow.exceptions import MlflowException
 
 from latentworks.registry.candidates import Candidate
-from latentworks.registry.decisions import Decisions, Entry
+from latentworks.registry.decisions import DECISIONS, Decisions, Entry
 from latentworks.registry.versions import SHA256, SOURCE, VERSIONS, Version, Versions
 from latentworks.serving import checksums
 from latentworks.system.state import STATE
@@ -42,7 +43,12 @@ class RegistryStore(Versions):
     def __init__(self, uri: str, root: Path) -> None:
         super().__init__(uri, root / STATE / VERSIONS)
         self.store = Store(uri, root)
-        self.decisions = Decisions(self.store)
+        self.decisions = Decisions(self.client, lambda: self.experiment)
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """The experiment that holds the decisions."""
+        return self.store.experiment(DECISIONS)
 
     def interface(self, name: str) -> str | None:
         """The interface of all versions of `name`; None if no model has this name."""
@@ -100,6 +106,7 @@ class RegistryStore(Versions):
     def create_version(self, name: str, candidate: Candidate, uploaded: Uploaded) -> Version:
         """Create the next version of `name` from uploaded files."""
         tags = {SHA256: uploaded.sha256, "git.commit": candidate.commit}
+        tags |= self.keys.sign(name, tags)
 
         def create() -> None:
             with _default(self.uri):
@@ -138,7 +145,7 @@ class RegistryStore(Versions):
         All processes that use the model must take the same lock, and this is its name.
         """
         model = self.client.get_registered_model(name)
-        experiment = self.decisions.experiment
+        experiment = self.experiment
         text = f"{experiment.experiment_id} {experiment.creation_time} {name} "
         text += str(model.creation_timestamp)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

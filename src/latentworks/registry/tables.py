@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from latentworks.promotion.decision import Decision, number, percent, span
 from latentworks.promotion.scores import Scores
+from latentworks.registry.decisions import DECISIONS
 from latentworks.system.console import columns
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ def decision(made: Decision) -> str:
 
 def history(name: str, entries: list[Entry], champion: int | None) -> str:
     """One line per decision, and the current champion."""
+    if not entries and champion is not None:
+        return (
+            f"{name}: champion is version {champion}, and no decision is on record. Restore the "
+            f'experiment "{DECISIONS}" in MLflow; if nobody deleted it, the alias was set by hand.'
+        )
     if not entries:
         return (
             f"No decision about {name} exists yet. Run `latentworks register`, then "

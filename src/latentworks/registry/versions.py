@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
 from latentworks.errors import RegistryError, Unavailable
+from latentworks.registry.signatures import Keys
 from latentworks.serving import checksums
 from latentworks.system import disk, locks
 from latentworks.system.console import first_line
@@ -65,11 +66,12 @@ class Versions:
         self.uri = uri
         self.cache = cache
         self.client = MlflowClient(tracking_uri=uri)
+        self.keys = Keys.of_user()
 
     def get(self, name: str, number: int) -> Version:
         """Return a version by its number. Raises RegistryError if it does not exist."""
         try:
-            return _version(self.client.get_model_version(name, str(number)))
+            return _version(name, self.client.get_model_version(name, str(number)))
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -85,29 +87,33 @@ class Versions:
         found, token = [], None
         while True:
             page = self.client.search_model_versions(" and ".join(terms), page_token=token)
-            found += [_version(version) for version in page]
+            found += [_version(name, version) for version in page]
             token = page.token
             if not token:
                 return sorted(found, key=lambda version: version.number)
 
     def aliased(self, name: str, alias: str) -> Version | None:
         try:
-            return _version(self.client.get_model_version_by_alias(name, alias))
+            return _version(name, self.client.get_model_version_by_alias(name, alias))
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
 
-    def fetch(self, version: Version) -> Path:
-        """Return a local folder with a version's files, after verifying every hash.
+    def fetch(self, version: Version, *, unsigned: bool = False) -> Path:
+        """Return a local folder with a version's files, after checking signature and hashes.
 
-        Raises RegistryError if a file is missing or differs from the registered one.
+        With `unsigned`, the signature is not checked: the files must not be loaded. Raises
+        Untrusted if no trusted key signed the version, and RegistryError if a file is missing or
+        differs from the registered one.
         """
         if not re.fullmatch("[0-9a-f]{64}", version.sha256):  # names a folder below
             raise RegistryError(
                 f"{version} has no recorded sha256: it was not made by `latentworks register`. "
                 "Run `latentworks rollback` to serve an earlier champion."
             )
+        if not unsigned:
+            self.keys.check(str(version), version.name, version.tags)
         with locks.exclusive(version.sha256[:16], f"fetch {version}"):
             return self._fetch(version)
 
@@ -179,11 +185,12 @@ class Versions:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _version(version: ModelVersion) -> Version:
-    if not str(version.version).isdigit():
+def _version(name: str, version: ModelVersion) -> Version:
+    """Return a version of the model `name`. Raises Unavailable if it belongs to another model."""
+    if version.name != name or not str(version.version).isdigit():
         raise Unavailable("The address does not answer as an MLflow server. Check it.")
     return Version(
-        version.name,
+        name,
         int(version.version),
         str(version.source).removeprefix(SOURCE),
         str(version.run_id),

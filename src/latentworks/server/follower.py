@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from latentworks.errors import LatentworksError
+from latentworks.registry.signatures import Keys
 from latentworks.server.model import Model, Named
 from latentworks.server.service import Service
 from latentworks.serving import checksums
@@ -25,12 +26,16 @@ AGAIN = 5.0  # seconds until a watching process that has ended is started again
 class Follower:
     """Keeps a service on the version that an alias names."""
 
-    def __init__(self, service: Service, home: Path, uri: str, every: float) -> None:
+    def __init__(
+        self, service: Service, home: Path, uri: str, every: float, follow_any: bool
+    ) -> None:
         """Follow the alias of `service`.
 
         `home`: the folder for copies of versions. `every`: seconds between two checks.
+        `follow_any`: also serve a version that no decision on record made champion.
         """
-        self.service, self.home, self.uri, self.every = service, home, uri, every
+        self.service, self.home, self.uri = service, home, uri
+        self.every, self.follow_any = every, follow_any
         following = service.following
         self.note = home / f"{following.model}@{following.alias}.json"
 
@@ -44,6 +49,8 @@ class Follower:
             last = disk.read_json(self.note)
             folder = self.home / last["folder"]
             version = Named(self.service.following.model, last["number"], last["sha256"])
+            signed = {**last["tags"], "sha256": version.sha256}
+            Keys.of_user().check(str(version), version.name, signed)
             checksums.verify(folder, version.sha256, str(version))
             self.service.swap(Model(version, folder))
         except FileNotFoundError:
@@ -57,7 +64,8 @@ class Follower:
     def _follow(self) -> None:
         following = self.service.following
         call = [sys.executable, "-P", "-m", "latentworks.server.watcher"]
-        call += [str(self.home), following.model, following.alias, str(self.every)]
+        call += [str(self.home), following.model, following.alias]
+        call += [str(self.every), str(self.follow_any)]
         env = {**os.environ, URI: self.uri}  # other users could read a password in an argument
         while True:
             try:
@@ -87,9 +95,9 @@ class Follower:
             print(f"refused: {report['refused']}", file=sys.stderr)
         if "folder" in report:
             version = Named(following.model, report["number"], report["sha256"])
-            self._swap(version, report["folder"])
+            self._swap(version, report["folder"], report["tags"])
 
-    def _swap(self, version: Named, folder: str) -> None:
+    def _swap(self, version: Named, folder: str, tags: dict[str, str]) -> None:
         if self.service.model is not None and self.service.model.version == version:
             return
         try:
@@ -101,6 +109,7 @@ class Follower:
         with suppress(OSError):  # without the note, the next start fetches from the registry
             place = str(Path(folder).relative_to(self.home))
             about = {"number": version.number, "sha256": version.sha256, "folder": place}
+            about["tags"] = tags  # with the signature, which the next start checks
             disk.write_json(self.note, about)
         self.service.swap(model)
         print(f"serving {version}", file=sys.stderr)

@@ -33,6 +33,7 @@ class Settings:
     host: str
     port: int
     every: float
+    follow_any: bool
     max_waiting: int
     memory: int  # bytes
     hosts: tuple[str, ...] = ()
@@ -56,7 +57,7 @@ def serve(settings: Settings) -> None:
         origins=settings.origins,
         memory=settings.memory,
     )
-    Follower(service, settings.home, settings.uri, settings.every).start()
+    Follower(service, settings.home, settings.uri, settings.every, settings.follow_any).start()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

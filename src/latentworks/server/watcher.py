@@ -16,17 +16,23 @@ from pathlib import Path
 from typing import Any
 
 from latentworks.errors import LatentworksError, RegistryError, Unavailable
-from latentworks.registry.versions import VERSIONS, Versions, one_line
+from latentworks.registry.decisions import Decisions
+from latentworks.registry.signatures import COVERED, KEY, SIGNATURE
+from latentworks.registry.versions import VERSIONS, Version, Versions, one_line
 from latentworks.system import processes
 from latentworks.system.console import first_line
 from latentworks.tracking.uri import URI
 
+TAGS = (KEY, SIGNATURE, *COVERED)  # what a check of the signature needs
 PATIENCE = 120.0  # seconds for a pre-flight
 RETRY = 300.0  # seconds until a refused version is checked again: files may have been away
 
 
-def watch(uri: str, home: Path, name: str, alias: str, every: float) -> None:
-    """Check the alias every `every` seconds, without end."""
+def watch(uri: str, home: Path, name: str, alias: str, every: float, follow_any: bool) -> None:
+    """Check the alias every `every` seconds, without end.
+
+    With `follow_any`, also report a version that no decision on record made champion.
+    """
     store = None
     reported: tuple[int, str] | None = None  # number and sha256 of the version reported last
     again = math.inf  # when a refused version is checked again
@@ -41,8 +47,14 @@ def watch(uri: str, home: Path, name: str, alias: str, every: float) -> None:
                 else:
                     _say(target=version.number)
                     if reported != (version.number, version.sha256) or time.monotonic() > again:
-                        about = {"number": version.number, "sha256": version.sha256}
+                        about = {
+                            "number": version.number,
+                            "sha256": version.sha256,
+                            "tags": {tag: version.tags.get(tag, "") for tag in TAGS},
+                        }
                         try:
+                            if not follow_any:
+                                _demand_decision(store, version)
                             folder = store.fetch(version)
                             _try(folder)
                         except Unavailable:
@@ -60,6 +72,18 @@ def watch(uri: str, home: Path, name: str, alias: str, every: float) -> None:
             fault = f"{type(error).__name__}: {first_line(error)}"
             _say(fault=f"The registry sent no valid answer: {fault}")
         time.sleep(every)
+
+
+def _demand_decision(store: Versions, version: Version) -> None:
+    """Raise RegistryError unless a decision on record made this version champion."""
+    decided = Decisions(store.client).champions(version.name)
+    if version.number not in decided:
+        last = f"made version {max(decided)} champion" if decided else "made none champion"
+        raise RegistryError(
+            f"{version} is champion by no decision on record: somebody moved the alias. The last "
+            f"decision {last}. Move the alias back, and run `latentworks promote "
+            f"{version.number}`; or serve with --follow-any."
+        )
 
 
 def _try(folder: Path) -> None:
@@ -93,5 +117,5 @@ def _say(**report: Any) -> None:
 
 
 if __name__ == "__main__":
-    home, name, alias, every = sys.argv[1:]
-    watch(os.environ[URI], Path(home), name, alias, float(every))
+    home, name, alias, every, follow_any = sys.argv[1:]
+    watch(os.environ[URI], Path(home), name, alias, float(every), follow_any == str(True))
