@@ -1,6 +1,7 @@
 """Comparison of incoming images with the test images of the champion."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,13 +14,15 @@ import requests
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from checkouts import Checkout
+from checkouts import Checkout, environment
 from latentworks.artifacts.images import read_prepared
-from latentworks.errors import DataError
+from latentworks.errors import DataError, RegistryError
 from latentworks.monitoring import source
 from latentworks.monitoring.check import check
 from latentworks.monitoring.drift import DriftConfig, Measured, compare
+from latentworks.monitoring.isolated import Isolated
 from latentworks.runner.worktree import RETRAINING, Worktree
+from latentworks.system import landlock
 from servers import prefect_server, until
 
 CONFIG = DriftConfig(min_images=100, max_distance=0.15)
@@ -202,6 +205,50 @@ def test_inverted_images_are_drift(champion: Checkout) -> None:
     found = check(champion.path)
     assert found.drifted
     assert found.counts["new"] == 597
+
+
+@pytest.fixture
+def files(champion: Checkout, tmp_path: Path) -> Path:
+    """A copy of the champion's files, which a test may change."""
+    (folder,) = champion.path.glob(".latentworks/versions/*")
+    return shutil.copytree(folder, tmp_path / "files")
+
+
+def add_code(files: Path, code: str) -> None:
+    (module,) = files.glob("code/*/serving/servable.py")
+    with module.open("a") as file:
+        file.write(f"\n{code}\n")
+
+
+@pytest.mark.skipif(landlock.available() < 1, reason="this kernel has no Landlock")
+def test_the_code_of_a_version_cannot_write_files(files: Path, tmp_path: Path) -> None:
+    written = tmp_path / "written"
+    add_code(files, f"open({str(written)!r}, 'w')")
+    with pytest.raises(RegistryError, match=r"^it fails: PermissionError: .*Permission denied"):
+        Isolated(files, "it")
+    assert not written.exists()
+    # Without the restriction, the same code writes.
+    call = [sys.executable, "-m", "latentworks.monitoring.isolated", str(files)]
+    subprocess.run(call, env=environment(), stdin=subprocess.DEVNULL, check=True)
+    assert written.exists()
+
+
+def test_a_version_that_prints_is_measured_and_one_that_ends_is_reported(files: Path) -> None:
+    images = np.zeros((3, 8, 8, 1), np.uint8)
+    add_code(files, "print('loaded')")
+    with Isolated(files, "it") as version:
+        answer = version.measure(images)
+    assert [array.shape for array in answer] == [(3,), (3, 2), (3, 8, 8, 1)]
+    for code, fault in (
+        ("1 / 0", r"ZeroDivisionError: division by zero"),
+        ("__import__('os')._exit(1)", r"its process ended among the images"),
+    ):
+        add_code(files, f"Servable.encode_images = lambda *_: {code}")
+        with (
+            Isolated(files, "it") as version,
+            pytest.raises(RegistryError, match=rf"^it fails: {fault}\.$"),
+        ):
+            version.measure(images)
 
 
 def test_the_data_of_the_champion_comes_from_the_cache(champion: Checkout, tmp_path: Path) -> None:

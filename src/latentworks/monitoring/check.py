@@ -1,6 +1,6 @@
 """Drift check: compare the images at dataset.path with the champion's own test images.
 
-Nothing is written.
+Nothing is written. The champion's code runs in a process that could not write.
 """
 
 import heapq
@@ -22,14 +22,14 @@ from latentworks.datasets.decoding import decoded
 from latentworks.datasets.split import content_id
 from latentworks.errors import DataError, LatentworksError, NoChampion
 from latentworks.monitoring.drift import Comparison, DriftConfig, Measured, compare
+from latentworks.monitoring.isolated import Isolated
 from latentworks.preprocess import prepare_image, to_pixels
 from latentworks.registry import candidates
 from latentworks.registry.registry import Registry
 from latentworks.registry.versions import Version
 from latentworks.repository import dag
 from latentworks.runner.worktree import RETRAINING, Worktree
-from latentworks.serving import loading, packaging
-from latentworks.serving.servable import Servable
+from latentworks.serving import packaging
 from latentworks.system.console import columns
 
 PREPARE = "prepare"  # the stage that makes the index and the test images
@@ -54,9 +54,9 @@ class _Incoming:
     latents: list[np.ndarray] = field(default_factory=list)
     worst: list[tuple[float, int, np.ndarray]] = field(default_factory=list)  # a heap
 
-    def add(self, images: np.ndarray, servable: Servable) -> None:
+    def add(self, images: np.ndarray, version: Isolated) -> None:
         """Measure a batch: uint8 [B, H, W, C]."""
-        measured, _ = measure(servable, images)
+        measured = version.measure(images)
         first = sum(map(len, self.errors))
         self.errors.append(measured.errors)
         self.latents.append(measured.latents)
@@ -129,9 +129,15 @@ def check(root: Path) -> Report:
             )
         folder = registry.store.fetch(champion)
     prepared = _prepared(root, champion, folder)
-    servable = loading.load(folder)
+    with Isolated(folder, str(champion)) as version:
+        return _compare(root, config, champion, version, prepared)
+
+
+def _compare(
+    root: Path, config: _Params, champion: Version, version: Isolated, prepared: Prepared
+) -> Report:
     rows = metrics.subset(prepared.rows("test"), MAX_TEST)
-    parts = [measure(servable, prepared.images[part])[0] for part in _batches(rows)]
+    parts = [version.measure(prepared.images[part]) for part in _batches(rows)]
     test = Measured(
         np.concatenate([part.errors for part in parts]),
         np.concatenate([part.latents for part in parts]),
@@ -141,8 +147,8 @@ def check(root: Path) -> Report:
     if dag.is_made(root, Path(path)) and not place.exists():
         place = Worktree(root, RETRAINING).path / path  # only retraining has fetched images
     dataset = config.dataset.model_copy(update={"path": str(place)})
-    incoming = _incoming(dataset, set(prepared.index["id"]), servable)
-    new = incoming.measured(servable.latent_dim)
+    incoming = _incoming(dataset, set(prepared.index["id"]), version)
+    new = incoming.measured(version.about.latent_dim)
     comparison = compare(test, new, config.drift)
     counts = {
         "known": incoming.known,
@@ -150,20 +156,19 @@ def check(root: Path) -> Report:
         "duplicates": incoming.duplicates,
         "rejects": incoming.rejects,
     }
-    figure = _figure(str(champion), comparison, (test, new), incoming, servable)
+    figure = _figure(str(champion), comparison, (test, new), incoming, version)
     return Report(str(champion), path, counts, comparison, figure)
 
 
-def _incoming(dataset: Any, known: set[str], servable: Servable) -> _Incoming:
-    source = dataset.load()
-    size, _, channels = servable.image_shape
-    interface = servable.interface
+def _incoming(dataset: Any, known: set[str], version: Isolated) -> _Incoming:
+    source, about = dataset.load(), version.about
+    size, _, channels = about.image_shape
     transform = partial(
         prepare_image,
         size=size,
         channels=channels,
-        fit=interface.fit,
-        background=interface.background,
+        fit=about.fit,
+        background=about.background,
     )
     incoming, seen, waiting = _Incoming(), set(known), []
     new: set[str] = set()
@@ -182,10 +187,10 @@ def _incoming(dataset: Any, known: set[str], servable: Servable) -> _Incoming:
         new.add(image_id)
         waiting.append(result.image)
         if len(waiting) == BATCH:
-            incoming.add(np.stack(waiting), servable)
+            incoming.add(np.stack(waiting), version)
             waiting = []
     if waiting:
-        incoming.add(np.stack(waiting), servable)
+        incoming.add(np.stack(waiting), version)
     return incoming
 
 
@@ -194,27 +199,17 @@ def _batches(rows: np.ndarray) -> Iterator[np.ndarray]:
         yield rows[start : start + BATCH]
 
 
-def measure(servable: Servable, images: np.ndarray) -> tuple[Measured, np.ndarray]:
-    """Errors and latents of images uint8 [B, H, W, C], and reconstructions float32 [B, H, W, C]."""
-    latents = servable.encode_images(images)
-    decoded_images = servable.decode_latents(latents)
-    with np.errstate(invalid="ignore", over="ignore"):  # a diverged model gives NaN
-        difference = images / np.float32(255) - decoded_images
-        errors = (difference**2).mean(axis=(1, 2, 3))
-    return Measured(errors, latents), decoded_images
-
-
 def _figure(
     champion: str,
     comparison: Comparison,
     both: tuple[Measured, Measured],
     incoming: _Incoming,
-    servable: Servable,
+    version: Isolated,
 ) -> Any:
     if not incoming.worst:
         return None
     images = np.stack([image for *_, image in sorted(incoming.worst, key=lambda entry: -entry[0])])
-    reconstructed = to_pixels(np.nan_to_num(measure(servable, images)[1]))
+    reconstructed = to_pixels(np.nan_to_num(version.measure(images).reconstructions))
     title = "Drift" if comparison.drifted else "No drift"
     pairs = [(each.errors, each.latents) for each in both]
     return plots.drift(
