@@ -68,7 +68,7 @@ class Service:
         defaults = dict(re.findall(r"(\w+)=(/project\S+)", image))
         given = {**defaults, **written.get("environment", {})}
         self.environment = dict(zip(given, self._here(given.values()), strict=True))
-        self.works_in_project = any("/project" in each for each in written.get("volumes", ()))
+        self.works_in_project = any("/project" in str(each) for each in written.get("volumes", ()))
 
     def _of_image(self, instruction: str, image: str) -> list[str]:
         found = re.search(rf"^{instruction} (\[.*\])$", image, flags=re.MULTILINE)
@@ -81,6 +81,7 @@ class Service:
         text = re.sub(rf"\b({'|'.join(PORTS)}|localhost)(?=:\d)|0\.0\.0\.0", "127.0.0.1", text)
         text = re.sub(r"\b\d{4}\b", lambda found: str(self.ports[int(found[0])]), text)
         text = text.replace("/var/lib/latentworks", str(self.folder))
+        text = re.sub("(?<![^\0])/keys(?![^\0])", str(self.project.parent / "keys"), text)
         return text.replace("/project", str(self.project)).split("\0")
 
     @property
@@ -212,6 +213,15 @@ def test_mlflow_answers_only_under_its_own_host_names(topology: Topology) -> Non
     assert requests.get(url, timeout=10).status_code == 200
     stranger = {"Host": "attacker.example"}
     assert requests.get(url, headers=stranger, timeout=10).status_code == 403
+
+
+def test_mlflow_makes_a_version_of_nothing_but_a_logged_model(topology: Topology) -> None:
+    url = f"{topology['mlflow'].url}/api/2.0/mlflow"
+    requests.post(f"{url}/registered-models/create", json={"name": "x"}, timeout=10)
+    version = {"name": "x", "source": "mlflow-artifacts:/1/models"}
+    answer = requests.post(f"{url}/model-versions/create", json=version, timeout=10)
+    assert answer.status_code == 400
+    assert answer.json()["message"].startswith("Invalid model version source")
 
 
 def test_a_database_admits_only_its_own_server(topology: Topology) -> None:

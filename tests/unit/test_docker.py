@@ -98,10 +98,14 @@ def test_an_image_runs_without_root_and_receives_signals(target: str) -> None:
     assert all(isinstance(json.loads(call), list) for call in calls)
 
 
+def test_git_works_only_in_a_clone_of_the_user_of_the_container() -> None:
+    assert "safe.directory" not in DOCKERFILE
+
+
 # --- compose.yaml --------------------------------------------------------------------------------
 
 VARIABLE = re.compile(r"\$\{(\w+)(:[?-])([^}]*)\}")
-OPTIONAL = {"PROJECT", "PROJECT_UID", "PROJECT_GID"}
+OPTIONAL = {"PROJECT", "PROJECT_UID", "PROJECT_GID", "KEYS", "WORKER_MEMORY"}
 SECRET = re.compile(r"PASSWORD|SECRET|AUTH|TOKEN")
 
 
@@ -139,11 +143,25 @@ def test_the_deployment_page_sets_every_password(tmp_path: Path) -> None:
     (tmp_path / "docker").mkdir()
     shutil.copy(ROOT / "docker/.env.example", tmp_path / "docker")
     script = "\n".join(lines[: lines.index("cd docker")])
-    subprocess.run(["bash", "-euc", script], cwd=tmp_path, check=True)
+    home = {**os.environ, "HOME": str(tmp_path)}
+    subprocess.run(["bash", "-euc", script], cwd=tmp_path, env=home, check=True)
+    assert (tmp_path / ".config/latentworks/keys").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / ".config/latentworks/keys/trusted").is_dir()
     text = (tmp_path / "docker/.env").read_text()
     passwords = re.findall(r"^[A-Z_]+PASSWORD=([0-9a-f]{48})$", text, flags=re.MULTILINE)
     assert len(set(passwords)) == text.count("PASSWORD=") == 5
     assert f"PROJECT_UID={os.getuid()}\n" in text
+
+
+def test_the_private_key_is_in_the_services_that_register_alone() -> None:
+    mounts = {
+        name: [(each["source"], each.get("read_only", False)) for each in service["volumes"]
+               if isinstance(each, dict)]
+        for name, service in SERVICES.items() if "KEYS" in str(service.get("volumes"))
+    }  # fmt: skip
+    folder = "${KEYS:-~/.config/latentworks/keys}"
+    whole = [(folder, False)]
+    assert mounts == {"deploy": whole, "worker": whole, "serve": [(f"{folder}/trusted", True)]}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -153,6 +171,9 @@ def test_a_service_has_no_privileges(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert not {"privileged", "cap_add", "network_mode", "pid", "devices"} & set(service)
     assert ":" in service["image"] or name in OURS
+    assert name == "postgres" or service["read_only"]
+    assert service["mem_limit"]
+    assert service["pids_limit"] <= 4096
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
     on_the_outside = "ports" in service or "stores" not in service.get("networks", ())
     assert on_the_outside or service["networks"] == ["stores"]
@@ -162,5 +183,9 @@ def test_mlflow_runs_no_jobs_loads_no_pickles_and_limits_its_hosts() -> None:
     service = SERVICES["mlflow"]
     assert service["environment"]["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     assert service["environment"]["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+    source = service["environment"]["MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX"]
+    assert re.search(source, f"models:/m-{'0' * 32}")
+    for other in ("s3://mlflow/x", f"file:///models:/m-{'0' * 32}", f"models:/m-{'0' * 32}/../x"):
+        assert not re.search(source, other)
     (hosts,) = (word for word in service["command"] if word.startswith("--allowed-hosts="))
     assert "*" not in hosts
