@@ -207,7 +207,7 @@ def test_the_run_keeps_lock_params_and_pushed_outs(project: Project) -> None:
     assert lock == (project.worktree.path / "dvc.lock").read_text()
     parent = project.run("git", "rev-parse", f"{branch}^").stdout.strip()
     assert parent == code(project.path).commit == version.tags["git.commit"]
-    model = dag.recorded(project.worktree.path)["train"].outs[0] / "model.keras"
+    model = dag.recorded(project.worktree.path)["train"].outs["autoencoder"] / "model.keras"
     pushed = {disk.file_digest(file) for file in (project.path.parent / "store").rglob("*")
               if file.is_file()}  # fmt: skip
     assert disk.file_digest(model) in pushed

@@ -247,6 +247,6 @@ def _recorded(checkout: Path, champion: Version) -> Path | None:
     if not (checkout / dag.DAG).is_file():
         return None
     stage = dag.recorded(checkout).get(PREPARE)
-    if stage is None or candidates.fingerprint(stage.outs[0]) != champion.data:
+    if stage is None or candidates.fingerprint(stage.outs["prepared"]) != champion.data:
         return None
-    return stage.outs[0]
+    return stage.outs["prepared"]

@@ -82,6 +82,7 @@ class Aliases:
             number_of(before),
             number_of(after),
             text,
+            scored is not None,
         )
         entry = self.store.decisions.record(entry, _metrics(scored) if scored else {})
         self._apply(entry)

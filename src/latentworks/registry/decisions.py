@@ -26,6 +26,7 @@ class Entry:
     champion_before: int | None
     champion_after: int | None
     text: str = ""  # Markdown: the decision, the reason, the scores
+    scored: bool = False  # the text has a table of scores
     milliseconds: int = 0  # since 1970, when it was recorded
     status: str = ""  # FINISHED when the aliases follow the decision
     run_id: str = ""
@@ -121,6 +122,7 @@ _TAGS = {
     "reason": "decision.reason",
     "champion_before": "champion.before",
     "champion_after": "champion.after",
+    "scored": "decision.scored",
     "text": "mlflow.note.content",  # MLflow shows this tag as the run's description
 }
 
@@ -129,5 +131,6 @@ def _entry(run: Run) -> Entry:
     values: dict[str, Any] = {name: run.data.tags.get(tag, "") for name, tag in _TAGS.items()}
     for name in ("version", "champion_before", "champion_after"):
         values[name] = int(values[name]) if values[name] else None
+    values["scored"] = values["scored"] == str(True)
     info = run.info
     return Entry(**values, milliseconds=info.start_time, status=info.status, run_id=info.run_id)

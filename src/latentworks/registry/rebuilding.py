@@ -134,7 +134,7 @@ def _make(worktree: Worktree, version: Version, report: Callable[[str], None]) -
             reproduce_stage(worktree.path, stage, (), report, worktree.environment)
     (prepare,) = needs[TRAIN]
     made = dag.recorded(worktree.path).get(prepare)
-    found = candidates.fingerprint(made.outs[0]) if made else "none"
+    found = candidates.fingerprint(made.outs["prepared"]) if made else "none"
     if found != version.data:
         raise LatentworksError(
             f"Cannot rebuild: the data of {version} is no longer in DVC's cache, and its source "

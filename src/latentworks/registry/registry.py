@@ -187,7 +187,7 @@ class Registry:
             if entry.version == version.number:
                 if entry.decision != REFUSED:
                     return None
-                if entry.champion_before is not None:
+                if entry.champion_before is not None and entry.scored:
                     return entry.champion_before
         return None
 

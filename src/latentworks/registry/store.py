@@ -24,7 +24,6 @@ from latentworks.tracking.uri import URI
 
 INTERFACE = "interface"  # tag of a registered model
 UPLOAD = "upload.key"  # tag of a logged model: the key of its upload
-TABLE = "| metric "  # start of a decision's table of scores
 RULE = "\n\n---\n\n"  # separates the decisions and the text about the version in a description
 
 
@@ -153,14 +152,17 @@ class RegistryStore(Versions):
     def describe(self, entry: Entry) -> None:
         """Put a decision at the top of its version's description in MLflow.
 
-        If the new decision has no scores, those of an earlier decision stay.
+        Below a decision without scores stands the last one with scores.
         """
         version = self.get(entry.name, entry.version)
         self.tag(entry.name, entry.version, "decision", entry.decision)
-        *earlier, about = version.description.split(RULE)
-        parts = [entry.text, about]
-        if TABLE not in entry.text:
-            parts[1:1] = [text for text in earlier if TABLE in text]
+        about = version.description.split(RULE)[-1]
+        scored = [
+            each.text
+            for each in self.decisions.of(entry.name)
+            if each.scored and each.version == entry.version
+        ]
+        parts = [entry.text, *([] if entry.scored else scored[-1:]), about]
         self.client.update_model_version(entry.name, str(entry.version), RULE.join(parts))
 
 

@@ -65,6 +65,14 @@ def _read_stages(path: Path) -> dict[str, Any]:
         ) from None
 
 
+def by_name(outs: Iterable[Path]) -> dict[str, Path]:
+    """Return outs by name: the last part of the path, without the ending.
+
+    `models/sampler` is `sampler`.
+    """
+    return {out.stem: out for out in outs}
+
+
 def is_made(folder: Path, path: Path) -> bool:
     """True if a path of the project is an out of a stage, or lies in one."""
     outs = (out for stage in stages(folder).values() for out in outs_of(stage))
@@ -81,7 +89,7 @@ def locked_md5(folder: Path, out: Path) -> str | None:
 class Record:
     """A stage as dvc.lock records it."""
 
-    outs: list[Path]  # in the order of dvc.yaml, metrics last
+    outs: dict[str, Path]  # by name, in the order of dvc.yaml, metrics last
     params: dict[str, Any]  # the sections of params.yaml with which the stage ran
 
 
@@ -114,7 +122,7 @@ def recorded(folder: Path) -> dict[str, Record]:
             dep.get("md5") == made.get(dep["path"], dep).get("md5") for dep in stage.get("deps", ())
         )
         if stage and fresh and all(_is_as_locked(folder / out, made.get(out, {})) for out in names):
-            outs = [folder / out for out in names]
+            outs = by_name(folder / out for out in names)
             current[name] = Record(outs, stage.get("params", {}).get("params.yaml", {}))
     return current
 

@@ -1,8 +1,10 @@
 """The plan of a checkout: which stages `dvc repro` would run, and why. Nothing is run."""
 
+from __future__ import annotations
+
 import os
 import shutil
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,35 +30,53 @@ class Step:
     needs: set[str]  # the stages whose outs it reads
 
 
+@dataclass(frozen=True)
+class Outdated:
+    """The stages that are out of date, and those that read their outs."""
+
+    changed: dict[str, list[Any]]  # DVC's changes of each stage that is out of date
+    needs: dict[str, set[str]]  # of every stage, in DVC's order: the stages whose outs it reads
+
+    @classmethod
+    def of(cls, root: Path, env: dvc.Environment = None) -> Outdated:
+        changed = dvc.status(root, env)
+        # Without a change, no order matters: DVC, which takes a second, is not asked for it.
+        needs = dvc.needs(root, env) if changed else {stage: set() for stage in dag.stages(root)}
+        return cls(changed, needs)
+
+    def is_due(self, stage: str, remade: Container[str]) -> bool:
+        """True if a stage must run once the stages `remade` have other outs than before."""
+        return stage in self.changed or any(other in remade for other in self.needs[stage])
+
+    def may_run(self) -> list[str]:
+        """The changed stages and those after them, in their order."""
+        found: list[str] = []
+        for stage in self.needs:
+            if self.is_due(stage, found):
+                found.append(stage)
+        return found
+
+
 def plan(root: Path) -> list[Step]:
     """Return the stages that would run, in their order; an empty list if all are up to date."""
-    changed = dvc.status(root)
-    if not changed:
+    outdated = Outdated.of(root)
+    due = outdated.may_run()
+    if not due:
         return []
     locked = dag.locked(root)
     current = params.read(root / params.PARAMS)
-    needs = dvc.needs(root)
-    due = may_run(changed, needs)
     steps: list[Step] = []
     for stage in due:
-        needed = needs[stage]
+        needed = outdated.needs[stage]
         before = [other for other in due if other in needed]
-        if stage in changed:
-            reasons = [*_reasons(root, stage, changed[stage], locked.get(stage), current)]
+        if stage in outdated.changed:
+            changes = outdated.changed[stage]
+            reasons = [*_reasons(root, stage, changes, locked.get(stage), current)]
             # Without a reason of its own, the stage lacks only outs of the stages before it.
             steps.append(_step(root, stage, needed, "runs", reasons or _after(before), locked))
         else:
             steps.append(_step(root, stage, needed, "may run", _after(before), locked))
     return steps
-
-
-def may_run(changed: Container[str], needs: Mapping[str, set[str]]) -> list[str]:
-    """Return the changed stages and those after them, in the order of `needs`."""
-    found: list[str] = []
-    for stage, needed in needs.items():
-        if stage in changed or needed & set(found):
-            found.append(stage)
-    return found
 
 
 def _after(before: list[str]) -> list[str]:

@@ -14,8 +14,7 @@ from latentworks.system import disk
 class Result:
     """The outs of one result by name, and the sections of params.yaml that made them.
 
-    The name of an out is the last part of its path, without the ending: `models/sampler` is
-    `sampler`. Outs that do not exist yet are missing.
+    Outs that do not exist yet are missing.
     """
 
     outs: dict[str, Path]
@@ -24,7 +23,7 @@ class Result:
     @classmethod
     def of(cls, *outs: Path) -> Result:
         """Return the result with these outs."""
-        return cls({out.stem: out for out in outs})
+        return cls(dag.by_name(outs))
 
     def model_digest(self) -> str:
         return disk.file_digest(self.outs["autoencoder"] / "model.keras")
@@ -70,6 +69,6 @@ def recorded_result(root: Path) -> Result | None:
     outs: dict[str, Path] = {}
     sections: dict[str, Any] = {}
     for stage in dag.recorded(root).values():
-        outs |= Result.of(*stage.outs).outs
+        outs |= stage.outs
         sections |= stage.params
     return Result(outs, sections) if "autoencoder" in outs else None

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from latentworks.errors import LatentworksError
 from latentworks.integrity import verification
-from latentworks.repository import dag, dvc, outputs, plan
+from latentworks.repository import dag, dvc, outputs
 from latentworks.repository.outputs import KEPT
+from latentworks.repository.plan import Outdated
 from latentworks.runner import resources
 
 UNCHANGED = "unchanged"  # an outcome: DVC had nothing to do
@@ -22,14 +23,13 @@ def reproduce(
     `needs` are the stages whose outs it reads. `due` is false if DVC finds no change in it, and no
     stage of `needs` changed its outs. The caller holds the lock of the checkout.
     """
-    changed = dvc.status(root, env)
-    needs = dvc.needs(root, env) if changed else {stage: set() for stage in dag.stages(root)}
-    if changed:
-        resources.make_ready(root, plan.may_run(changed, needs), env)
+    outdated = Outdated.of(root, env)
+    if outdated.changed:
+        resources.make_ready(root, outdated.may_run(), env)
     outcomes: dict[str, str] = {}
-    for stage, needed in needs.items():
-        due = stage in changed or any(outcomes[other] != UNCHANGED for other in needed)
-        outcomes[stage] = each(stage, needed, due)
+    for stage, needed in outdated.needs.items():
+        remade = [other for other in outcomes if outcomes[other] != UNCHANGED]
+        outcomes[stage] = each(stage, needed, outdated.is_due(stage, remade))
     return outcomes
 
 

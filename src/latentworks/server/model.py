@@ -14,7 +14,7 @@ from latentworks.preprocess import prepare_image
 from latentworks.serving import golden, loading
 from latentworks.serving import inputs as checks
 from latentworks.serving.inputs import MAX_NUM, MAX_PIXELS
-from latentworks.serving.servable import DEFAULT_NUM
+from latentworks.serving.servable import DEFAULT_NUM, Interface
 
 MAX_SENTENCE = 500  # characters of a message
 PICTURES = ("reconstruct", "decode", "sample", "interpolate")  # verbs whose outputs are images
@@ -48,8 +48,7 @@ class Model:
         golden.check(folder / loading.SERVABLE, self.call)
 
     @property
-    def interface(self) -> Any:
-        """See `latentworks.serving.servable.Interface`."""
+    def interface(self) -> Interface:
         return self.servable.interface
 
     @property
@@ -73,7 +72,7 @@ class Model:
             rows = params.get("num", DEFAULT_NUM[verb])
         if not isinstance(rows, int) or not 0 < rows <= MAX_NUM:
             return 0
-        each: int = self.interface.latent_dim
+        each = self.interface.latent_dim
         if verb in PICTURES:
             each = math.prod(self.interface.image_shape)
         return rows * each if rows * each <= MAX_PIXELS else 0
@@ -90,15 +89,21 @@ class Model:
 
     def _of_one_shape(self, pictures: list[np.ndarray]) -> np.ndarray:
         """Resize pictures of any sizes to the size of the model: [N, H, W, C]."""
-        (size, _, channels), fit = self.interface.image_shape, self.interface.fit
-        settings = {
-            "size": size,
-            "channels": channels,
-            "fit": fit,
-            "background": self.interface.background,
-        }
+        interface = self.interface
+        size, _, channels = interface.image_shape
         checks.check_pixels(len(pictures) * size * size * channels)
-        return np.stack([prepare_image(each, **settings) for each in pictures])
+        return np.stack(
+            [
+                prepare_image(
+                    each,
+                    size=size,
+                    channels=channels,
+                    fit=interface.fit,
+                    background=interface.background,
+                )
+                for each in pictures
+            ]
+        )
 
     def call(self, verb: str, inputs: Any, params: Mapping[str, Any]) -> Any:
         """Run `verb`. Raises InputError for invalid inputs or params."""
