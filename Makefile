@@ -4,9 +4,10 @@ PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 
-# Stages find `python` here, and DVC keeps its site cache inside the project.
+# Stages find `python` here, and DVC keeps its site cache inside the project: with plain `dvc`, too.
 export PATH := $(BIN):$(PATH)
-export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.dvc/site_cache
+SITE_CACHE := $(CURDIR)/.dvc/site_cache
+export DVC_SITE_CACHE_DIR ?= $(SITE_CACHE)
 # Prefect keeps its state inside the project, too.
 export PREFECT_HOME ?= $(CURDIR)/.latentworks/prefect
 
@@ -24,6 +25,8 @@ help:  ## list the commands
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## install the hash-pinned packages into .venv
+	@grep --quiet --fixed-strings --line-regexp "    site_cache_dir = $(SITE_CACHE)" .dvc/config.local 2>/dev/null || \
+		dvc config --local core.site_cache_dir "$(SITE_CACHE)"
 
 $(READY): requirements/uv.txt requirements/latentworks.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \

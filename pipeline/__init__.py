@@ -15,3 +15,4 @@ if os.environ.setdefault("PREFECT_HOME", str(HOME)) == str(HOME):
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
 server.authenticate()
+server.reach_directly()

@@ -1,6 +1,7 @@
 """The command line. Each command imports heavy packages only when it runs."""
 
 import json
+import os
 import re
 import signal
 import sys
@@ -24,7 +25,8 @@ from latentworks.repository import dag, git
 from latentworks.samplers.config import SampleConfig
 from latentworks.system import disk
 from latentworks.system.console import one_line_errors
-from latentworks.tracking.uri import absolute, tracking_uri, without_password
+from latentworks.system.state import STATE
+from latentworks.tracking.uri import URI, absolute, tracking_uri, without_password
 
 
 class Params(Config):
@@ -130,19 +132,21 @@ def _checked(root: Path) -> Params:
 def sync() -> None:
     """Write the result of this checkout to MLflow, as far as it is missing there."""
     from latentworks.repository.result import recorded_result
+    from latentworks.system import locks
     from latentworks.tracking import outbox
 
     with one_line_errors():
         root = dag.root()
-        result = recorded_result(root)
-        if result is None:
-            fault = "dvc.lock records no trained model"
-            if "train" in dag.locked(root):
-                fault = "the files that dvc.lock records are missing here, or differ"
-            typer.echo(f"Nothing to write: {fault}. Run `make repro`.")
-            return
-        if outbox.sync(result, root) is not None:
-            raise typer.Exit(1)
+        with locks.exclusive(locks.of(root), "write to MLflow", wait=False):
+            result = recorded_result(root)
+            if result is None:
+                fault = "dvc.lock records no trained model"
+                if "train" in dag.locked(root):
+                    fault = "the files that dvc.lock records are missing here, or differ"
+                typer.echo(f"Nothing to write: {fault}. Run `make repro`.")
+                return
+            if outbox.sync(result, root) is not None:
+                raise typer.Exit(1)
         typer.echo(f"MLflow has this result: {without_password(tracking_uri(root))}")
 
 
@@ -269,9 +273,10 @@ def serve(
     alias: Annotated[str, typer.Option(help="alias of the version to serve")] = "champion",
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port")] = 8000,
-    home: Annotated[Path, typer.Option(help="folder for copies of versions")] = Path(
-        ".latentworks/serving"
-    ),
+    home: Annotated[
+        Path | None,
+        typer.Option(help="folder for copies of versions", show_default=".latentworks/serving"),
+    ] = None,
     every: Annotated[
         float, typer.Option(min=0.1, max=60, help="seconds between two checks of the alias")
     ] = 5,
@@ -307,10 +312,10 @@ def serve(
                 f"No decision is about the alias {alias}. To serve whatever version it names, "
                 "add --follow-any."
             )
-        uri = absolute(tracking_uri(Path.cwd()))
+        folder = Path.cwd() if os.environ.get(URI) else dag.root()  # also in a sub-folder
         settings = run.Settings(
-            uri=uri,
-            home=home.absolute(),
+            uri=absolute(tracking_uri(folder)),
+            home=(home or folder / STATE / "serving").absolute(),
             model=model,
             alias=alias,
             host=host,

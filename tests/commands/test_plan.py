@@ -38,6 +38,13 @@ def test_plan_shows_changed_params_and_the_stages_that_follow(
     assert stages["sample"][0].endswith("after train, encode")
 
 
+def test_a_terminal_without_arrows_shows_the_plan(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    checkout.edit("params.yaml", "epochs: 4", "epochs: 12")
+    shown = checkout.run("latentworks", "plan", PYTHONIOENCODING="latin-1").stdout
+    assert "train.epochs 4 ? 12" in shown
+
+
 def test_plan_shows_another_sampler_changed_code_and_a_missing_out(
     finished: Checkout, tmp_path: Path
 ) -> None:

@@ -400,6 +400,11 @@ def test_commands_report_a_missing_prefect_server_in_one_line(project: Project) 
         assert done.stderr == said
 
 
+def test_a_proxy_is_not_asked_for_a_server_on_this_machine(project: Project) -> None:
+    dead = f"http://127.0.0.1:{closed_port()}"
+    project.run("python", "-m", "pipeline", "automations", http_proxy=dead, no_proxy="example.org")
+
+
 # --- passwords -----------------------------------------------------------------------------------
 
 

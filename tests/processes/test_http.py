@@ -20,7 +20,7 @@ import pytest
 import requests
 from PIL import Image
 
-from checkouts import Project
+from checkouts import Checkout, Project
 from latentworks.server.budget import MEMORY, Budget, Overloaded, Share
 from servers import closed_port, for_servers, server_of, serving, until
 
@@ -297,6 +297,23 @@ def test_an_ipv6_address_is_printed_as_a_link(tmp_path: Path) -> None:
         address = process.stderr.readline().split()[0]
         process.terminate()
     assert address.startswith("http://[::1]:")
+
+
+def test_in_a_sub_folder_of_a_checkout_the_server_uses_its_store(
+    untouched: Checkout, tmp_path: Path
+) -> None:
+    checkout = untouched.copy(tmp_path / "checkout")
+    with subprocess.Popen(
+        ["latentworks", "serve", "--port", "0"],
+        cwd=checkout.path / "src",
+        env=for_servers(),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        process.terminate()
+    assert said.endswith(f" of sqlite:///{checkout.path}/mlflow.db\n")
 
 
 @pytest.mark.parametrize(

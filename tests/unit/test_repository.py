@@ -1,11 +1,12 @@
 """Stages run one by one in DVC's order, as in a flow."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from checkouts import Checkout
+from checkouts import ROOT, Checkout, environment
 from latentworks.repository import dag, dvc
 
 
@@ -28,3 +29,20 @@ def test_repro_returns_the_outcome_of_a_stage_or_raises_its_failure(
     with pytest.raises(dvc.StageError, match="Stage sample failed: dvc exited with 255"):
         dvc.repro(checkout.path, "sample", lines.append)
     assert any("sample.sampler.num_components should be greater than" in line for line in lines)
+
+
+def test_make_setup_keeps_dvcs_site_cache_in_the_clone(tmp_path: Path) -> None:
+    """Plain `dvc` would make a folder for all users of the machine. A moved clone is corrected."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copytree(
+        ROOT / ".dvc",
+        tmp_path / ".dvc",
+        ignore=shutil.ignore_patterns("cache", "tmp", "site_cache"),
+    )
+    local = tmp_path / ".dvc/config.local"
+    local.write_text("[core]\n    site_cache_dir = /elsewhere\n    remote = ours\n")
+    for _ in range(2):
+        call = ["make", "--old-file", ".venv/.ready", "setup"]  # installs nothing
+        subprocess.run(call, cwd=tmp_path, env=environment(), check=True)
+        text = f"[core]\n    site_cache_dir = {tmp_path}/.dvc/site_cache\n    remote = ours\n"
+        assert local.read_text() == text

@@ -53,8 +53,9 @@ class Worktree:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment variables for a process in the worktree."""
+        """Environment variables for a process in the worktree, while this one holds it."""
         return {
+            locks.OF_PARENT: self.lock,  # this process holds it: see `held`
             "DVC_SITE_CACHE_DIR": str(self.path / ".dvc/site_cache"),
             "GIT_CEILING_DIRECTORIES": str(self.path.parent),  # hides the source, which is above
             "MLFLOW_TRACKING_URI": self.uri,

@@ -1,5 +1,6 @@
 """Text for a terminal: aligned columns, and one-line errors."""
 
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,13 @@ def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print an error of the user as its message, without a traceback, and exit with its code."""
+    """Print an error of the user as its message, without a traceback, and exit with its code.
+
+    A terminal that lacks a character, such as an arrow in Latin-1, shows a question mark.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         yield
     except LatentworksError as error:
