@@ -17,6 +17,7 @@ from PIL import Image
 from checkouts import NAME, ROOT, Checkout, Project, environment
 from latentworks.registry.decisions import DECISIONS, Entry
 from latentworks.registry.registry import Registry
+from latentworks.registry.store import UPLOAD
 from latentworks.registry.versions import SHA256
 from latentworks.serving import checksums
 from latentworks.system import disk
@@ -264,6 +265,32 @@ def test_a_refused_version_does_not_win_by_the_deletion_of_the_champion(
     client.set_registered_model_alias(NAME, "champion", "2")
     client.delete_experiment(client.get_experiment_by_name(DECISIONS).experiment_id)
     assert "champion is version 2, and no decision is on record" in project.ours("history")
+
+
+def test_uploads_of_killed_registers_are_removed_after_a_day(
+    champion: Checkout, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkout"
+    project = Project(champion.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    registry, client = Registry(project.path, project.server), MlflowClient(project.server)
+    experiment = registry.store.store.experiment_id
+    killed = client.create_logged_model(experiment, NAME, tags={UPLOAD: "a key"})
+    file = tmp_path / "half"
+    file.write_text("of a model")
+    client.log_model_artifact(killed.model_id, str(file))
+    copy = Path(str(killed.artifact_location).removeprefix("file://")) / "half"
+
+    def known() -> set[str]:
+        return {model.model_id for model in client.search_logged_models([experiment])}
+
+    before = known()
+    registry.tidy()
+    assert known() == before
+    assert copy.exists()
+    registry.tidy(abandoned=0)
+    assert known() == before - {killed.model_id}
+    assert not copy.exists()
+    project.ours("verify")  # the files of the version are intact
 
 
 def test_register_refuses_running_code_of_another_checkout(

@@ -33,6 +33,7 @@ from latentworks.tracking import outbox
 from latentworks.tracking.uri import tracking_uri, without_password
 
 MLFLOW_PAGES = "http://127.0.0.1:5000"  # address that `make ui` gives a store without a server
+DAY = 86_400.0  # seconds
 MAX_REASON = 500  # characters, since pages and tables show the reason
 
 
@@ -80,7 +81,7 @@ class Registry:
             with self.aliases.lock("register"):
                 known = self._registered(candidate)
                 if known:  # another process was faster
-                    self.store.discard(uploaded)
+                    self.store.discard(uploaded.model_id)
                 version = known or self.store.create_version(self.name, candidate, uploaded)
                 self._make_challenger(version)
         return version
@@ -310,9 +311,14 @@ class Registry:
                     self.store.tag(self.name, version.number, tag, value)
                 yield version
 
-    def tidy(self) -> None:
-        """Remove the local copies of versions without an alias; they can be fetched again."""
+    def tidy(self, abandoned: float = DAY) -> None:
+        """Remove what nobody needs: local copies of versions without an alias, and failed uploads.
+
+        The copies can be fetched again. An unfinished upload that is `abandoned` seconds old is
+        that of a killed `register`.
+        """
         with self.one_line("Try again when MLflow answers."):
+            self.store.discard_abandoned(self.name, abandoned)
             self.store.forget(self.name, (CHALLENGER, CHAMPION, PREVIOUS))
 
     def pages(self, number: int, run_id: str) -> dict[str, str]:

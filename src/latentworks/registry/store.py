@@ -3,15 +3,17 @@
 import hashlib
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from mlflow.entities import Experiment, LoggedModel
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from latentworks.registry.candidates import Candidate
 from latentworks.registry.decisions import DECISIONS, Decisions, Entry
@@ -23,6 +25,7 @@ from latentworks.tracking.store import Store
 from latentworks.tracking.uri import URI
 
 INTERFACE = "interface"  # tag of a registered model
+READY = "READY"  # status of a logged model whose files are complete
 UPLOAD = "upload.key"  # tag of a logged model: the key of its upload
 RULE = "\n\n---\n\n"  # separates the decisions and the text about the version in a description
 
@@ -84,7 +87,7 @@ class RegistryStore(Versions):
         except BaseException:
             self.client.finalize_logged_model(model.model_id, "FAILED")
             raise
-        self.client.finalize_logged_model(model.model_id, "READY")
+        self.client.finalize_logged_model(model.model_id, READY)
         return Uploaded(model.model_id, run_id, sha256)
 
     def _create_model(self, name: str, run_id: str, params: dict[str, str]) -> LoggedModel:
@@ -99,8 +102,29 @@ class RegistryStore(Versions):
             lambda double: self.client.delete_logged_model(double.model_id),
         )
 
-    def discard(self, uploaded: Uploaded) -> None:
-        self.client.delete_logged_model(uploaded.model_id)
+    def discard(self, model_id: str) -> None:
+        """Delete a logged model and its files."""
+        model = self.client.get_logged_model(model_id)
+        location = get_artifact_repository(model.artifact_location, tracking_uri=self.uri)
+        with suppress(FileNotFoundError):
+            location.delete_artifacts()
+        self.client.delete_logged_model(model_id)
+
+    def discard_abandoned(self, name: str, age: float) -> None:
+        """Delete the uploads for `name` that ended neither well nor in the last `age` seconds."""
+        oldest, token = (time.time() - age) * 1000, None
+        while True:
+            page = self.client.search_logged_models(
+                [self.store.experiment_id],
+                f"name = '{name}' AND tags.`{UPLOAD}` LIKE '%'",
+                page_token=token,
+            )
+            for model in page:
+                if model.status != READY and model.creation_timestamp <= oldest:
+                    self.discard(model.model_id)
+            token = page.token
+            if not token:
+                return
 
     def create_version(self, name: str, candidate: Candidate, uploaded: Uploaded) -> Version:
         """Create the next version of `name` from uploaded files."""
