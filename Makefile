@@ -53,13 +53,16 @@ faults: setup  ## kill or damage N=20 runs of the stages, and compare their resu
 	@python tests/faults.py --number $(or $(N),20) $(if $(SEED),--seed $(SEED))
 	@LATENTWORKS_FULL=1 pytest tests/processes/test_races.py tests/processes/test_retraining.py -k "champion or killed"
 
-check: setup  ## run ruff, mypy, a spell checker, and the linters of docker/
+check: setup  ## run ruff, mypy, a spell checker, the linters of docker/ and .github/, and an audit of the packages
 	@ruff check
 	@ruff format --check
 	@mypy
 	@codespell README.md CONTRIBUTING.md CHANGELOG.md docs src pipeline scripts benchmarks recipes *.yaml
 	@hadolint docker/Dockerfile
 	@check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
+	@check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	@zizmor --quiet --offline .github
+	@python scripts/audit.py
 
 retrain: setup  ## train the last commit in a worktree, register, promote; RECIPE=seed, SET="train.epochs=12", BRANCH=1
 	@python -m pipeline retrain $(if $(RECIPE),--recipe $(RECIPE)) $(foreach set,$(SET),--set $(set)) $(if $(BRANCH),--branch)
@@ -92,6 +95,7 @@ lock: setup  ## pin the newest dependencies that pyproject.toml allows
 	@$(COMPILE) --upgrade --extra dev --output-file requirements/latentworks.txt pyproject.toml
 	@$(COMPILE) $(AS_PINNED) --extra services --output-file requirements/train.txt pyproject.toml
 	@$(COMPILE) $(AS_PINNED) --output-file requirements/serve.txt requirements/serve.in
+	@python scripts/sbom.py
 
 clean:  ## remove .venv and the tools' caches; keep data, models and runs
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 from mlflow.entities import Experiment, LoggedModel
 from mlflow.exceptions import MlflowException
@@ -25,7 +26,7 @@ from latentworks.tracking.store import Store
 from latentworks.tracking.uri import URI
 
 INTERFACE = "interface"  # tag of a registered model
-READY = "READY"  # status of a logged model whose files are complete
+READY: Final = "READY"  # status of a logged model whose files are complete
 UPLOAD = "upload.key"  # tag of a logged model: the key of its upload
 RULE = "\n\n---\n\n"  # separates the decisions and the text about the version in a description
 
