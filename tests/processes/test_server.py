@@ -303,6 +303,7 @@ REFUSED: list[tuple[str, bytes, int, str]] = [
     ("decode", b'{"inputs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "not JSON"),
     ("decode", b'{"inputs": ' + b"[" * 60 + b"1" + b"]" * 60 + b"}", 422, "Latents have"),
     ("decode", b"[1]", 422, "not a JSON object"),
+    ("encode", json.dumps({"inputs": [[0] * 64] * 3}).encode(), 422, "3 images with all pixels"),
     ("decode", b'{"inputs": [[1, 2, 3]]}', 422, "[N, 2]"),
     ("decode", b'{"inputs": [[1, 2], [3]]}', 422, "all of the same shape"),
     ("decode", b'{"inputs": [[1e300, 2]]}', 422, "finite"),

@@ -181,6 +181,8 @@ def test_images_of_any_size_dtype_and_layout_are_accepted(
     framed = np.pad(images[:2, 1:-1, 1:-1], ((0, 0), (1, 1), (1, 1), (0, 0)))
     assert np.allclose(servable.encode(images[:2, 1:-1, 1:-1]), servable.encode(framed))
     assert servable.reconstruct(np.zeros((1, 50, 20, 3), np.uint8)).shape == (1, 8, 8, 1)
+    assert servable.reconstruct(np.zeros((1, 2, 64, 1), np.uint8)).shape == (1, 8, 8, 1)
+    assert servable.reconstruct(np.zeros((30, 100), np.uint8)).shape == (1, 8, 8, 1)
 
 
 GREY = np.zeros((2, 8, 8), np.uint8)
@@ -191,12 +193,23 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("reconstruct", {"image": 1}, {}, "inputs are not an array"),
     ("reconstruct", [[1, 2], [3]], {}, "all of the same shape"),
     ("reconstruct", [["a"]], {}, "all of the same shape"),
-    ("reconstruct", GREY / 255, {}, "Multiply images in [0, 1] by 255"),
-    ("reconstruct", GREY - 1.0, {}, "whole numbers"),
+    ("reconstruct", GREY / 255, {}, "If their range is 0 to 1: x * 255, rounded to uint8."),
+    ("reconstruct", GREY - 1.0, {}, "If their range is -1 to 1: (x + 1) * 127.5, rounded to"),
+    (
+        "reconstruct",
+        GREY + 1.5,
+        {},
+        "float64 from 1.5 to 1.5. If their range is 0 to 255: x, rounded",
+    ),
+    ("reconstruct", GREY - 1.5, {}, "Received: float64 from -1.5 to -1.5."),
+    ("reconstruct", GREY * np.nan, {}, "Received: float64 from nan to nan."),
+    ("reconstruct", GREY.reshape(2, 64), {}, "2 images with all pixels in a row. Send images as"),
+    ("reconstruct", GREY.reshape(2, 64, 1), {}, "Received: [2, 64, 1]."),
+    ("reconstruct", np.zeros((100, 784), int), {}, "100 images with all pixels in a row"),
     ("reconstruct", GREY.astype(int) - 1, {}, "Received: -1 to -1"),
     ("reconstruct", GREY.astype(int) + 256, {}, "Received: 256 to 256"),
     ("reconstruct", [[10**30]], {}, "all of the same shape"),
-    ("reconstruct", GREY.astype(bool), {}, "Received: bool"),
+    ("reconstruct", GREY.astype(bool), {}, "Received: bool. Multiply them by 255, as uint8."),
     ("reconstruct", np.zeros((2, 8, 8, 5), np.uint8), {}, "Received: [2, 8, 8, 5]"),
     ("reconstruct", np.zeros(5, np.uint8), {}, "Received: [5]"),
     ("reconstruct", np.zeros((1, 9000, 9000), np.uint8), {}, "Too many pixels"),

@@ -82,7 +82,7 @@ class Model:
         if isinstance(inputs, list) and inputs and isinstance(inputs[0], np.ndarray):
             inputs = self._of_one_shape(inputs)
         if verb in OF_IMAGES:
-            return checks.to_images(inputs)
+            return checks.to_images(inputs, self.interface.image_shape)
         if verb == "decode":
             return checks.to_latents(inputs, self.interface.latent_dim)
         return inputs

@@ -1,6 +1,7 @@
 """Checks of the images, latents and params of a call, which come from Python or from JSON."""
 
 import difflib
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,16 +16,16 @@ MAX_SEED = 2**32 - 1
 MAX_LATENT = 1e6  # far above any real latent, and far below the largest float32
 
 
-def to_images(inputs: Any) -> np.ndarray:
+def to_images(inputs: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
     """Return images, all of the same size, as uint8 or uint16 [N, h, w, c] with N >= 1.
 
-    A single image may lack the axis N, and a grey image the axis c. Raises InputError.
+    A single image may lack the axis N, and a grey image the axis c. Raises InputError, also for
+    what may be N images with all pixels in a row: `image_shape` is the shape of the model's images.
     """
     array = _to_array(inputs, "images, whole numbers from 0 to 255")
     if array.dtype.kind not in "iu":
         raise InputError(
-            f"Images are whole numbers from 0 to 255. Received: {array.dtype}. "
-            "Multiply images in [0, 1] by 255 and round them to uint8."
+            f"Images are whole numbers from 0 to 255. Received: {array.dtype}{_cure(array)}"
         )
     if array.dtype not in (np.uint8, np.uint16):  # int64, from JSON or by NumPy's default
         if array.min() < 0 or array.max() > 255:
@@ -34,6 +35,12 @@ def to_images(inputs: Any) -> np.ndarray:
             )
         array = array.astype(np.uint8)
     check_pixels(array.size)
+    if _may_be_rows(array.shape, math.prod(image_shape)):
+        raise InputError(
+            f"This may be one image, or {len(array)} images with all pixels in a row. Send images "
+            "as [N, h, w, c], and a single image as [1, h, w, c]. "
+            f"Received: {list(array.shape)}."
+        )
     if array.ndim == 2:
         array = array[None, ..., None]
     elif array.ndim == 3:
@@ -44,6 +51,29 @@ def to_images(inputs: Any) -> np.ndarray:
             f"[h, w]. Received: {list(np.shape(inputs))}."
         )
     return _few(array)
+
+
+def _cure(array: np.ndarray) -> str:
+    """Say how images of another type become whole numbers from 0 to 255, if the range tells."""
+    if array.dtype.kind == "b":
+        return ". Multiply them by 255, as uint8."
+    if array.dtype.kind != "f":
+        return "."
+    low, high = float(array.min()), float(array.max())
+    for bottom, top, formula in ((0, 1, "x * 255"), (-1, 1, "(x + 1) * 127.5"), (0, 255, "x")):
+        if low >= bottom and high <= top:
+            cure = f"If their range is {bottom} to {top}: {formula}, rounded to uint8."
+            return f" from {low:g} to {high:g}. {cure}"
+    return f" from {low:g} to {high:g}."
+
+
+def _may_be_rows(shape: tuple[int, ...], num_values: int) -> bool:
+    """True if an array may be [N, h * w] or [N, h * w, c], for images of `num_values` or others."""
+    if len(shape) != 2 and (len(shape) != 3 or shape[2] > 4):
+        return False
+    height, width = shape[:2]
+    square = math.isqrt(width) ** 2 == width and width >= max(64, 4 * height)
+    return square or math.prod(shape[1:]) == num_values
 
 
 def check_pixels(num: int) -> None:

@@ -232,7 +232,7 @@ class Servable:
 
     def _prepared(self, inputs: Any) -> np.ndarray:
         """Resize images to the shape of the training images: uint8 [N, H, W, C]."""
-        images = checks.to_images(inputs)
+        images = checks.to_images(inputs, self.image_shape)
         if images.dtype == np.uint8 and images.shape[1:] == self.image_shape:
             return images
         size, _, channels = self.image_shape
