@@ -199,7 +199,7 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
         "reconstruct",
         GREY + 1.5,
         {},
-        "float64 from 1.5 to 1.5. If their range is 0 to 255: x, rounded",
+        "from 1.5 to 1.5. If their range is 0 to 255: x, rounded",
     ),
     ("reconstruct", GREY - 1.5, {}, "Received: float64 from -1.5 to -1.5."),
     ("reconstruct", GREY * np.nan, {}, "Received: float64 from nan to nan."),
