@@ -5,7 +5,7 @@ import itertools
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from mlflow.entities import Run
 from checkouts import Checkout
 from latentworks.artifacts.curves import read_curves
 from latentworks.repository.result import recorded_result
-from latentworks.tracking import outbox
+from latentworks.tracking import bounded, outbox
 from servers import mlflow_server
 
 PATIENCE = 11.5  # ten seconds, and the time for hashing on a machine that does other work
@@ -57,6 +57,14 @@ class Handler(BaseHTTPRequestHandler):
             return
         if kind == "silent":
             self.server.released.wait()
+            self.close_connection = True
+            return
+        if kind == "dripping":
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):  # until the client has gone
+                while not self.server.released.wait(0.2):
+                    self.wfile.write(b" ")
             self.close_connection = True
             return
         if kind == "slow":
@@ -264,3 +272,19 @@ def test_two_simultaneous_syncs_write_one_run(
 def all_runs(client: mlflow.MlflowClient) -> list[Run]:
     experiment = client.get_experiment_by_name("latentworks")
     return list(client.search_runs([experiment.experiment_id])) if experiment else []
+
+
+@pytest.mark.parametrize("command", ["sync", "register", "history"])
+def test_a_command_ends_although_an_answer_never_does(
+    better: Checkout, upstream: str, tmp_path: Path, command: str
+) -> None:
+    """Each piece of the answer comes in time, so no timeout of the connection helps."""
+    checkout = better.copy(tmp_path / "checkout")
+    with proxy(upstream) as server:
+        server.kind = "dripping"
+        settings = {"MLFLOW_TRACKING_URI": server.url, bounded.SECONDS: "3"}
+        settings["PYTHONPATH"] = str(checkout.path / "src")
+        expected = 1 if command == "sync" else 69
+        done = checkout.run("latentworks", command, expected=expected, **settings)
+    assert f"MLflow at {server.url} did not complete a call within 3 seconds" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -10,7 +10,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlflow.artifacts
-from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
@@ -20,7 +19,7 @@ from latentworks.registry.signatures import Keys
 from latentworks.serving import checksums
 from latentworks.system import disk, locks
 from latentworks.system.console import first_line
-from latentworks.tracking import local_store
+from latentworks.tracking import bounded, local_store
 from latentworks.tracking.uri import configure_client, without_password
 
 # MLflow's error codes that may pass with another try; the first one also means no answer.
@@ -65,7 +64,7 @@ class Versions:
         local_store.make_ready(uri)
         self.uri = uri
         self.cache = cache
-        self.client = MlflowClient(tracking_uri=uri)
+        self.client = bounded.client(uri)
         self.keys = Keys.of_user()
 
     def get(self, name: str, number: int) -> Version:
@@ -144,8 +143,13 @@ class Versions:
         location = self.client.get_logged_model(version.model_id).artifact_location
         try:
             downloaded = Path(
-                mlflow.artifacts.download_artifacts(
-                    artifact_uri=location, dst_path=str(target), tracking_uri=self.uri
+                bounded.within(
+                    self.uri,
+                    bounded.FILES,
+                    mlflow.artifacts.download_artifacts,
+                    artifact_uri=location,
+                    dst_path=str(target),
+                    tracking_uri=self.uri,
                 )
             )
         except (MlflowException, OSError):

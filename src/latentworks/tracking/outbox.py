@@ -72,7 +72,7 @@ def log(stage: str, result: Result) -> None:
 def sync(result: Result, root: Path) -> str | None:
     """Write the run of the result in `root`, as far as MLflow lacks it; return the error, or None.
 
-    There is no time limit, since no stage waits for it; each call of MLflow's client has its own.
+    No stage waits for it, so each call of MLflow's client has its own deadline, and the whole none.
     """
     with locks.exclusive(locks.of(root, "sync"), "write to MLflow"):
         outbox = Outbox(root, patience=None)

@@ -4,7 +4,6 @@ import os
 import uuid
 from pathlib import Path
 
-from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -13,7 +12,7 @@ from latentworks.artifacts.curves import read_curves
 from latentworks.repository import dag
 from latentworks.repository.result import Result, flat
 from latentworks.system import locks
-from latentworks.tracking import local_store
+from latentworks.tracking import bounded, local_store
 from latentworks.tracking.live import Live
 from latentworks.tracking.local_store import ARTIFACTS, EXPERIMENT
 from latentworks.tracking.once import create_once
@@ -36,7 +35,7 @@ class Store:
         self.uri = uri
         self.root = root
         local_store.make_ready(uri)
-        self.client = MlflowClient(tracking_uri=uri)
+        self.client = bounded.client(uri)
         self.experiment_id = str(self.experiment(EXPERIMENT, PAGES).experiment_id)
         self.live = Live(root, without_password(uri))
         self.training: RunLog | None = None  # the run of the training in progress

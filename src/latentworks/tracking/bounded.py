@@ -1,0 +1,84 @@
+"""MLflow's client, with a deadline for each of its calls.
+
+A timeout of `requests` bounds the wait for the next piece of an answer. A server that sends a byte
+a second, or a database whose driver tries again and again, would hold a command, and its lock, for
+ever.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from mlflow import MlflowClient
+
+from latentworks.errors import LatentworksError, Unavailable
+from latentworks.tracking.uri import SQLITE, without_password
+
+SECONDS = "LATENTWORKS_MLFLOW_SECONDS"  # environment variable: the deadline of a call
+DEFAULT = 60.0  # seconds; a call is sent three times, with five seconds for each piece
+FILES = 10  # a call that moves files has so many times the deadline
+MOVING = ("log_artifact", "log_image", "log_model_artifacts")
+
+T = TypeVar("T")
+
+
+def client(uri: str) -> MlflowClient:
+    """Return a client of the store at `uri`. Its calls raise Unavailable at their deadline."""
+    if uri.startswith(SQLITE):
+        return MlflowClient(tracking_uri=uri)
+    return cast(MlflowClient, _Bounded(uri, within(uri, 1, MlflowClient, tracking_uri=uri)))
+
+
+class _Bounded:
+    """A client whose methods end at a deadline."""
+
+    def __init__(self, uri: str, client: MlflowClient) -> None:
+        self._uri = uri
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+        if not callable(found):
+            return found
+        factor = FILES if name in MOVING else 1
+        return lambda *arguments, **named: within(self._uri, factor, found, *arguments, **named)
+
+
+def within(uri: str, factor: int, do: Callable[..., T], *arguments: Any, **named: Any) -> T:
+    """Call `do` for the store at `uri`. Raises Unavailable after `factor` deadlines.
+
+    The call then goes on in a thread that ends with this process; its answer is not used.
+    """
+    answers: list[T] = []
+    faults: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            answers.append(do(*arguments, **named))
+        except BaseException as fault:
+            faults.append(fault)
+
+    seconds = factor * _deadline()
+    thread = threading.Thread(target=work, daemon=True, name="a call of MLflow")
+    thread.start()
+    thread.join(seconds)
+    if faults:
+        raise faults[0]
+    if not answers:
+        raise Unavailable(
+            f"MLflow at {without_password(uri)} did not complete a call within {seconds:.0f} "
+            f"seconds ({SECONDS} sets another deadline)."
+        )
+    return answers[0]
+
+
+def _deadline() -> float:
+    text = os.environ.get(SECONDS) or str(DEFAULT)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < 1e6:
+        raise LatentworksError(f"{SECONDS} is a number of seconds. Received: {text!r}.")
+    return seconds
