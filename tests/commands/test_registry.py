@@ -293,6 +293,31 @@ def test_uploads_of_killed_registers_are_removed_after_a_day(
     project.ours("verify")  # the files of the version are intact
 
 
+def test_verify_reports_a_damaged_or_lost_database(champion: Checkout, tmp_path: Path) -> None:
+    path = tmp_path / "checkout"
+    project = Project(champion.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    assert "1 version" in project.ours("verify")
+    database = path / "mlflow.db"
+    whole = database.read_bytes()
+    half = len(whole) // 2
+    for content, wrong in (
+        (whole[:half], "malformed"),
+        (b"garbage" * 1000, "file is not a database"),
+        (whole[:4096] + bytes(half) + whole[4096 + half :], ""),
+        (b"", "empty; it held 1 version"),
+        (None, "missing; it held 1 version"),
+    ):
+        for file in path.glob("mlflow.db*"):
+            file.unlink()
+        if content is not None:
+            database.write_bytes(content)
+        said = project.ours("verify", expected=11)
+        assert "mlflow.db in MLflow: " in said
+        assert wrong in said
+    database.write_bytes(whole)
+    assert "1 version" in project.ours("verify")
+
+
 def test_register_refuses_running_code_of_another_checkout(
     candidate: Project, pair: Project
 ) -> None:

@@ -25,8 +25,10 @@ from latentworks.serving import checksums, packaging
 from latentworks.system import disk, locks
 from latentworks.system.console import first_line
 from latentworks.system.state import STATE
-from latentworks.tracking.uri import SQLITE, tracking_uri
+from latentworks.tracking import local_store
+from latentworks.tracking.uri import SQLITE, tracking_uri, without_password
 
+REMEMBERED = STATE / "registry.json"  # the number of versions, to notice that all are gone
 REBUILD = "Only `latentworks rebuild` needs it; without it rebuild reads the data from its source."
 
 
@@ -40,9 +42,13 @@ def verify(
     if the registry does not answer.
     """
     uri = tracking_uri(root)
-    database = uri.removeprefix(SQLITE)
-    if database != uri and not Path(database.partition("?")[0]).exists():
-        return Verified()  # nothing was ever registered; MLflow's client would create the store
+    if uri.startswith(SQLITE):
+        database = Path(uri.removeprefix(SQLITE).partition("?")[0])
+        lost = _lost_database(database, _remembered(root, uri))
+        if lost:
+            return Verified(faults=(lost,))
+        if not database.exists():
+            return Verified()  # nothing was ever registered; MLflow's client would create the store
     registry = Registry(root)
     inspection = Inspection(root, env)
     inspection.copies.hashed |= {inspection.cache.path(md5): md5 for md5 in known}
@@ -69,9 +75,41 @@ def verify(
             with locks.exclusive(version.sha256[:16], f"verify {version}"):
                 seen += copies.verify()
             objects |= {md5: name for md5, name in copies.objects.items() if md5 not in objects}
+        gone = _remembered(root, uri) - seen.num_versions
+        if gone > 0:
+            note = f"{registry.name} has {gone} fewer versions than at the last verification"
+            seen += Verified(notes=(note,))
+    if gone or seen.num_versions:
+        disk.write_json(root / REMEMBERED, {without_password(uri): seen.num_versions})
     outs = [Out(name, root / name, md5, needed=False) for md5, name in objects.items()]
     inspection.fetch(inspection.repair([out for out in outs if out.md5 not in known], why=REBUILD))
     return seen + inspection.result()
+
+
+def _remembered(root: Path, uri: str) -> int:
+    """The number of versions that the last verification found at `uri`."""
+    try:
+        return int(disk.read_json(root / REMEMBERED).get(without_password(uri), 0))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return 0
+
+
+def _lost_database(database: Path, num_versions: int) -> Fault | None:
+    """The damage or loss of the SQLite file of the registry, which held so many versions."""
+    wrong = ""
+    if not database.exists() or not database.stat().st_size:
+        gone = "missing" if not database.exists() else "empty"
+        held = f"{num_versions} version{'s' * (num_versions != 1)}"
+        wrong = f"{gone}; it held {held}" if num_versions else ""
+    else:
+        wrong = local_store.damage(database)
+    if not wrong:
+        return None
+    cure = (
+        "Restore it from a backup. Without one, move it away: `latentworks sync` and `latentworks "
+        f"register` write this result anew, and {local_store.ARTIFACTS} has the files of versions."
+    )
+    return Fault("mlflow", database.name, database.name, wrong=wrong, cure=cure)
 
 
 @dataclass

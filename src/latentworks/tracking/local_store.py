@@ -54,6 +54,16 @@ def _make(path: Path) -> None:
             MlflowClient(f"{SQLITE}{temporary}").get_experiment_by_name(EXPERIMENT)
 
 
+def damage(database: Path) -> str:
+    """Return how a SQLite file is damaged, or empty text."""
+    try:
+        with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as opened:
+            (first, *_) = opened.execute("PRAGMA integrity_check(1)").fetchall()
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    return "" if first == ("ok",) else str(first[0])
+
+
 def follow_move(database: Path) -> None:
     """Correct the paths in a store that was moved or copied with its artifacts.
 
