@@ -4,6 +4,8 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 from checkouts import Checkout
 
 
@@ -38,6 +40,7 @@ def test_plan_shows_changed_params_and_the_stages_that_follow(
     assert stages["sample"][0].endswith("after train, encode")
 
 
+@pytest.mark.cold  # the encoding is chosen when Python starts
 def test_a_terminal_without_arrows_shows_the_plan(finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "checkout")
     checkout.edit("params.yaml", "epochs: 4", "epochs: 12")
