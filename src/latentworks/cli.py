@@ -424,7 +424,7 @@ def adopt(
             typer.echo(f"{version} is signed now")
             adopted += 1
         if not adopted:
-            typer.echo("Nothing to sign: these versions are signed already.")
+            typer.echo("Nothing to sign: no version lacks a signature.")
 
 
 @app.command()

@@ -260,7 +260,7 @@ def test_a_refused_version_does_not_win_by_the_deletion_of_the_champion(
     assert "not better beyond chance" in project.ours("promote", "2", expected=7)
     client.delete_model_version(NAME, "1")
     for _ in range(2):
-        assert "it was refused against version 1, and" in project.ours("promote", "2", expected=7)
+        assert "it was refused against version 1, which" in project.ours("promote", "2", expected=7)
     assert client.get_registered_model(NAME).aliases == {}
     client.set_registered_model_alias(NAME, "champion", "2")
     client.delete_experiment(client.get_experiment_by_name(DECISIONS).experiment_id)

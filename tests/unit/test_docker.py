@@ -153,15 +153,14 @@ def test_the_deployment_page_sets_every_password(tmp_path: Path) -> None:
     assert f"PROJECT_UID={os.getuid()}\n" in text
 
 
-def test_the_private_key_is_in_the_services_that_register_alone() -> None:
+def test_the_private_key_is_in_the_worker_alone() -> None:
     mounts = {
         name: [(each["source"], each.get("read_only", False)) for each in service["volumes"]
                if isinstance(each, dict)]
         for name, service in SERVICES.items() if "KEYS" in str(service.get("volumes"))
     }  # fmt: skip
     folder = "${KEYS:-~/.config/latentworks/keys}"
-    whole = [(folder, False)]
-    assert mounts == {"deploy": whole, "worker": whole, "serve": [(f"{folder}/trusted", True)]}
+    assert mounts == {"worker": [(folder, False)], "serve": [(f"{folder}/trusted", True)]}
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -167,10 +167,10 @@ class Registry:
                 f"it was rolled back: {version.tags[WITHDRAWN]}. `latentworks rollback "
                 f"{version.number}` would make it champion again"
             )
-        if lost := self._judge_that_is_gone(version):
+        if lost := self._deleted_champion(version):
             return (
-                f"it was refused against version {lost}, and that the champion is gone makes it no "
-                "better. Register another result"
+                f"it was refused against version {lost}, which was champion, and is not better "
+                "because that one was deleted. Register another result"
             )
         try:
             self._preflight(version)
@@ -180,7 +180,7 @@ class Registry:
             return str(error).rstrip(".")
         return None
 
-    def _judge_that_is_gone(self, version: Version) -> int | None:
+    def _deleted_champion(self, version: Version) -> int | None:
         """The champion against which a version was refused, if there is no champion now."""
         if self.aliases.champion is not None:
             return None

@@ -1,9 +1,9 @@
-"""Processes that cannot write files, by Landlock (Linux 5.13, and for all cases 6.2, and later).
+"""Processes that cannot write files, by Landlock.
 
 `python landlock.py COMMAND …` gives up the right to write, create, rename and remove files, then
-replaces itself with the command. The right does not come back, for the children of the command
-neither. Landlock leaves the rights and times of existing files open. On other systems, the command
-runs as any other.
+replaces itself with the command. Neither the command nor its children get the right back. They can
+still change the permissions and times of files and, before Linux 6.2, cut files off. Before Linux
+5.13, and on other systems, the command runs as any other.
 """
 
 import ctypes
@@ -34,14 +34,14 @@ def available() -> int:
     return int(libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(VERSION)))
 
 
-def forbid_writes() -> bool:
-    """Take the right to change files from this thread and its children; False if it cannot.
+def forbid_writes() -> None:
+    """Take the right to change files from this thread and its children, where Landlock exists.
 
     Files that are open stay writable, and so does /dev/null.
     """
     libc, version = ctypes.CDLL(None, use_errno=True), available()
     if version < 1:
-        return False
+        return
     handled = CHANGES | REFER * (version >= 2) | TRUNCATE * (version >= 3)
     ruleset = _checked(
         libc.syscall(
@@ -55,7 +55,6 @@ def forbid_writes() -> bool:
     _checked(libc.syscall(RESTRICT_SELF, ruleset, ctypes.c_uint32(0)))
     os.close(null)
     os.close(ruleset)
-    return True
 
 
 def _checked(answer: int) -> int:
