@@ -325,7 +325,7 @@ REFUSED: list[tuple[str, bytes, int, str]] = [
     ("encode", b'{"inputs": ["aGVsbG8=", [1]]}', 422, "The picture cannot be used"),
     ("encode", b"\x89PNG\r\n\x1a\nnothing", 422, "The picture cannot be used"),
     ("encode", b"RIFF\x00\x00", 422, "The picture cannot be used"),
-    ("encode", b'{"inputs": [[0.5]]}', 422, "Multiply"),
+    ("encode", b'{"inputs": [[0.5]]}', 422, "x * 255, rounded to uint8"),
     ("encode", b" " * 16_000_001, 413, "at most"),
     ("invocations", b'{"dataframe_split": {}}', 400, "The body needs one of the fields inputs"),
     ("invocations", b'{"inputs": [[1, 2]], "params": {"verb": "paint"}}', 400, "verb is one of"),

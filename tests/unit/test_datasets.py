@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import pickle
+import re
 import select
 import signal
 import struct
@@ -224,20 +225,22 @@ def test_an_idx_header_with_gigantic_images_is_refused(tmp_path: Path) -> None:
     ("arrays", "message"),
     [
         ({"images": IMAGES}, "expected an array called x_train or x. Received: images"),
-        ({"x": IMAGES / 255}, r"Received: float64. Floats from 0 to 1 become \(x \* 255\)"),
-        ({"x": np.full((3, 8, 8), np.nan)}, "expected uint8"),
+        ({"x": np.full((3, 8, 8), np.nan)}, "numbers that are not finite"),
+        ({"x": IMAGES.astype(int) - 256}, "int64 from -256 to -1. Scale them to 0 to 255"),
+        ({"x": IMAGES * 1e3}, "float64 from 0 to 255000. Scale them to 0 to 255"),
         ({"x": IMAGES > 0}, "Received: bool"),
         ({"x": IMAGES[0]}, r"expected images \[N, height, width\].* Received shape: \(8, 8\)"),
         ({"x": IMAGES[:, None, None]}, r"Received shape: \(1797, 1, 1, 8, 8\)"),
         ({"x": IMAGES.reshape(-1, 1, 8, 8)}, r"1 to 4 channels. Received shape: \(1797, 1, 8, 8\)"),
         ({"x": IMAGES[:0]}, r"Received shape: \(0, 8, 8\)"),
         ({"x": np.uint8(3)}, r"Received shape: \(\)"),
-        ({"x": IMAGES.T.copy().T}, "Received: Fortran order. Save np.ascontiguousarray"),
+        ({"x": IMAGES.T.copy().T}, "Received: Fortran order. Save `np.ascontiguousarray"),
         ({"x": np.array([None, "a"])}, "Python objects, which only pickle could read"),
         ({"x": IMAGES, "y": LABELS.astype(float)}, "expected integer labels from 0"),
         ({"x": IMAGES, "y": LABELS.astype(int) - 1}, "Received: -1"),
         ({"x": IMAGES, "y": LABELS.astype(int) * 10**9}, "Received: 9000000000"),
-        ({"x": IMAGES, "y": np.eye(10, dtype=int)[LABELS]}, "One-hot rows become"),
+        ({"x": IMAGES, "y": np.ones((1797, 2), int)}, "Save the number of one class for each"),
+        ({"x": IMAGES, "y": LABELS + 0.5}, "Save the number of the class of each image"),
         ({"x": IMAGES, "y": LABELS[1:]}, "of the 1797 images .* Received: 1796 labels"),
         ({"x_train": IMAGES, "x_test": IMAGES / 255}, "x_test: expected uint8"),
     ],
@@ -249,6 +252,75 @@ def test_npz_with_unusable_arrays_is_refused(
         npz.load(save_npz(tmp_path / "wrong.npz", **arrays))
     assert "wrong.npz" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+# How images and labels are often saved, and what loses nothing of them.
+IMAGES_AS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "0 to 1": lambda x: x / 255,
+    "0 to 1, float32": lambda x: (x / 255).astype(np.float32),
+    "-1 to 1": lambda x: x / 127.5 - 1,
+    "0 to 255": lambda x: x.astype(np.float32),
+    "int64": lambda x: x.astype(np.int64),
+    "uint32": lambda x: x.astype(np.uint32),
+    "Fortran order": lambda x: np.asfortranarray(x),
+}
+LABELS_AS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "floats": lambda y: y.astype(float),
+    "one-hot": lambda y: np.eye(10)[y],
+    "one-hot, bool": lambda y: np.eye(10, dtype=bool)[y],
+    "names": lambda y: np.array([f"class {number}" for number in range(10)])[y],
+}
+
+
+@pytest.mark.parametrize("of_labels", [None, *LABELS_AS])
+@pytest.mark.parametrize("of_images", [None, *IMAGES_AS])
+def test_what_a_refusal_says_makes_the_array_right(
+    of_images: str | None, of_labels: str | None, tmp_path: Path
+) -> None:
+    arrays = {
+        "x": IMAGES_AS[of_images](IMAGES) if of_images else IMAGES,
+        "y": LABELS_AS[of_labels](LABELS) if of_labels else LABELS,
+    }
+    for _ in range(4):
+        path = save_npz(tmp_path / "images.npz", **arrays)
+        try:
+            items = everything(npz.load(path))
+            break
+        except DataError as error:
+            (name,) = re.findall(r"npz: (\w):", str(error))
+            (advice,) = re.findall("[Ss]ave `(.+)`", str(error))
+            arrays[name] = eval(advice, {"np": np, **arrays})
+    else:
+        pytest.fail("the advice does not lead to an array that is accepted")
+    assert np.array_equal([image[..., 0] for image, _, _ in items], IMAGES)
+    assert [label for _, label, _ in items] == LABELS.tolist()
+
+
+def test_names_of_classes_get_the_same_numbers_in_both_splits(tmp_path: Path) -> None:
+    names = np.array(["cat", "dog", "eel"])
+    arrays = {"x_train": IMAGES[:4], "x_test": IMAGES[4:6]}
+    arrays |= {"y_train": names[[0, 1, 2, 1]], "y_test": names[[1, 2]]}
+    changed = dict(arrays)
+    for _ in range(2):
+        with pytest.raises(DataError) as error:
+            npz.load(save_npz(tmp_path / "images.npz", **changed))
+        (name,) = re.findall(r"npz: (\w+):", str(error.value))
+        (advice,) = re.findall("Save `(.+)`", str(error.value))
+        changed[name] = eval(advice, {"np": np, **arrays})
+    items = everything(npz.load(save_npz(tmp_path / "images.npz", **changed)))
+    assert [label for _, label, _ in items] == [0, 1, 2, 1, 1, 2]
+
+
+def test_binary_images_become_black_and_white(tmp_path: Path) -> None:
+    binary = IMAGES > 127
+    for x in (binary, binary.astype(int), binary.astype(np.int8)):
+        with pytest.raises(DataError) as error:
+            npz.load(save_npz(tmp_path / "images.npz", x=x))
+        (advice,) = re.findall("[Ss]ave `(.+)`", str(error.value))
+        (image, _, _), *_ = everything(
+            npz.load(save_npz(tmp_path / "images.npz", x=eval(advice, {"np": np, "x": x})))
+        )
+        assert np.array_equal(image[..., 0], binary[0] * 255)
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

@@ -206,6 +206,8 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("reconstruct", GREY.reshape(2, 64), {}, "2 images with all pixels in a row. Send images as"),
     ("reconstruct", GREY.reshape(2, 64, 1), {}, "Received: [2, 64, 1]."),
     ("reconstruct", np.zeros((100, 784), int), {}, "100 images with all pixels in a row"),
+    ("reconstruct", np.zeros((300, 1024), int), {}, "300 images with all pixels in a row"),
+    ("reconstruct", np.zeros((900, 3 * 28**2), int), {}, "900 images with all pixels in a row"),
     ("reconstruct", GREY.astype(int) - 1, {}, "Received: -1 to -1"),
     ("reconstruct", GREY.astype(int) + 256, {}, "Received: 256 to 256"),
     ("reconstruct", [[10**30]], {}, "all of the same shape"),

@@ -1,7 +1,10 @@
 """Training is repeatable, goes on after an interruption, and refuses a loss that diverges."""
 
 import os
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 
+from checkouts import ROOT, environment
 from families import FAMILIES, NUM_CLASSES, OF_KIND, autoencoder
 from latentworks.engine import training
 from latentworks.engine.batches import Batches
@@ -228,3 +232,50 @@ def test_batches_hold_each_image_once_in_an_order_from_seed_and_epoch() -> None:
     assert sorted(first) == sorted(second) == list(range(5, 45))
     assert first != second
     assert first == seen(0)
+
+
+# --- threads -------------------------------------------------------------------------------------
+
+ENCODING = """
+import hashlib
+import numpy as np
+from latentworks.engine import inference
+CONFIGURE
+from families import autoencoder
+network = autoencoder(filters=(32, 64, 128)).build((32, 32, 1), 0)
+images = np.random.default_rng(0).integers(0, 256, (600, 32, 32, 1), np.uint8)
+z = np.concatenate([*inference.encode(network, images, np.arange(600))])
+decoded = np.concatenate([*inference.decode(network, z)])
+print(hashlib.sha256(z.tobytes() + decoded.tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.cold
+def test_inference_gives_the_same_bytes_on_a_machine_with_more_processors() -> None:
+    """The variable is TensorFlow's default number of threads, else that of the processors."""
+
+    def digests(configure: str) -> list[str]:
+        script = ENCODING.replace("CONFIGURE", configure)
+        path = f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"
+        return [
+            subprocess.run(
+                [sys.executable, "-c", script],
+                env=environment(PYTHONPATH=path, TF_NUM_INTRAOP_THREADS=number),
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            ).stdout
+            for number in ("1", "16")
+        ]
+
+    one, sixteen = digests("import keras; keras.utils.set_random_seed(0)")
+    assert one != sixteen  # else this test shows nothing
+    one, sixteen = digests("inference.configure()")
+    assert one == sixteen
+
+
+@pytest.mark.parametrize("stage", ["features", "train", "encode", "sample", "evaluate", "export"])
+def test_every_stage_with_a_network_fixes_its_threads(stage: str) -> None:
+    source = (ROOT / f"src/latentworks/stages/{stage}.py").read_text()
+    body = source.partition("def main(")[2]
+    assert re.search(r"^    (backend|inference)\.configure\(", body, re.MULTILINE)

@@ -105,7 +105,7 @@ def open_parts(parts: list[Part]) -> Source:
     for part in parts:
         _check_images(part.images)
         if part.labels is not None:
-            _check_labels(part.labels, part.images)
+            _check_labels(part.labels, part.images, [each.labels for each in parts if each.labels])
             num_classes = max(num_classes, _num_classes(part.labels))
     items = chain.from_iterable(_items(part, part.split if parts[1:] else None) for part in parts)
     num_items = sum(part.images.shape[0] for part in parts)
@@ -116,8 +116,7 @@ def _check_images(images: ArrayFile) -> None:
     if images.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
         raise DataError(
             f"{images.where}: expected uint8 (0 to 255) or uint16 (0 to 65535). "
-            f"Received: {images.dtype}. "
-            "Floats from 0 to 1 become (x * 255).round().astype('uint8')."
+            f"Received: {_as_pixels(images)}"
         )
     if len(images.shape) not in (3, 4) or 0 in images.shape or images.shape[3:] > (4,):
         raise DataError(
@@ -131,16 +130,16 @@ def _check_images(images: ArrayFile) -> None:
         )
 
 
-def _check_labels(labels: ArrayFile, images: ArrayFile) -> None:
-    if labels.dtype.kind not in "iu":
-        raise DataError(
-            f"{labels.where}: expected integer labels from 0. Received: {labels.dtype}. "
-            "Convert with y.astype('int64')."
-        )
+def _check_labels(labels: ArrayFile, images: ArrayFile, others: list[ArrayFile]) -> None:
     if len(labels.shape) != 1 and labels.shape[1:] != (1,):
         raise DataError(
             f"{labels.where}: expected labels [N]. Received shape: {labels.shape}. "
-            "One-hot rows become y.argmax(axis=1)."
+            f"{_as_classes(labels)}"
+        )
+    if labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{labels.where}: expected integer labels from 0. Received: {labels.dtype}. "
+            f"{_as_numbers(labels, others)}"
         )
     if labels.shape[0] != images.shape[0]:
         raise DataError(
@@ -149,9 +148,88 @@ def _check_labels(labels: ArrayFile, images: ArrayFile) -> None:
         )
 
 
+# --- cures ---------------------------------------------------------------------------------------
+
+# Ranges of floats, from the narrowest, and the code that makes pixels of them.
+RANGES = (
+    (0, 1, "({} * 255).round().astype('uint8')"),
+    (-1, 1, "(({} + 1) * 127.5).round().astype('uint8')"),
+    (0, 255, "{}.round().astype('uint8')"),
+    (0, 65535, "{}.round().astype('uint16')"),
+)
+
+
+def _as_pixels(images: ArrayFile) -> str:
+    """Describe images of another type, and how they become pixels, as far as the range tells."""
+    kind, x = images.dtype.kind, _variable(images, "x")
+    if kind == "b":
+        return f"bool. Save `{x} * np.uint8(255)`."
+    if kind not in "iuf" or 0 in images.shape:
+        return f"{images.dtype}."
+    low, high = _range(images)
+    if not math.isfinite(low + high):
+        return (
+            f"{images.dtype} with numbers that are not finite. Save whole numbers in their place."
+        )
+    received = f"{images.dtype} from {low:g} to {high:g}."
+    if kind == "f":
+        for bottom, top, formula in RANGES:
+            if bottom <= low and high <= top:
+                code = formula.format(x)
+                return f"{received} If their range is {bottom} to {top}, save `{code}`."
+    elif low >= 0 and high <= 1:
+        return f"{received} If 1 is white, save `{x}.astype('uint8') * 255`."
+    elif low >= 0 and high <= 65535:
+        return f"{received} Save `{x}.astype('{'uint8' if high <= 255 else 'uint16'}')`."
+    return f"{received} Scale them to 0 to 255."
+
+
+def _as_classes(labels: ArrayFile) -> str:
+    """Say how labels of several columns become class numbers, if each row names one class."""
+    if len(labels.shape) == 2 and 0 not in labels.shape and labels.dtype.kind in "biuf":
+        blocks = labels.blocks(_rows(labels))
+        if all(
+            (np.sort(block)[:, :-1] == 0).all() and (block.max(1) == 1).all() for block in blocks
+        ):
+            return f"Its rows are one-hot: save `{_variable(labels, 'y')}.argmax(axis=1)`."
+    return "Save the number of one class for each image, or leave the labels out."
+
+
+def _as_numbers(labels: ArrayFile, others: list[ArrayFile]) -> str:
+    """Say how labels of another type become class numbers. `others`: the labels of all splits."""
+    kind, y = labels.dtype.kind, _variable(labels, "y")
+    if kind == "b" or (kind == "f" and 0 not in labels.shape and _are_whole(labels)):
+        return f"Save `{y}.astype('int64')`."
+    if kind in "US":
+        every = ", ".join(_variable(each, "y") for each in others)
+        return f"Save `np.searchsorted(np.unique(np.concatenate([{every}])), {y})`."
+    return "Save the number of the class of each image, or leave the labels out."
+
+
+def _variable(array: ArrayFile, otherwise: str) -> str:
+    """A name for the array in code."""
+    return array.name if array.name.isidentifier() else otherwise
+
+
+def _are_whole(labels: ArrayFile) -> bool:
+    blocks = labels.blocks(_rows(labels))
+    return all((np.isfinite(block) & (block == np.rint(block))).all() for block in blocks)
+
+
+def _range(array: ArrayFile) -> tuple[float, float]:
+    """The lowest and the highest number; NaN if there is one."""
+    ends = [(float(block.min()), float(block.max())) for block in array.blocks(_rows(array))]
+    return float(np.min(ends)), float(np.max(ends))
+
+
+def _rows(array: ArrayFile) -> int:
+    """The number of rows to read at once."""
+    return max(1, BLOCK_BYTES // array.row_bytes)
+
+
 def _num_classes(labels: ArrayFile) -> int:
     highest = 0
-    for block in labels.blocks(BLOCK_BYTES // labels.row_bytes):
+    for block in labels.blocks(_rows(labels)):
         low, high = int(block.min()), int(block.max())
         if low < 0 or high >= MAX_CLASSES:
             raise DataError(
@@ -163,7 +241,7 @@ def _num_classes(labels: ArrayFile) -> int:
 
 
 def _items(part: Part, split: Split | None) -> Iterator[Item]:
-    rows = max(1, BLOCK_BYTES // part.images.row_bytes)
+    rows = _rows(part.images)
     blocks: Iterable[np.ndarray | None] = part.labels.blocks(rows) if part.labels else repeat(None)
     row = 0
     for images, labels in zip(part.images.blocks(rows), blocks, strict=False):

@@ -67,7 +67,7 @@ def _array_file(path: Path, name: str) -> ArrayFile:
     if fortran_order:
         raise DataError(
             f"{where}: expected C order. Received: Fortran order. "
-            f"Save np.ascontiguousarray({name})."
+            f"Save `np.ascontiguousarray({name})`."
         )
     array = ArrayFile(name, where, shape, dtype, open=lambda: _opened(path, name, offset))
     array.check_length(num_bytes)

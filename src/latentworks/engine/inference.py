@@ -7,11 +7,19 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from latentworks.engine import backend
 from latentworks.engine.backend import keras
 from latentworks.models.network import Network
 
+SEED = 0
+NUM_THREADS = 2  # per operation; another number rounds differently
 MAX_BATCH_SIZE = 500
 MAX_BATCH_BYTES = 16_000_000  # of float32 pixels; a convolution needs many times that
+
+
+def configure() -> None:
+    """Make inference deterministic. Call this once, before the first tensor is created."""
+    backend.configure(SEED, NUM_THREADS)
 
 
 def encode(

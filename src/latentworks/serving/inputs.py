@@ -68,12 +68,20 @@ def _cure(array: np.ndarray) -> str:
 
 
 def _may_be_rows(shape: tuple[int, ...], num_values: int) -> bool:
-    """True if an array may be [N, h * w] or [N, h * w, c], for images of `num_values` or others."""
-    if len(shape) != 2 and (len(shape) != 3 or shape[2] > 4):
+    """True if an array may be [N, h * w * c] or [N, h * w, c].
+
+    A model has images of `num_values`; rows of square images of other sizes are known, too.
+    """
+    if math.prod(shape[1:]) == num_values and (
+        len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4)
+    ):
+        return True
+    if len(shape) != 2:
         return False
-    height, width = shape[:2]
-    square = math.isqrt(width) ** 2 == width and width >= max(64, 4 * height)
-    return square or math.prod(shape[1:]) == num_values
+    height, width = shape
+    sides = [math.isqrt(width // c) for c in (1, 3) if width % c == 0]
+    rows = [side for side in sides if side >= 8 and width in (side**2, 3 * side**2)]
+    return height != width and any(side >= 16 or width >= 4 * height for side in rows)
 
 
 def check_pixels(num: int) -> None:

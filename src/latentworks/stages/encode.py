@@ -17,6 +17,7 @@ from latentworks.tracking import outbox
 
 
 def main(prepared: Path, model: Path, latents: Path) -> None:
+    inference.configure()
     data = read_prepared(prepared)
     network = read_model(model, ModelConfig)
 

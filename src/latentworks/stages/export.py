@@ -23,6 +23,7 @@ NUM_GOLDEN = 20  # test images whose answers are checked wherever the model is l
 
 
 def main(prepared: Path, model: Path, sampler: Path, servable: Path) -> None:
+    inference.configure()
     data = read_prepared(prepared)
     network = read_model(model, ModelConfig)
     fitted = read_sampler(sampler, SamplerConfig)

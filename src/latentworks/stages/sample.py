@@ -29,6 +29,7 @@ class Params(Config):
 
 
 def main(model: Path, latents: Path, sampler: Path, samples: Path) -> None:
+    inference.configure()
     params = load(Params)
     network = read_model(model, ModelConfig)
     train = read_latents(latents, "train", MAX_LATENTS)
