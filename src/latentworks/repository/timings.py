@@ -2,8 +2,6 @@
 
 import os
 import platform
-import resource
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,26 +10,23 @@ from typing import Any
 import psutil
 
 from latentworks.repository import dag, git
-from latentworks.system import disk
+from latentworks.system import disk, memory
 from latentworks.system.state import STATE
 
 FIGURES = ("seconds", "peak_memory_mb")
 
 
 def write(stage: str, result: str, code: git.Code | None = None) -> None:
-    """Record the time and memory of this process, which ran `stage`.
+    """Record the time and memory of this process and its children, which ran `stage`.
 
     `result` is a digest of the outs of the stage. `code` is the state of git when the stage began;
     by default, the state now.
     """
-    scopes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    peak = max(resource.getrusage(scope).ru_maxrss for scope in scopes)  # of the largest process
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kibibytes elsewhere
     record = {
         "stage": stage,
         "result": result,
         "seconds": round(time.time() - psutil.Process().create_time(), 1),
-        "peak_memory_mb": round(peak * unit / 1e6),
+        "peak_memory_mb": round(memory.peak() / 1e6),
         "code": asdict(code or git.code(dag.root())),
         "machine": machine(),
     }

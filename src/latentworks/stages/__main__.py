@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from latentworks.errors import LatentworksError
-from latentworks.system import locks, processes
+from latentworks.system import locks, memory, processes
 
 SECONDS = 8.0  # from SIGTERM until a stage is ended by force
 TOLD = "was stopped by SIGTERM. Run the same command again to continue."
@@ -36,6 +36,7 @@ def main(stage: str, *paths: str) -> None:
             _say(f"{stage} was not started, since DVC has ended. Run the same command again.", 1)
         )
     _set_deadline(stage)
+    memory.watch()
     try:
         run = importlib.import_module(f"latentworks.stages.{stage}").main
         # Wait for a stage of a killed run: Linux ends it at once, other systems let it go on.
