@@ -15,6 +15,11 @@ export PREFECT_HOME ?= $(CURDIR)/.latentworks/prefect
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 AS_PINNED := --constraint requirements/latentworks.txt
 
+# uv does not read pip's settings: give it the mirror and the certificates that pip uses.
+LIKE_PIP = index=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$(python -m pip config get global.index-url 2>/dev/null)}}; \
+	cert=$${SSL_CERT_FILE:-$${PIP_CERT:-$$(python -m pip config get global.cert 2>/dev/null)}}; \
+	env $${index:+UV_DEFAULT_INDEX="$$index"} $${cert:+SSL_CERT_FILE="$$cert"}
+
 # Tests with bounds in seconds run afterwards, alone.
 IN_PARALLEL := pytest --dist loadfile --no-loadscope-reorder --ignore tests/processes/test_seconds.py
 
@@ -34,7 +39,7 @@ $(READY): requirements/uv.txt requirements/latentworks.txt pyproject.toml
 	@echo "Installing the locked packages into .venv: 3 GB on disk, a minute or more"
 	@$(PYTHON) -m venv --clear .venv
 	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
-	@uv pip install --quiet --python .venv/bin/python --require-hashes --compile-bytecode -r requirements/latentworks.txt
+	@$(LIKE_PIP) uv pip install --quiet --python .venv/bin/python --require-hashes --compile-bytecode -r requirements/latentworks.txt
 	@uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from latentworks.tracking.uri import reach_directly
 from pipeline import server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,4 +16,4 @@ if os.environ.setdefault("PREFECT_HOME", str(HOME)) == str(HOME):
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
 server.authenticate()
-server.reach_directly()
+reach_directly()

@@ -75,14 +75,6 @@ def authenticate() -> None:
         os.environ[AUTH] = auth_file().read_text(encoding="utf-8").strip()
 
 
-def reach_directly() -> None:
-    """Never ask a proxy for a server on this machine, in this process and its children."""
-    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    hosts = [*filter(None, known.split(",")), HOST, "localhost"]
-    for name in ("no_proxy", "NO_PROXY"):  # libraries differ in which of them they read
-        os.environ[name] = ",".join(dict.fromkeys(hosts))
-
-
 def _port() -> str:
     return os.environ.get(PORT) or "4200"
 

@@ -1,8 +1,9 @@
-"""Write the software bill of materials of each container image, from its lock.
+"""Write a software bill of materials of the lock of each container image.
 
 `python scripts/sbom.py` writes requirements/NAME.cdx.json (CycloneDX 1.6, JSON) beside each lock
-requirements/NAME.txt of an image. Equal locks give equal bytes. The hashes of the packages' files
-are in the locks.
+requirements/NAME.txt of an image. It lists all packages of the lock, also those that only another
+system or Python needs. Equal locks give equal bytes. The hashes of the packages' files are in the
+locks.
 """
 
 import json

@@ -2,6 +2,7 @@
 
 import http.client
 import itertools
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -14,11 +15,11 @@ import mlflow
 import pytest
 from mlflow.entities import Run
 
-from checkouts import Checkout
+from checkouts import Checkout, Project
 from latentworks.artifacts.curves import read_curves
 from latentworks.repository.result import recorded_result
 from latentworks.tracking import bounded, outbox
-from servers import mlflow_server
+from servers import closed_port, mlflow_server
 
 PATIENCE = 11.5  # ten seconds, and the time for hashing on a machine that does other work
 SLOW = 2.0  # seconds before an answer
@@ -59,13 +60,16 @@ class Handler(BaseHTTPRequestHandler):
             self.server.released.wait()
             self.close_connection = True
             return
-        if kind == "dripping":
+        if kind == "dripping" or (kind == "dripping files" and "mlflow-artifacts" in self.path):
             self.send_response(200)
             self.end_headers()
             with suppress(OSError):  # until the client has gone
                 while not self.server.released.wait(0.2):
                     self.wfile.write(b" ")
             self.close_connection = True
+            return
+        if kind == "locked":
+            self._answer(401, b"<html>Log in</html>", "text/html")
             return
         if kind == "slow":
             self.server.released.wait(self.server.pause)
@@ -288,3 +292,54 @@ def test_a_command_ends_although_an_answer_never_does(
         done = checkout.run("latentworks", command, expected=expected, **settings)
     assert f"MLflow at {server.url} did not complete a call within 3 seconds" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_command_ends_although_a_download_never_does(
+    good: Checkout, upstream: str, tmp_path: Path
+) -> None:
+    """MLflow downloads with threads of its own, which Python would join at the end."""
+    checkout = Project(good.copy(tmp_path / "checkout").path, upstream).named("downloaded")
+    checkout.ours("register")
+    shutil.rmtree(checkout.path / ".latentworks/versions", ignore_errors=True)
+    with proxy(upstream) as server:
+        server.kind = "dripping files"
+        settings = {"MLFLOW_TRACKING_URI": server.url, bounded.SECONDS: "1"}
+        done = checkout.run("latentworks", "promote", expected=69, **settings)
+    assert "did not complete a call within 10 seconds" in done.stderr
+
+
+def test_a_missing_login_is_not_called_a_passing_fault(
+    good: Checkout, upstream: str, tmp_path: Path
+) -> None:
+    checkout = good.copy(tmp_path / "checkout")
+    with proxy(upstream) as server:
+        server.kind = "locked"
+        settings = {"MLFLOW_TRACKING_URI": server.url, "PYTHONPATH": str(checkout.path / "src")}
+        done = checkout.run("latentworks", "history", expected=6, **settings)
+    assert "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in done.stderr
+    assert "again" not in done.stderr
+
+
+@pytest.mark.parametrize("uri", ["127.0.0.1:5000", "localhost:5000", "./mlruns", "databricks"])
+def test_an_address_that_no_server_has_is_refused(good: Checkout, uri: str) -> None:
+    settings = {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(good.path / "src")}
+    said = "MLFLOW_TRACKING_URI is an address such as http://127.0.0.1:5000"
+    for command, exit_code in (("history", 1), ("sync", 1)):
+        done = good.run("latentworks", command, expected=exit_code, **settings)
+        assert said in done.stderr
+
+
+def test_an_unreachable_database_is_reported_with_its_driver_s_reason(
+    good: Checkout, tmp_path: Path
+) -> None:
+    checkout = good.copy(tmp_path / "checkout")
+    database = f"127.0.0.1:{closed_port()}/mlflow"
+    for password, exit_code, said in (
+        ("secret", 69, "Connection refused"),
+        ("se@cret", 1, "Write @ in the password of MLFLOW_TRACKING_URI as %40."),
+    ):
+        uri = f"postgresql://user:{password}@{database}"
+        settings = {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(checkout.path / "src")}
+        done = checkout.run("latentworks", "history", expected=exit_code, **settings)
+        assert said in done.stderr
+        assert "cret" not in done.stderr

@@ -1,7 +1,9 @@
 """Stages run one by one in DVC's order, as in a flow."""
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,30 @@ def test_make_setup_keeps_dvcs_site_cache_in_the_clone(tmp_path: Path) -> None:
         subprocess.run(call, cwd=tmp_path, env=environment(), check=True)
         text = f"[core]\n    site_cache_dir = {tmp_path}/.dvc/site_cache\n    remote = ours\n"
         assert local.read_text() == text
+
+
+def test_setup_gives_uv_the_mirror_and_the_certificates_of_pip(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "requirements").mkdir()
+    for name in ("requirements/uv.txt", "requirements/latentworks.txt", "pyproject.toml"):
+        (tmp_path / name).write_text("# nothing to install\n")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("uv", "dvc"):
+        (programs / name).write_text(
+            f'#!/bin/sh\necho "{name} $UV_DEFAULT_INDEX $SSL_CERT_FILE" >> {tmp_path}/called\n'
+        )
+        (programs / name).chmod(0o755)
+    theirs = ("PIP", "UV", "SSL")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
+    environment = {
+        **kept,
+        "PATH": f"{programs}{os.pathsep}{kept['PATH']}",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_CERT": "/certificates.pem",
+    }
+    call = ["make", "--silent", "setup", f"PYTHON={sys.executable}"]
+    subprocess.run(call, cwd=tmp_path, env=environment, check=True)
+    first, *_ = (tmp_path / "called").read_text().splitlines()
+    assert first == "uv http://127.0.0.1:9/simple /certificates.pem"

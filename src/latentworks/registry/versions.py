@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,12 @@ from latentworks.tracking.uri import configure_client, without_password
 
 # MLflow's error codes that may pass with another try; the first one also means no answer.
 PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+LOGIN = {  # what to do about MLflow's error codes for the statuses 401 and 403
+    "UNAUTHENTICATED": "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+    "MLFLOW_TRACKING_TOKEN.",
+    "PERMISSION_DENIED": "Ask its administrator for the right to do this.",
+}
+BUSY = (OperationalError, sqlite3.OperationalError)
 SHA256 = "sha256"  # tag of a version: the SHA-256 of its SHA256SUMS
 DATA = "data.fingerprint"  # tag of a version
 ROOM = 1_000_000  # bytes; a disk with less free space counts as full
@@ -213,15 +220,17 @@ def one_line(uri: str, resume: str) -> Iterator[None]:
         yield
     except Unavailable as error:
         raise Unavailable(f"{str(error).removesuffix(resume).strip()} {resume}") from None
-    except (MlflowException, SQLAlchemyError, ImportError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError) as error:
         fault = without_password(first_line(error)).rstrip(".")
-        if isinstance(error, ImportError):
+        code = getattr(error, "error_code", "")
+        if code in LOGIN:
+            resume = LOGIN[code]
+        elif isinstance(error, ImportError):
             resume = "Install the missing package."
-        elif isinstance(error, DatabaseError) and not isinstance(error, OperationalError):
-            resume = (
-                "Restore the database from a backup, or move it away: `latentworks sync` then "
-                "writes this result into a new database."
-            )
-        passing = isinstance(error, OperationalError) or getattr(error, "error_code", "") in PASSING
+        elif isinstance(error, DatabaseError | sqlite3.DatabaseError) and not isinstance(
+            error, BUSY
+        ):
+            resume = "Run `latentworks verify`, which names the cure."
+        passing = isinstance(error, BUSY) or code in PASSING
         kind = Unavailable if passing else RegistryError
         raise kind(f"MLflow at {without_password(uri)} failed: {fault}. {resume}") from None

@@ -250,7 +250,7 @@ class Worktree:
 
         call = [sys.executable, "-m", "latentworks.cli", *arguments]
         environment = {**os.environ, **self.environment}
-        exit_code = processes.stream(call, self.path, sort, environment)
+        exit_code = processes.stream(call, self.path, sort, environment, locks.handles())
         if answers:
             return dict(json.loads(answers[-1]))
         if exit_code != 0:

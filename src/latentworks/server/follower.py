@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from latentworks.errors import LatentworksError
+from latentworks.errors import LatentworksError, Unavailable
 from latentworks.registry.signatures import Keys
 from latentworks.server.model import Model, Named
 from latentworks.server.service import Service
@@ -71,6 +71,9 @@ class Follower:
             try:
                 code = processes.stream(call, Path.cwd(), self._carry_out, env, err=None)
                 ended = f"ended with {code}"
+                if code == Unavailable.exit_code:  # and has said why
+                    time.sleep(AGAIN)
+                    continue
             except Exception as error:  # the server must go on following after any fault
                 ended = f"failed: {_line(error)}"
             following.shown = ""

@@ -19,7 +19,7 @@ from latentworks.errors import LatentworksError, RegistryError, Unavailable
 from latentworks.registry.decisions import Decisions
 from latentworks.registry.signatures import COVERED, KEY, SIGNATURE
 from latentworks.registry.versions import VERSIONS, Version, Versions, one_line
-from latentworks.system import processes
+from latentworks.system import console, processes
 from latentworks.system.console import first_line
 from latentworks.tracking.uri import URI
 
@@ -68,6 +68,8 @@ def watch(uri: str, home: Path, name: str, alias: str, every: float, follow_any:
                         reported = (version.number, version.sha256)
         except (LatentworksError, OSError) as error:
             _say(fault=str(error))
+            if console.abandoned.is_set():  # the thread would stay; the server starts a new watcher
+                os._exit(error.exit_code if isinstance(error, LatentworksError) else 1)
         except Exception as error:  # a server that is no registry may cause anything
             fault = f"{type(error).__name__}: {first_line(error)}"
             _say(fault=f"The registry sent no valid answer: {fault}")

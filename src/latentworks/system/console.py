@@ -1,13 +1,21 @@
 """Text for a terminal: aligned columns, and one-line errors."""
 
 import io
+import os
+import signal
 import sys
+import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from latentworks.errors import LatentworksError
 
 MAX_LINE = 500  # characters
+
+# Set when a thread still waits for another program, whose answer is not needed any more. A process
+# joins the threads of libraries at its end, which would then never come.
+abandoned = threading.Event()
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
@@ -28,15 +36,34 @@ def one_line_errors() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    exit_code = 0
     try:
         yield
     except LatentworksError as error:
         print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+        exit_code = error.exit_code
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         print(f"{error.strerror or error}{where}", file=sys.stderr)
-        sys.exit(1)
+        exit_code = 1
+    except BaseException as error:
+        if not abandoned.is_set():
+            raise
+        if isinstance(error, SystemExit):
+            exit_code = error.code if isinstance(error.code, int) else int(bool(error.code))
+        elif isinstance(error, KeyboardInterrupt):
+            exit_code = 128 + signal.SIGINT
+        elif hasattr(error, "exit_code"):  # that of typer.Exit
+            exit_code = error.exit_code
+        else:
+            traceback.print_exc()
+            exit_code = 1
+    if abandoned.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    if exit_code:
+        sys.exit(exit_code)
 
 
 def first_line(fault: str | Exception) -> str:

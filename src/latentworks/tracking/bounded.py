@@ -11,13 +11,17 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from mlflow import MlflowClient
+from mlflow.store.db.db_types import DATABASE_ENGINES
+from sqlalchemy import create_engine
 
 from latentworks.errors import LatentworksError, Unavailable
+from latentworks.system import console
 from latentworks.tracking.uri import SQLITE, without_password
 
 SECONDS = "LATENTWORKS_MLFLOW_SECONDS"  # environment variable: the deadline of a call
 DEFAULT = 60.0  # seconds; a call is sent three times, with five seconds for each piece
 FILES = 10  # a call that moves files has so many times the deadline
+ALL = 60  # all calls of a `latentworks sync` together have so many
 MOVING = ("log_artifact", "log_image", "log_model_artifacts")
 
 T = TypeVar("T")
@@ -27,7 +31,19 @@ def client(uri: str) -> MlflowClient:
     """Return a client of the store at `uri`. Its calls raise Unavailable at their deadline."""
     if uri.startswith(SQLITE):
         return MlflowClient(tracking_uri=uri)
-    return cast(MlflowClient, _Bounded(uri, within(uri, 1, MlflowClient, tracking_uri=uri)))
+    return cast(MlflowClient, _Bounded(uri, within(uri, 1, _connect, uri)))
+
+
+def _connect(uri: str) -> MlflowClient:
+    """Return a client of the server or the database at `uri`.
+
+    MLflow repeats a connection to a database for 100 seconds, and tells the reason at the end.
+    """
+    if uri.partition("://")[0].partition("+")[0] in DATABASE_ENGINES:
+        engine = create_engine(uri)
+        engine.connect().close()
+        engine.dispose()
+    return MlflowClient(tracking_uri=uri)
 
 
 class _Bounded:
@@ -59,13 +75,14 @@ def within(uri: str, factor: int, do: Callable[..., T], *arguments: Any, **named
         except BaseException as fault:
             faults.append(fault)
 
-    seconds = factor * _deadline()
+    seconds = factor * deadline()
     thread = threading.Thread(target=work, daemon=True, name="a call of MLflow")
     thread.start()
     thread.join(seconds)
     if faults:
         raise faults[0]
     if not answers:
+        console.abandoned.set()
         raise Unavailable(
             f"MLflow at {without_password(uri)} did not complete a call within {seconds:.0f} "
             f"seconds ({SECONDS} sets another deadline)."
@@ -73,7 +90,8 @@ def within(uri: str, factor: int, do: Callable[..., T], *arguments: Any, **named
     return answers[0]
 
 
-def _deadline() -> float:
+def deadline() -> float:
+    """Return the deadline of a call in seconds."""
     text = os.environ.get(SECONDS) or str(DEFAULT)
     try:
         seconds = float(text)

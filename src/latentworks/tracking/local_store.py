@@ -3,17 +3,20 @@
 import hashlib
 import logging
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 from mlflow import MlflowClient
 
-from latentworks.errors import LatentworksError
+from latentworks.errors import LatentworksError, RegistryError, Unavailable
 from latentworks.system import disk, locks
-from latentworks.tracking.uri import SQLITE
+from latentworks.tracking.uri import SQLITE, check_address
 
 EXPERIMENT = "latentworks"
 ARTIFACTS = "mlartifacts"  # folder beside the database
+RECORDS = "records"  # folder of the records in it; see latentworks.registry.records
+WAIT = 60.0  # seconds for a lock of the database
 LOCATIONS = (  # tables and columns in which MLflow keeps absolute paths
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -26,39 +29,90 @@ LOCATIONS = (  # tables and columns in which MLflow keeps absolute paths
 def make_ready(uri: str) -> None:
     """Create the store at `uri`, or correct its paths after a move; do nothing for a server.
 
-    Raises LatentworksError if the store cannot be created. Also quiets MLflow's loggers, whose
-    levels its import sets: a command prints its own lines.
+    Raises LatentworksError if the address cannot be used, or if the store cannot be created or was
+    lost. Also quiets MLflow's loggers, whose levels its import sets: a command prints its own
+    lines.
     """
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # also raised
+    check_address(uri)
+    _quieten_mlflow()
     if uri.startswith(SQLITE) and "?" not in uri and ":memory:" not in uri:
         database = Path(uri.removeprefix(SQLITE))
-        _make(database)
+        refuse_lost(database)
+        make(database)
         follow_move(database)
 
 
-def _make(path: Path) -> None:
-    """Create a database under a temporary name: a kill in between would spoil it for good."""
+def _quieten_mlflow() -> None:
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # also raised
+
+
+def records(database: Path) -> Path:
+    """The folder of the records beside a database: a folder for each registered model."""
+    return database.resolve().parent / ARTIFACTS / RECORDS
+
+
+def lost(database: Path) -> str:
+    """Say what is lost of a database that had versions, as the records show; else empty text."""
+    recorded = {path.parent.name for path in records(database).glob("*/version-*.json")}
+    if not recorded:
+        return ""
+    if not database.exists():
+        return "missing"
+    if not database.stat().st_size:
+        return "empty"
+    with closing(sqlite3.connect(database, timeout=WAIT)) as opened:
+        try:
+            known = {name for (name,) in opened.execute("SELECT name FROM registered_models")}
+        except sqlite3.DatabaseError:
+            return ""  # damaged, or another program's: MLflow says so
+    gone = ", ".join(sorted(recorded - known))
+    return f"without the model {gone}" if gone else ""
+
+
+def refuse_lost(database: Path) -> None:
+    """Raise RegistryError if a database was lost: a new one would number its versions from 1."""
+    if gone := lost(database):
+        raise RegistryError(
+            f"{database} is {gone}, and {records(database)} has records of its versions. Run "
+            "`latentworks restore`. To begin anew, move the records away."
+        )
+
+
+def make(path: Path, fill: Callable[[Path], None] = lambda path: None) -> None:
+    """Create a database, and fill it.
+
+    It has a temporary name meanwhile: a kill in between would spoil it for good.
+    """
     if not path.parent.is_dir():
         raise LatentworksError(f"{path.parent} is not a folder: correct MLFLOW_TRACKING_URI")
     if path.is_dir():
         raise LatentworksError(f"{path} is a folder, not a database: correct MLFLOW_TRACKING_URI")
     if path.exists():
         return
+    _quieten_mlflow()
     name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
     with locks.exclusive(name, f"make {path.name}"):
         if path.exists():
             return
         with disk.replacing(path) as temporary:
             MlflowClient(f"{SQLITE}{temporary}").get_experiment_by_name(EXPERIMENT)
+            fill(temporary)
 
 
 def damage(database: Path) -> str:
-    """Return how a SQLite file is damaged, or empty text."""
+    """Return how a SQLite file is damaged, or empty text.
+
+    SQLite first completes or undoes what a killed process was writing. Raises Unavailable if the
+    file is locked or cannot be opened.
+    """
+    uri = f"{database.resolve().as_uri()}?mode=rw"
     try:
-        with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as opened:
+        with closing(sqlite3.connect(uri, uri=True, timeout=WAIT)) as opened:
             (first, *_) = opened.execute("PRAGMA integrity_check(1)").fetchall()
+    except sqlite3.OperationalError as error:
+        raise Unavailable(f"{database} cannot be read now: {error}. Try again.") from None
     except sqlite3.DatabaseError as error:
         return str(error)
     return "" if first == ("ok",) else str(first[0])

@@ -23,7 +23,7 @@ from latentworks.errors import LatentworksError
 from latentworks.repository import dag, git, timings
 from latentworks.repository.result import Result
 from latentworks.system import locks
-from latentworks.system.console import first_line
+from latentworks.system.console import abandoned, first_line
 from latentworks.tracking.live import Live
 from latentworks.tracking.uri import SQLITE, configure_client, tracking_uri, without_password
 
@@ -72,10 +72,12 @@ def log(stage: str, result: Result) -> None:
 def sync(result: Result, root: Path) -> str | None:
     """Write the run of the result in `root`, as far as MLflow lacks it; return the error, or None.
 
-    No stage waits for it, so each call of MLflow's client has its own deadline, and the whole none.
+    No stage waits for it, so it has an hour, with the default deadline of a call.
     """
+    from latentworks.tracking import bounded  # imports MLflow
+
     with locks.exclusive(locks.of(root, "sync"), "write to MLflow"):
-        outbox = Outbox(root, patience=None)
+        outbox = Outbox(root, patience=bounded.ALL * bounded.deadline())
         outbox.send(lambda store: store.write_all(result))  # one call: none hides its error
         return outbox.close()
 
@@ -128,15 +130,15 @@ def live_run(fingerprint: str, result: Result) -> Iterator[LiveRun]:
 class Outbox:
     """Calls to MLflow, made one after the other in a separate thread.
 
-    Only `close` waits for the server: at most `patience` seconds, or without limit if that is None.
+    Only `close` waits for the server: at most `patience` seconds.
     """
 
-    def __init__(self, root: Path, patience: float | None = PATIENCE) -> None:
+    def __init__(self, root: Path, patience: float = PATIENCE) -> None:
         self.root = root
         self.uri = tracking_uri(root)
         database = Path(self.uri.removeprefix(SQLITE))
         new = self.uri.startswith(SQLITE) and not database.exists()
-        self.patience = MAKING if new and patience is not None else patience
+        self.patience = max(patience, MAKING) if new else patience
         self.fault: str | None = None
         self._imported = threading.Event()
         self._given_up = False
@@ -158,6 +160,7 @@ class Outbox:
         self._thread.join(self.patience)
         if self._thread.is_alive():
             self._given_up = True
+            abandoned.set()
             self.fault = f"the calls did not end within {self.patience:.0f} seconds"
         if self.fault:
             print(

@@ -4,11 +4,12 @@ import os
 import uuid
 from pathlib import Path
 
-from mlflow.entities import Experiment, Run
+from mlflow.entities import Experiment, LifecycleStage, Run
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from latentworks import params
 from latentworks.artifacts.curves import read_curves
+from latentworks.errors import RegistryError
 from latentworks.repository import dag
 from latentworks.repository.result import Result, flat
 from latentworks.system import locks
@@ -17,7 +18,7 @@ from latentworks.tracking.live import Live
 from latentworks.tracking.local_store import ARTIFACTS, EXPERIMENT
 from latentworks.tracking.once import create_once
 from latentworks.tracking.runs import RunLog, code_tags
-from latentworks.tracking.uri import SQLITE, without_password
+from latentworks.tracking.uri import SQLITE, URI, without_password
 
 PAGES = {"mlflow.experimentKind": "custom_model_development"}  # opens MLflow's training pages
 TRAINING = "training"  # tag of a run: fingerprint of its training
@@ -42,7 +43,10 @@ class Store:
         self.monitor: SystemMetricsMonitor | None = None
 
     def experiment(self, name: str, tags: dict[str, str] | None = None) -> Experiment:
-        """Return the experiment `name`; create it if it does not exist."""
+        """Return the experiment `name`; create it if it does not exist.
+
+        Raises RegistryError if it was deleted in MLflow.
+        """
         # Artifacts lie beside the database, for every process; a server chooses its own location.
         local = None
         if self.uri.startswith(SQLITE):
@@ -53,9 +57,16 @@ class Store:
             known = self.client.get_experiment_by_name(name)
             return [known] if known else []
 
-        return create_once(
+        found = create_once(
             search, lambda: self.client.create_experiment(name, artifact_location=local, tags=tags)
         )
+        if found.lifecycle_stage == LifecycleStage.DELETED:
+            raise RegistryError(
+                f"The experiment {name!r} was deleted in MLflow. Restore it: `mlflow experiments "
+                f"restore --experiment-id {found.experiment_id}`, with {URI}="
+                f"{without_password(self.uri)} in the environment."
+            )
+        return found
 
     # --- a training in progress ------------------------------------------------------------------
 
