@@ -137,7 +137,7 @@ def sync() -> None:
 
     with one_line_errors():
         root = dag.root()
-        with locks.exclusive(locks.of(root), "write to MLflow", wait=False):
+        with locks.exclusive(locks.of(root), "write to MLflow"):
             result = recorded_result(root)
             if result is None:
                 fault = "dvc.lock records no trained model"
@@ -188,9 +188,7 @@ def register(as_json: Annotated[bool, JSON] = False) -> None:
         if as_json:
             typer.echo(json.dumps(asdict(version)))
             return
-        typer.echo(
-            f"{version} is registered; decide on it with `latentworks promote {version.number}`"
-        )
+        typer.echo(f"{version} is registered; {registry.standing(version)}")
 
 
 @app.command()
@@ -312,7 +310,7 @@ def serve(
                 f"No decision is about the alias {alias}. To serve whatever version it names, "
                 "add --follow-any."
             )
-        folder = Path.cwd() if os.environ.get(URI) else dag.root()  # also in a sub-folder
+        folder = _serving_folder()
         settings = run.Settings(
             uri=absolute(tracking_uri(folder)),
             home=(home or folder / STATE / "serving").absolute(),
@@ -370,6 +368,44 @@ def verify(
         verified.demand_whole()
 
 
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="file to write, such as latentworks.tar")],
+) -> None:
+    """Write versions, decisions, runs and their files into one file, from which restore reads.
+
+    It holds the public keys that are trusted, and not the private key.
+    """
+    from latentworks.registry import backups
+
+    with one_line_errors():
+        backups.backup(dag.root(), file, typer.echo)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path | None, typer.Argument(help="file of `latentworks backup`")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="move a database with content to the quarantine")
+    ] = False,
+) -> None:
+    """Restore the versions, decisions, runs and files of a backup.
+
+    Without a file, put back the versions and decisions that MLflow's database lacks, from the
+    records beside the artifacts.
+    """
+    from latentworks.registry import backups
+    from latentworks.system import locks
+
+    with one_line_errors():
+        root = dag.root()
+        with locks.exclusive(locks.of(root), "restore", wait=False):
+            if file is None:
+                backups.restore_records(root, typer.echo)
+            else:
+                backups.restore(root, file, replace, typer.echo)
+
+
 @keys.command("list")
 def list_keys() -> None:
     """List the trusted keys, and tell which of them signs versions on this machine."""
@@ -424,7 +460,8 @@ def adopt(
             typer.echo(f"{version} is signed now")
             adopted += 1
         if not adopted:
-            typer.echo("Nothing to sign: no version lacks a signature.")
+            these = "each of these versions has" if numbers else "no version lacks"
+            typer.echo(f"Nothing to sign: {these} a signature.")
 
 
 @app.command()
@@ -452,6 +489,16 @@ def compare(
         registry = Registry(dag.root())
         typer.echo(comparison.compare(registry, first, second, picture))
         typer.echo(f"\nthe same images, reconstructed by both: {picture}")
+
+
+def _serving_folder() -> Path:
+    """Return this folder if the environment names a store, else the checkout around it."""
+    if os.environ.get(URI):
+        return Path.cwd()
+    try:
+        return dag.root()
+    except LatentworksError as error:
+        raise LatentworksError(f"{error} Or set {URI} to the address of MLflow.") from None
 
 
 def _host(text: str) -> str:

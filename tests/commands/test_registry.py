@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ def test_a_result_is_registered_promoted_and_rolled_back(
     assert f"{name} version 1 is champion" in said
     assert aliases(server, name) == {"champion": 1}
     assert "it is champion already" in first.ours("promote", "1", expected=6)
+    assert first.ours("register").endswith("version 1 is registered; it is champion\n")
 
     second.ours("register")
     assert aliases(server, name) == {"champion": 1, "challenger": 2}
@@ -123,7 +126,7 @@ def test_registration_and_promotion_work_without_an_mlflow_server(
     assert experiment is not None
     client.delete_experiment(experiment.experiment_id)
     told = checkout.run("latentworks", "promote", expected=6, **code).stderr
-    assert "must be in the 'active' state" in told
+    assert f"The experiment '{DECISIONS}' was deleted in MLflow." in told
     assert aliases(store, "autoencoder") == {"challenger": 1}
     client.restore_experiment(experiment.experiment_id)
     checkout.run("latentworks", "promote", **code)
@@ -263,7 +266,16 @@ def test_a_refused_version_does_not_win_by_the_deletion_of_the_champion(
         assert "it was refused against version 1, which" in project.ours("promote", "2", expected=7)
     assert client.get_registered_model(NAME).aliases == {}
     client.set_registered_model_alias(NAME, "champion", "2")
-    client.delete_experiment(client.get_experiment_by_name(DECISIONS).experiment_id)
+    experiment = client.get_experiment_by_name(DECISIONS)
+    assert experiment is not None
+    client.delete_experiment(experiment.experiment_id)
+    told = project.ours("history", expected=6)
+    assert f"The experiment '{DECISIONS}' was deleted in MLflow. Restore it: " in told
+    (advice,) = re.findall("`(.+)`", told)
+    project.run(*advice.split())
+    assert "refused" in project.ours("history")
+    for run in client.search_runs([experiment.experiment_id]):
+        client.delete_run(run.info.run_id)
     assert "champion is version 2, and no decision is on record" in project.ours("history")
 
 
@@ -274,6 +286,8 @@ def test_uploads_of_killed_registers_are_removed_after_a_day(
     project = Project(champion.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
     registry, client = Registry(project.path, project.server), MlflowClient(project.server)
     experiment = registry.store.store.experiment_id
+    complete = client.create_logged_model(experiment, NAME, tags={UPLOAD: "another key"})
+    client.finalize_logged_model(complete.model_id, "READY")  # the kill came before the version
     killed = client.create_logged_model(experiment, NAME, tags={UPLOAD: "a key"})
     file = tmp_path / "half"
     file.write_text("of a model")
@@ -288,7 +302,7 @@ def test_uploads_of_killed_registers_are_removed_after_a_day(
     assert known() == before
     assert copy.exists()
     registry.tidy(abandoned=0)
-    assert known() == before - {killed.model_id}
+    assert known() == before - {killed.model_id, complete.model_id}
     assert not copy.exists()
     project.ours("verify")  # the files of the version are intact
 
@@ -315,6 +329,24 @@ def test_verify_reports_a_damaged_or_lost_database(champion: Checkout, tmp_path:
         assert "mlflow.db in MLflow: " in said
         assert wrong in said
     database.write_bytes(whole)
+    assert "1 version" in project.ours("verify")
+
+
+def test_a_write_that_a_kill_interrupted_is_no_damage(champion: Checkout, tmp_path: Path) -> None:
+    """SQLite undoes it by the journal that lies beside the database."""
+    path = tmp_path / "checkout"
+    project = Project(champion.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    script = (
+        "import os, sqlite3\n"
+        "database = sqlite3.connect('mlflow.db')\n"
+        "database.execute('PRAGMA cache_spill = 1')\n"
+        "database.execute('PRAGMA cache_size = 1')\n"
+        "database.execute('UPDATE model_version_tags SET value = hex(randomblob(9000))')\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], cwd=path)
+    assert killed.returncode == -signal.SIGKILL
+    assert (path / "mlflow.db-journal").exists()
     assert "1 version" in project.ours("verify")
 
 

@@ -71,16 +71,16 @@ class Verified:
     def summary(self) -> str:
         if not (self.objects or self.num_files or self.num_versions or self.faults):
             return "no file was verified"
-        parts = [_count(len(self.objects), "cache object")]
-        parts.append(_count(self.num_files, "file"))
+        parts = [count(len(self.objects), "cache object")]
+        parts.append(count(self.num_files, "file"))
         if self.num_versions:
-            parts.append(_count(self.num_versions, "version"))
+            parts.append(count(self.num_versions, "version"))
         found = "all intact"
         if self.faults:
             num_repaired = len(self.faults) - len(self.lost)
             found = f"{len(self.faults):,} damaged or missing, {num_repaired:,} repaired"
         if self.num_absent:
-            found += f"; {_count(self.num_absent, 'cache object')} of earlier versions missing"
+            found += f"; {count(self.num_absent, 'cache object')} of earlier versions missing"
         return f"{', '.join(parts)}: {self.num_bytes / 1e6:,.1f} MB read, {found}"
 
     def demand_whole(self) -> None:
@@ -93,7 +93,7 @@ class Verified:
             )
 
 
-def _count(num: int, noun: str) -> str:
+def count(num: int, noun: str) -> str:
     return f"{num:,} {noun}" if num == 1 else f"{num:,} {noun}s"
 
 

@@ -105,6 +105,8 @@ class Aliases:
             if challenger is not None and challenger.number == after:
                 self.store.move_alias(self.name, CHALLENGER, None)
         self.store.decisions.close(entry)
+        touched = filter(None, (entry.version, before, after))
+        self.store.keep(self.name, touched, [entry.run_id])
 
     def finish_interrupted(self) -> Entry | None:
         """Complete a decision that a killed process had recorded but not carried out; return it.
@@ -122,6 +124,7 @@ class Aliases:
                 self._apply(finished)
             else:  # the alias was moved, or the version deleted, by hand since the decision
                 self.store.decisions.close(entry, "KILLED")
+                self.store.keep(self.name, decisions=[entry.run_id])
         return finished
 
 

@@ -125,12 +125,15 @@ _TAGS = {
     "scored": "decision.scored",
     "text": "mlflow.note.content",  # MLflow shows this tag as the run's description
 }
+# The tags of a decision that nobody edits: MLflow's pages let the user edit its text.
+FIXED = tuple(tag for name, tag in _TAGS.items() if name != "text")
 
 
 def _entry(run: Run) -> Entry:
     values: dict[str, Any] = {name: run.data.tags.get(tag, "") for name, tag in _TAGS.items()}
     for name in ("version", "champion_before", "champion_after"):
         values[name] = int(values[name]) if values[name] else None
-    values["scored"] = values["scored"] == str(True)
+    # Decisions from before this tag show their scores in a table.
+    values["scored"] = values["scored"] == str(True) or "\n| " in values["text"]
     info = run.info
     return Entry(**values, milliseconds=info.start_time, status=info.status, run_id=info.run_id)

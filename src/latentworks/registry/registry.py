@@ -37,7 +37,7 @@ DAY = 86_400.0  # seconds
 MAX_REASON = 500  # characters, since pages and tables show the reason
 
 
-class _Params(Config):
+class PromotionParams(Config):
     promotion: PromotionConfig
 
 
@@ -47,7 +47,7 @@ class Registry:
     def __init__(self, root: Path, uri: str | None = None) -> None:
         """Open the registry of the checkout `root`; `uri` replaces the checkout's own store."""
         self.root = root
-        self.config = params.load(_Params, root / params.PARAMS).promotion
+        self.config = params.load(PromotionParams, root / params.PARAMS).promotion
         self.name = self.config.model_name
         self.uri = uri or tracking_uri(root)
         with self.one_line("Try again when MLflow answers."):
@@ -72,6 +72,7 @@ class Registry:
                 if "decision" not in known.tags:
                     with self.aliases.lock("register"):
                         self._make_challenger(known)
+                        self.store.keep(self.name)
                 return known
             if outbox.sync(candidate.result, self.root) is not None:
                 raise Unavailable("Cannot register: MLflow did not take the run of this result.")
@@ -79,11 +80,12 @@ class Registry:
             self.store.create(self.name, candidate)
             self._refuse_other_interface(candidate)
             with self.aliases.lock("register"):
-                known = self._registered(candidate)
-                if known:  # another process was faster
-                    self.store.discard(uploaded.model_id)
+                known = self._registered(candidate)  # another process may have been faster
                 version = known or self.store.create_version(self.name, candidate, uploaded)
                 self._make_challenger(version)
+                self.store.keep(self.name, [version.number])
+            if known:
+                self.store.discard(uploaded.model_id)
         return version
 
     def _registered(self, candidate: Candidate) -> Version | None:
@@ -105,6 +107,22 @@ class Registry:
         """Give a version the alias, unless it has a decision. The caller holds the lock."""
         if "decision" not in self.store.get(self.name, version.number).tags:
             self.store.move_alias(self.name, CHALLENGER, version.number)
+
+    def standing(self, version: Version) -> str:
+        """Say what a registered version is now, or how to decide on it."""
+        with self.one_line("Try again when MLflow answers."):
+            champion = self.aliases.champion
+            decision = self.store.get(self.name, version.number).tags.get("decision", "")
+        if champion is not None and champion.number == version.number:
+            return "it is champion"
+        if WITHDRAWN in version.tags:
+            return f"it was rolled back: {version.tags[WITHDRAWN]}"
+        asked = f"with `latentworks promote {version.number}`"
+        return (
+            f"it was {decision} before; decide anew {asked}"
+            if decision
+            else f"decide on it {asked}"
+        )
 
     def decided(self) -> Version | None:
         """Return the version of this result if a decision about it exists. Fast: fetches no files.
@@ -169,8 +187,8 @@ class Registry:
             )
         if lost := self._deleted_champion(version):
             return (
-                f"it was refused against version {lost}, which was champion, and is not better "
-                "because that one was deleted. Register another result"
+                f"it was refused against version {lost}, which was champion, and no champion is "
+                "left to compare it with. Register another result"
             )
         try:
             self._preflight(version)
@@ -309,17 +327,19 @@ class Registry:
                 self.store.fetch(version, unsigned=True)
                 for tag, value in self.store.keys.sign(self.name, version.tags).items():
                     self.store.tag(self.name, version.number, tag, value)
+                with self.aliases.lock("sign"):
+                    self.store.keep(self.name, [version.number])
                 yield version
 
     def tidy(self, abandoned: float = DAY) -> None:
         """Remove what nobody needs: local copies of versions without an alias, and failed uploads.
 
-        The copies can be fetched again. An unfinished upload that is `abandoned` seconds old is
-        that of a killed `register`.
+        The copies can be fetched again. An upload that is `abandoned` seconds old, and no version,
+        is that of a killed `register`.
         """
         with self.one_line("Try again when MLflow answers."):
-            self.store.discard_abandoned(self.name, abandoned)
             self.store.forget(self.name, (CHALLENGER, CHAMPION, PREVIOUS))
+            self.store.discard_abandoned(self.name, abandoned)
 
     def pages(self, number: int, run_id: str) -> dict[str, str]:
         """Addresses of MLflow's pages for a version and its run."""

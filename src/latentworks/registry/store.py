@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,16 +18,18 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from latentworks.registry.candidates import Candidate
 from latentworks.registry.decisions import DECISIONS, Decisions, Entry
+from latentworks.registry.records import Records
 from latentworks.registry.versions import SHA256, SOURCE, VERSIONS, Version, Versions
 from latentworks.serving import checksums
 from latentworks.system.state import STATE
+from latentworks.tracking import bounded
 from latentworks.tracking.once import create_once
 from latentworks.tracking.store import Store
 from latentworks.tracking.uri import URI
 
 INTERFACE = "interface"  # tag of a registered model
 READY: Final = "READY"  # status of a logged model whose files are complete
-UPLOAD = "upload.key"  # tag of a logged model: the key of its upload
+UPLOAD = "upload.key"  # tag of a logged model until it is a version: the key of its upload
 RULE = "\n\n---\n\n"  # separates the decisions and the text about the version in a description
 
 
@@ -47,6 +49,7 @@ class RegistryStore(Versions):
         super().__init__(uri, root / STATE / VERSIONS)
         self.store = Store(uri, root)
         self.decisions = Decisions(self.client, lambda: self.experiment)
+        self.records = Records.at(uri)
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -104,28 +107,36 @@ class RegistryStore(Versions):
         )
 
     def discard(self, model_id: str) -> None:
-        """Delete a logged model and its files."""
-        model = self.client.get_logged_model(model_id)
+        """Delete a logged model and its files, unless another process has deleted it."""
+        try:
+            model = self.client.get_logged_model(model_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return
         location = get_artifact_repository(model.artifact_location, tracking_uri=self.uri)
         with suppress(FileNotFoundError):
-            location.delete_artifacts()
+            bounded.within(self.uri, bounded.FILES, location.delete_artifacts)
         self.client.delete_logged_model(model_id)
 
     def discard_abandoned(self, name: str, age: float) -> None:
-        """Delete the uploads for `name` that ended neither well nor in the last `age` seconds."""
+        """Delete the uploads for `name` that are `age` seconds old and became no version."""
         oldest, token = (time.time() - age) * 1000, None
+        found: list[LoggedModel] = []
         while True:
             page = self.client.search_logged_models(
                 [self.store.experiment_id],
                 f"name = '{name}' AND tags.`{UPLOAD}` LIKE '%'",
                 page_token=token,
             )
-            for model in page:
-                if model.status != READY and model.creation_timestamp <= oldest:
-                    self.discard(model.model_id)
+            found += page
             token = page.token
             if not token:
-                return
+                break
+        used = {version.model_id for version in self.versions(name)}
+        for model in found:
+            if model.model_id not in used and model.creation_timestamp <= oldest:
+                self.discard(model.model_id)
 
     def create_version(self, name: str, candidate: Candidate, uploaded: Uploaded) -> Version:
         """Create the next version of `name` from uploaded files."""
@@ -143,11 +154,15 @@ class RegistryStore(Versions):
                     description=candidate.about(),
                 )
 
-        return create_once(
+        made = create_once(
             lambda: self.versions(name, {SHA256: uploaded.sha256}),
             create,
             lambda double: self.client.delete_model_version(name, str(double.number)),
         )
+        # Its files stay, also if somebody deletes the version: the upload is not abandoned.
+        with suppress(MlflowException):
+            self.client.delete_logged_model_tag(uploaded.model_id, UPLOAD)
+        return made
 
     def tag(self, name: str, number: int, key: str, value: str) -> None:
         self.client.set_model_version_tag(name, str(number), key, value)
@@ -162,6 +177,11 @@ class RegistryStore(Versions):
             self.client.delete_registered_model_alias(name, alias)
         else:
             self.client.set_registered_model_alias(name, alias, str(number))
+
+    def keep(self, name: str, numbers: Iterable[int] = (), decisions: Iterable[str] = ()) -> None:
+        """Write records of these versions and decisions beside the artifacts of a local store."""
+        if self.records is not None:
+            self.records.keep(name, numbers, decisions)
 
     def identity(self, name: str) -> str:
         """An identifier of this model in this store that does not depend on the store's address.

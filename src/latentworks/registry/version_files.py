@@ -6,27 +6,30 @@ A version has the SHA-256 of its SHA256SUMS as a tag, so that every copy can be 
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from latentworks import params
 from latentworks.errors import RegistryError, Unavailable
 from latentworks.integrity.inspection import Inspection
 from latentworks.integrity.objects import MD5
 from latentworks.integrity.outs import Out
-from latentworks.integrity.report import Fault, Verified
+from latentworks.integrity.report import Fault, Verified, count
+from latentworks.registry import database
 from latentworks.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS
-from latentworks.registry.registry import Registry
+from latentworks.registry.records import Records
+from latentworks.registry.registry import PromotionParams, Registry
 from latentworks.registry.versions import VERSIONS, Version
 from latentworks.repository import dag, dvc
 from latentworks.serving import checksums, packaging
 from latentworks.system import disk, locks
 from latentworks.system.console import first_line
 from latentworks.system.state import STATE
-from latentworks.tracking import local_store
-from latentworks.tracking.uri import SQLITE, tracking_uri, without_password
+from latentworks.tracking.uri import tracking_uri, without_password
 
 REMEMBERED = STATE / "registry.json"  # the number of versions, to notice that all are gone
 REBUILD = "Only `latentworks rebuild` needs it; without it rebuild reads the data from its source."
@@ -42,12 +45,14 @@ def verify(
     if the registry does not answer.
     """
     uri = tracking_uri(root)
-    if uri.startswith(SQLITE):
-        database = Path(uri.removeprefix(SQLITE).partition("?")[0])
-        lost = _lost_database(database, _remembered(root, uri))
+    name = params.load(PromotionParams, root / params.PARAMS).promotion.model_name
+    remembered, key = _remembered(root), f"{name} at {without_password(uri)}"
+    records = Records.at(uri)
+    if records is not None:
+        lost = database.loss(records, remembered.get(key, 0))
         if lost:
             return Verified(faults=(lost,))
-        if not database.exists():
+        if not records.database.exists():
             return Verified()  # nothing was ever registered; MLflow's client would create the store
     registry = Registry(root)
     inspection = Inspection(root, env)
@@ -59,6 +64,11 @@ def verify(
     seen = Verified()
     objects: dict[str, str] = {}
     with registry.one_line("Run `latentworks verify` again when MLflow answers."):
+        num_deleted = 0
+        if records is not None and registry.store.interface(name) is not None:
+            with registry.aliases.lock("verify"):
+                seen += database.verify(records, name, registry.store.keys)
+            num_deleted = len(seen.notes)
         aliases = {
             aliased.number: alias
             for alias in (CHALLENGER, PREVIOUS, CHAMPION)
@@ -75,41 +85,36 @@ def verify(
             with locks.exclusive(version.sha256[:16], f"verify {version}"):
                 seen += copies.verify()
             objects |= {md5: name for md5, name in copies.objects.items() if md5 not in objects}
-        gone = _remembered(root, uri) - seen.num_versions
-        if gone > 0:
-            note = f"{registry.name} has {gone} fewer versions than at the last verification"
-            seen += Verified(notes=(note,))
-    if gone or seen.num_versions:
-        disk.write_json(root / REMEMBERED, {without_password(uri): seen.num_versions})
+        before = remembered.get(key, 0) - num_deleted
+        if before > seen.num_versions and not seen.lost:
+            seen += _fewer(registry.name, before, seen.num_versions, root)
+    if seen.num_versions:
+        disk.write_json(root / REMEMBERED, {**remembered, key: seen.num_versions})
     outs = [Out(name, root / name, md5, needed=False) for md5, name in objects.items()]
     inspection.fetch(inspection.repair([out for out in outs if out.md5 not in known], why=REBUILD))
     return seen + inspection.result()
 
 
-def _remembered(root: Path, uri: str) -> int:
-    """The number of versions that the last verification found at `uri`."""
-    try:
-        return int(disk.read_json(root / REMEMBERED).get(without_password(uri), 0))
-    except (OSError, ValueError, AttributeError, TypeError):
-        return 0
+def _remembered(root: Path) -> dict[str, int]:
+    """The numbers of versions at the last verification, by model and store."""
+    with suppress(OSError, ValueError):
+        found = disk.read_json(root / REMEMBERED)
+        if isinstance(found, dict):
+            return {name: number for name, number in found.items() if isinstance(number, int)}
+    return {}
 
 
-def _lost_database(database: Path, num_versions: int) -> Fault | None:
-    """The damage or loss of the SQLite file of the registry, which held so many versions."""
-    wrong = ""
-    if not database.exists() or not database.stat().st_size:
-        gone = "missing" if not database.exists() else "empty"
-        held = f"{num_versions} version{'s' * (num_versions != 1)}"
-        wrong = f"{gone}; it held {held}" if num_versions else ""
-    else:
-        wrong = local_store.damage(database)
-    if not wrong:
-        return None
+def _fewer(name: str, before: int, now: int, root: Path) -> Verified:
+    """Report that versions are gone: a fault if all are."""
+    if now:
+        note = f"{name} has {now} versions, and had {before} at the last verification"
+        return Verified(notes=(note,))
     cure = (
-        "Restore it from a backup. Without one, move it away: `latentworks sync` and `latentworks "
-        f"register` write this result anew, and {local_store.ARTIFACTS} has the files of versions."
+        "Restore MLflow's database from a backup. If you deleted them on purpose, delete "
+        f"{root / REMEMBERED}."
     )
-    return Fault("mlflow", database.name, database.name, wrong=wrong, cure=cure)
+    wrong = f"missing; MLflow had {count(before, 'version')} at the last verification"
+    return Verified(faults=(Fault("mlflow", name, name, wrong=wrong, cure=cure),))
 
 
 @dataclass
