@@ -1,5 +1,6 @@
 """The HTTP server among strangers: who is answered, for how long, and with how much memory."""
 
+import asyncio
 import base64
 import concurrent.futures
 import gzip
@@ -223,6 +224,35 @@ def test_a_request_alone_gets_what_it_claims_and_others_are_told_to_wait() -> No
         first.claim(1)
     second.close()
     assert budget.claimed == 0
+
+
+def test_the_oldest_of_requests_that_block_each_other_waits_and_is_answered() -> None:
+    """Each of four holds a part of the memory, and needs more than the others leave."""
+    budget = Budget(100)
+    turns: list[int] = []
+
+    async def request(number: int) -> None:
+        share = Share(budget)
+
+        async def claim(num_bytes: int) -> None:
+            share.claim(num_bytes)
+
+        await share.in_turn(claim, 25)
+        await asyncio.sleep(0)  # until each holds its part
+        try:
+            await share.in_turn(claim, 60)
+            turns.append(number)
+        finally:
+            share.close()
+
+    async def all_at_once() -> list[BaseException | None]:
+        return await asyncio.gather(*map(request, range(4)), return_exceptions=True)
+
+    answers = asyncio.run(all_at_once())
+    assert turns == [0]
+    assert [type(answer) for answer in answers] == [type(None), *[Overloaded] * 3]
+    assert budget.claimed == 0
+    assert not budget.shares
 
 
 # --- hosts, origins and proxies ------------------------------------------------------------------

@@ -60,7 +60,8 @@ async def read_body(request: Request) -> bytes:
     try:
         async with asyncio.timeout(PATIENCE):
             async for chunk in request.stream():
-                share.claim(2 * len(chunk))  # also for the copy that is returned
+                twice = 2 * len(chunk)  # also for the copy that is returned
+                await share.in_turn(aside, False, share.claim, twice)
                 body += chunk
                 if len(body) > MAX_BODY:
                     raise TooLarge(f"The body is too large. Expected at most {MAX_BODY:,} bytes.")
@@ -94,17 +95,18 @@ def create(
 
     def answering(verb: str) -> Answer:
         async def answer(request: Request) -> Response:
-            large = False
+            large, share = False, share_of(request)
             if request.method in ("GET", "HEAD"):
                 call = read_address(verb, request)
             else:
-                body, share = await read_body(request), share_of(request)
+                body = await read_body(request)
                 large = encoding.is_large(body)
-                call = await aside(large, encoding.read, body, request.headers, share.claim)
+                call = await share.in_turn(
+                    aside, large, encoding.read, body, request.headers, share.claim
+                )
             model = request.state.model = service.served_model
-            claim = share_of(request).claim
             outputs = await service.call(
-                model, verb, call.inputs, call.params, large=large, claim=claim
+                model, verb, call.inputs, call.params, large=large, share=share
             )
             content, media_type = await aside(
                 np.size(outputs) >= encoding.LARGE,
@@ -124,11 +126,11 @@ def create(
     async def invoked(request: Request) -> Response:
         body, share = await read_body(request), share_of(request)
         large = encoding.is_large(body)
-        verb, inputs, params = await aside(
-            large, invocations.read, body, request.headers, share.claim
+        verb, inputs, params = await share.in_turn(
+            aside, large, invocations.read, body, request.headers, share.claim
         )
         model = request.state.model = service.served_model
-        outputs = await service.call(model, verb, inputs, params, large=large, claim=share.claim)
+        outputs = await service.call(model, verb, inputs, params, large=large, share=share)
         content = await aside(np.size(outputs) >= encoding.LARGE, invocations.write, outputs)
         return Response(content, media_type=encoding.JSON, headers={VERSION: str(model.version)})
 

@@ -3,6 +3,9 @@
 import asyncio
 import ctypes
 import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,6 +17,11 @@ PATIENCE = 10.0  # seconds in which a client must begin to read an answer
 RATE = 100_000  # bytes per second that a client must read after that
 LARGE = 1_000_000  # bytes of an array that is given back to the system when it is freed
 M_MMAP_THRESHOLD = -3  # of glibc's mallopt
+TURN = 5.0  # seconds that the oldest request waits for memory
+TICK = 0.02  # seconds until it asks again
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Overloaded(LatentworksError):
@@ -26,6 +34,7 @@ class Budget:
     def __init__(self, total: int = MEMORY) -> None:
         self.total = total
         self.claimed = 0
+        self.shares: dict[Share, None] = {}  # in the order of their first claims
         self.lock = threading.Lock()
 
 
@@ -47,12 +56,41 @@ class Share:
                 raise Overloaded("The memory for requests is in use. Try again in a second.")
             self.budget.claimed += num_bytes
             self.claimed += num_bytes
+            self.budget.shares.setdefault(self)
+
+    async def in_turn(
+        self, do: Callable[P, Awaitable[T]], /, *arguments: P.args, **options: P.kwargs
+    ) -> T:
+        """Return `await do(...)`, which claims bytes. The oldest request waits for memory.
+
+        Requests that all hold a part of the memory, and need more, would otherwise all be refused.
+        `do` is repeated until the others have given enough back. Raises Overloaded for the oldest
+        after TURN seconds, and for others at once.
+        """
+        before, deadline = self.claimed, time.monotonic() + TURN
+        while True:
+            try:
+                return await do(*arguments, **options)
+            except Overloaded:
+                self._give_back(self.claimed - before)
+                if not self._is_oldest() or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(TICK)
 
     def close(self) -> None:
         """Give all bytes back."""
+        self._give_back(self.claimed)
         with self.budget.lock:
-            self.budget.claimed -= self.claimed
-        self.claimed = 0
+            self.budget.shares.pop(self, None)
+
+    def _is_oldest(self) -> bool:
+        with self.budget.lock:
+            return next(iter(self.budget.shares), None) is self
+
+    def _give_back(self, num_bytes: int) -> None:
+        with self.budget.lock:
+            self.budget.claimed -= num_bytes
+            self.claimed -= num_bytes
 
 
 class Sharing:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from latentworks.errors import LatentworksError
 from latentworks.server.batching import Batching
-from latentworks.server.budget import Overloaded
+from latentworks.server.budget import Overloaded, Share
 from latentworks.server.model import Model
 
 ASIDE = ThreadPoolExecutor(2, "aside")  # two threads bound the memory
@@ -88,19 +88,19 @@ class Service:
         params: Mapping[str, Any],
         *,
         large: bool,
-        claim: Callable[[int], None],
+        share: Share,
     ) -> Any:
         """Return the outputs of a verb. `large` is True if resizing the inputs may take long.
 
-        `claim` is called with the bytes of memory that the answer takes. Raises InputError and
-        Overloaded.
+        `share` claims the bytes of memory that the answer takes. Raises InputError and Overloaded.
         """
         if self.waiting >= self.max_waiting:
             raise Overloaded(f"{self.waiting} calls are waiting already. Try again in a second.")
         self.waiting += 1
         try:
             inputs = await aside(large, model.checked_inputs, verb, inputs)
-            claim(OUTPUT * model.num_outputs(verb, inputs, params))
+            num_bytes = OUTPUT * model.num_outputs(verb, inputs, params)
+            await share.in_turn(aside, False, share.claim, num_bytes)
             return await self._batching.call(model.call, verb, inputs, params)
         except asyncio.CancelledError:  # the call took longer than the server's shutdown waits
             raise Overloaded("The server is shutting down. Try again in a second.") from None
