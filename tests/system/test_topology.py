@@ -11,15 +11,19 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+import mlflow.artifacts
 import pytest
 import requests
 import yaml
+from mlflow import MlflowClient
+from mlflow.entities import RunTag
+from mlflow.exceptions import MlflowException
 
 from checkouts import ROOT, Checkout, environment
 from servers import closed_port, serving, until
@@ -37,6 +41,8 @@ PORTS = {  # inside the containers; each is replaced
 AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
 DOCKERFILE = (ROOT / "docker/Dockerfile").read_text().replace("\\\n", "")
 TEXT = (ROOT / "docker/compose.yaml").read_text()
+API = "/api/2.0/mlflow"
+FILES = "/api/2.0/mlflow-artifacts/artifacts"
 
 
 class Clone(Checkout):
@@ -50,6 +56,11 @@ def password(variable: str) -> str:
     return f"{variable.lower()} of/the@tests"  # with characters that an address cannot hold
 
 
+def login_of(user: str) -> tuple[str, str]:
+    """A user of MLflow, and the password."""
+    return user, password(f"MLFLOW_{user.upper()}_PASSWORD")
+
+
 class Service:
     """A service of compose.yaml and the Dockerfile, adapted to this machine."""
 
@@ -59,6 +70,11 @@ class Service:
         self.project = folder / "project"
         self.ports = ports
         self.needs: dict[str, dict[str, str]] = written.get("depends_on", {})
+        self.mounted = {  # a file of docker/ by its path in the container
+            path: name
+            for each in map(str, written.get("volumes", ()))
+            for name, path in re.findall(r"^\./([^:]+):([^:]+):ro$", each)
+        }
         target = written.get("build", {}).get("target", "base")
         image = DOCKERFILE.partition(f"AS {target}\n")[2].partition("\nFROM ")[0]
         entrypoint = self._of_image("ENTRYPOINT", image)
@@ -82,7 +98,16 @@ class Service:
         text = re.sub(r"\b\d{4}\b", lambda found: str(self.ports[int(found[0])]), text)
         text = text.replace("/var/lib/latentworks", str(self.folder))
         text = re.sub("(?<![^\0])/keys(?![^\0])", str(self.project.parent / "keys"), text)
+        for path, name in self.mounted.items():
+            text = text.replace(path, str(self.folder / name))
         return text.replace("/project", str(self.project)).split("\0")
+
+    def mount(self) -> None:
+        """Make the service's folder, with the files of docker/ that the service mounts."""
+        self.folder.mkdir(exist_ok=True)
+        for name in self.mounted.values():
+            (text,) = self._here([(ROOT / "docker" / name).read_text()])
+            (self.folder / name).write_text(text)
 
     @property
     def port(self) -> int:
@@ -95,7 +120,7 @@ class Service:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Run the process until the end of the block, which begins after the health check."""
-        self.folder.mkdir(exist_ok=True)
+        self.mount()
         (path,) = re.findall(r"http://127\.0\.0\.1:\d+(/[^'\s]+)", self.health[-1])
         place = ["env", "-C", str(self.project)] if self.works_in_project else []
         if self.name == "artifacts":  # moto's server instead
@@ -163,6 +188,7 @@ class Topology:
                 if name == "postgres":
                     stack.enter_context(postgres(service))
                 elif conditions.get(name) == "service_completed_successfully":
+                    service.mount()
                     self.project.run(*service.call, **service.environment)
                 else:
                     stack.enter_context(service.running())
@@ -208,20 +234,149 @@ def test_prefect_asks_for_the_password(topology: Topology) -> None:
         assert requests.get(url, auth=wrong, timeout=10).status_code == 401
 
 
+@pytest.mark.parametrize("login", [None, ("admin", "password1234"), ("serve", "wrong")])
+def test_mlflow_asks_for_a_login(topology: Topology, login: tuple[str, str] | None) -> None:
+    """`password1234` was the admin's password in MLflow's own settings."""
+    url = topology["mlflow"].url
+    for path in ("/", FILES, f"{API}/experiments/search?max_results=1", f"{API}/users/list"):
+        assert requests.get(f"{url}{path}", auth=login, timeout=30).status_code == 401, path
+    assert requests.put(f"{url}{FILES}/1/x", data=b"x", auth=login, timeout=30).status_code == 401
+    assert requests.get(f"{url}/health", auth=login, timeout=30).status_code == 200
+
+
 def test_mlflow_answers_only_under_its_own_host_names(topology: Topology) -> None:
-    url = f"{topology['mlflow'].url}/api/2.0/mlflow/experiments/search?max_results=1"
-    assert requests.get(url, timeout=10).status_code == 200
+    url = f"{topology['mlflow'].url}{API}/experiments/search?max_results=1"
+    for user in ("admin", "worker", "serve"):
+        assert requests.get(url, auth=login_of(user), timeout=30).status_code == 200
     stranger = {"Host": "attacker.example"}
-    assert requests.get(url, headers=stranger, timeout=10).status_code == 403
+    refused = requests.get(url, headers=stranger, auth=login_of("admin"), timeout=30)
+    assert refused.status_code == 403
 
 
 def test_mlflow_makes_a_version_of_nothing_but_a_logged_model(topology: Topology) -> None:
-    url = f"{topology['mlflow'].url}/api/2.0/mlflow"
-    requests.post(f"{url}/registered-models/create", json={"name": "x"}, timeout=10)
+    url = f"{topology['mlflow'].url}{API}"
+    worker: dict[str, Any] = {"auth": login_of("worker"), "timeout": 30}
+    requests.post(f"{url}/registered-models/create", json={"name": "x"}, **worker)
     version = {"name": "x", "source": "mlflow-artifacts:/1/models"}
-    answer = requests.post(f"{url}/model-versions/create", json=version, timeout=10)
+    answer = requests.post(f"{url}/model-versions/create", json=version, **worker)
     assert answer.status_code == 400
     assert answer.json()["message"].startswith("Invalid model version source")
+
+
+@pytest.fixture
+def client(topology: Topology, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], MlflowClient]:
+    """Make a client of MLflow that has a user's login; an earlier client has it, too."""
+
+    def of(user: str) -> MlflowClient:
+        for name, value in zip(("USERNAME", "PASSWORD"), login_of(user), strict=True):
+            monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", topology["mlflow"].url)
+        return MlflowClient(topology["mlflow"].url)
+
+    return of
+
+
+def test_serve_can_read_from_mlflow_and_the_worker_can_write(
+    topology: Topology, client: Callable[[str], MlflowClient], tmp_path: Path
+) -> None:
+    url = topology["mlflow"].url
+    worker = client("worker")
+    experiment = worker.create_experiment("written by the worker")
+    run = worker.create_run(experiment).info.run_id
+    worker.log_metric(run, "mse", 0.5)
+    worker.log_text(run, "words", "notes.txt")
+    model = worker.create_logged_model(experiment, name="m", source_run_id=run)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights").write_text("numbers")
+    worker.log_model_artifacts(model.model_id, str(tmp_path / "model"))
+    worker.finalize_logged_model(model.model_id, "READY")
+    worker.create_registered_model("m")
+    source = f"models:/{model.model_id}"
+    worker.create_model_version("m", source, run_id=run, model_id=model.model_id)
+    worker.set_registered_model_alias("m", "champion", "1")
+
+    serve = client("serve")
+    assert serve.get_model_version_by_alias("m", "champion").version == "1"
+    assert [each.version for each in serve.search_model_versions("name = 'm'")] == ["1"]
+    assert [each.info.run_id for each in serve.search_runs([experiment])] == [run]
+    location = serve.get_logged_model(model.model_id).artifact_location
+    copy = mlflow.artifacts.download_artifacts(location, dst_path=str(tmp_path / "copy"))
+    assert (Path(copy) / "weights").read_text() == "numbers"
+    for write in (
+        lambda: serve.create_registered_model("new"),
+        lambda: serve.create_model_version("m", source, model_id=model.model_id),
+        lambda: serve.set_registered_model_alias("m", "champion", "1"),
+        lambda: serve.delete_registered_model_alias("m", "champion"),
+        lambda: serve.set_model_version_tag("m", "1", "sha256", "0"),
+        lambda: serve.update_model_version("m", "1", "words"),
+        lambda: serve.delete_model_version("m", "1"),
+        lambda: serve.delete_registered_model("m"),
+        lambda: serve.create_experiment("new"),
+        lambda: serve.delete_experiment(experiment),
+        lambda: serve.create_run(experiment),
+        lambda: serve.log_metric(run, "mse", 0.1),
+        lambda: serve.log_batch(run, tags=[RunTag("decision", "promoted")]),
+        lambda: serve.set_terminated(run),
+        lambda: serve.delete_run(run),
+        lambda: serve.create_logged_model(experiment),
+        lambda: serve.delete_logged_model(model.model_id),
+        lambda: serve.create_webhook("new", "https://example.org", ["registered_model.created"]),
+    ):
+        with pytest.raises(MlflowException) as refused:
+            write()
+        assert refused.value.get_http_status_code() == 403
+    file = f"{url}{FILES}/{location.partition(':/')[2]}/weights"
+    logged_in: dict[str, Any] = {"auth": login_of("serve"), "timeout": 30}
+    assert requests.put(file, data=b"others", **logged_in).status_code == 403
+    assert requests.delete(file, **logged_in).status_code == 403
+    assert requests.get(file, **logged_in).text == "numbers"
+
+    worker = client("worker")
+    worker.delete_registered_model_alias("m", "champion")
+    worker.delete_model_version("m", "1")
+    worker.delete_registered_model("m")
+    worker.delete_logged_model(model.model_id)
+    worker.delete_run(run)
+    worker.delete_experiment(experiment)
+
+
+@pytest.mark.parametrize("user", ["worker", "serve"])
+def test_only_the_admin_manages_the_users_of_mlflow(topology: Topology, user: str) -> None:
+    url = f"{topology['mlflow'].url}{API}"
+    new = {"username": "new", "password": password("NEW")}
+    others = {"username": "admin", "password": password("NEW")}
+    admin = {"username": user, "is_admin": True}
+    listed = requests.get(f"{url}/users/list", auth=login_of("admin"), timeout=30).json()
+    assert {each["username"] for each in listed["users"]} == {"admin", "worker", "serve"}
+    for method, path, body in (
+        ("POST", "users/create", new),
+        ("PATCH", "users/update-password", others),
+        ("PATCH", "users/update-admin", admin),
+        ("DELETE", "users/delete", {"username": "admin"}),
+    ):
+        answer = requests.request(
+            method, f"{url}/{path}", json=body, auth=login_of(user), timeout=30
+        )
+        assert answer.status_code == 403, path
+
+
+def test_a_changed_password_counts_after_the_next_start(topology: Topology) -> None:
+    login = topology["login"]
+    url = f"{topology['mlflow'].url}{API}/experiments/search?max_results=1"
+    topology.project.run(
+        *login.call, **{**login.environment, "MLFLOW_SERVE_PASSWORD": "another password"}
+    )
+    assert requests.get(url, auth=("serve", "another password"), timeout=30).status_code == 200
+    topology.project.run(*login.call, **login.environment)
+    assert requests.get(url, auth=login_of("serve"), timeout=30).status_code == 200
+
+
+def test_a_wrong_password_of_the_admin_is_reported_in_one_line(topology: Topology) -> None:
+    login = topology["login"]
+    wrong = {**login.environment, "MLFLOW_TRACKING_PASSWORD": "wrong"}
+    done = topology.project.run(*login.call, expected=1, **wrong)
+    assert "set MLFLOW_ADMIN_PASSWORD in docker/.env" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_database_admits_only_its_own_server(topology: Topology) -> None:
@@ -237,6 +392,12 @@ def test_a_database_admits_only_its_own_server(topology: Topology) -> None:
             call, env=environment(PGPASSWORD=word), capture_output=True, text=True
         )
         assert said in done.stdout + done.stderr, database
+
+
+def test_serve_waits_for_the_first_champion(topology: Topology) -> None:
+    """To serve's user, MLflow answers 403 for a model that does not exist."""
+    ready = f"{topology['serve'].url}/ready"
+    until(lambda: "no version with the alias champion" in requests.get(ready, timeout=10).text)
 
 
 def test_a_retrained_model_is_promoted_and_the_server_swaps_to_it(topology: Topology) -> None:

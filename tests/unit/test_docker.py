@@ -106,7 +106,7 @@ def test_git_works_only_in_a_clone_of_the_user_of_the_container() -> None:
 
 VARIABLE = re.compile(r"\$\{(\w+)(:[?-])([^}]*)\}")
 OPTIONAL = {"PROJECT", "PROJECT_UID", "PROJECT_GID", "KEYS", "WORKER_MEMORY"}
-SECRET = re.compile(r"PASSWORD|SECRET|AUTH|TOKEN")
+SECRET = re.compile(r"PASSWORD|SECRET|AUTH(?!_CONFIG_PATH)|TOKEN")
 
 
 def test_compose_yaml_requires_every_password_and_contains_none() -> None:
@@ -121,7 +121,7 @@ def test_compose_yaml_requires_every_password_and_contains_none() -> None:
         for name, value in service.get("environment", {}).items()
         if SECRET.search(name)
     ]
-    assert len(secrets) >= 8
+    assert len(secrets) >= 16
     assert set(secrets) == {"", "latentworks:"}  # the rest is the name of a user
     assert not re.search(r"//[^/\s]+:[^/\s]+@", TEXT)
 
@@ -148,9 +148,22 @@ def test_the_deployment_page_sets_every_password(tmp_path: Path) -> None:
     assert (tmp_path / ".config/latentworks/keys").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / ".config/latentworks/keys/trusted").is_dir()
     text = (tmp_path / "docker/.env").read_text()
-    passwords = re.findall(r"^[A-Z_]+PASSWORD=([0-9a-f]{48})$", text, flags=re.MULTILINE)
-    assert len(set(passwords)) == text.count("PASSWORD=") == 5
+    passwords = re.findall(r"^[A-Z_]+(?:PASSWORD|KEY)=([0-9a-f]{48})$", text, flags=re.MULTILINE)
+    assert len(set(passwords)) == 9
+    assert not re.search(r"^[A-Z_]+=$", text, flags=re.MULTILINE)
     assert f"PROJECT_UID={os.getuid()}\n" in text
+
+
+def test_each_service_has_the_login_of_mlflow_that_it_needs() -> None:
+    users: dict[str, set[str]] = {}
+    for name, service in SERVICES.items():
+        given = service.get("environment", {})
+        if "MLFLOW_TRACKING_URI" in given:
+            users.setdefault(given["MLFLOW_TRACKING_USERNAME"], set()).add(name)
+            variable = f"MLFLOW_{given['MLFLOW_TRACKING_USERNAME'].upper()}_PASSWORD"
+            assert variable in given["MLFLOW_TRACKING_PASSWORD"]
+    assert users == {"admin": {"login"}, "worker": {"deploy", "worker"}, "serve": {"serve"}}
+    assert "MLFLOW_ADMIN_PASSWORD" not in str(SERVICES["worker"]) + str(SERVICES["serve"])
 
 
 def test_the_private_key_is_in_the_worker_alone() -> None:

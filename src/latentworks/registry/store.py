@@ -61,7 +61,7 @@ class RegistryStore(Versions):
         try:
             return str(self.client.get_registered_model(name).tags.get(INTERFACE, ""))
         except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            if self.lacks(name, error):
                 return None
             raise
 

@@ -79,7 +79,7 @@ class Versions:
         try:
             return _version(name, self.client.get_model_version(name, str(number)))
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if not self.lacks(name, error):
                 raise
             known = ", ".join(str(version.number) for version in self.versions(name)) or "none"
             raise RegistryError(
@@ -102,9 +102,18 @@ class Versions:
         try:
             return _version(name, self.client.get_model_version_by_alias(name, alias))
         except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            if error.error_code == "INVALID_PARAMETER_VALUE" or self.lacks(name, error):
                 return None
             raise
+
+    def lacks(self, name: str, error: MlflowException) -> bool:
+        """True if a request about the model `name` failed because something does not exist.
+
+        With MLflow's login, a user who is no admin gets status 403 for a model that does not exist.
+        """
+        if error.error_code == "PERMISSION_DENIED":
+            return not self.client.search_registered_models(f"name = '{name}'")
+        return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")
 
     def fetch(self, version: Version, *, unsigned: bool = False) -> Path:
         """Return a local folder with a version's files, after checking signature and hashes.
