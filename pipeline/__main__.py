@@ -36,7 +36,9 @@ def retrain(
     with one_line_errors():
         overrides = dict(_override(text) for text in override or ())
         worktree = Worktree(dag.root(), RETRAINING)
-        with worktree.held("retrain"):  # report a busy lock before Prefect starts
+        # Report git's refusal, a wrong revision and a busy lock before Prefect starts.
+        worktree.resolve(revision)
+        with worktree.held("retrain"):
             arguments = json.dumps([recipe, overrides, revision, branch])
             call = [sys.executable, "-m", "pipeline", "flow", arguments]
             environment = {**os.environ, locks.OF_PARENT: worktree.lock}

@@ -1,6 +1,7 @@
 """The worktree follows the user's checkout, and changes none of its files."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from dvc.rwlock import SCHEMA
 
 from checkouts import Checkout
-from latentworks.errors import LatentworksError
+from latentworks.errors import LatentworksError, Refused
 from latentworks.repository import git
 from latentworks.runner.worktree import Worktree
 
@@ -344,3 +345,162 @@ def test_a_worktree_command_reports_its_lines_or_raises_its_error(worktree: Work
     with pytest.raises(LatentworksError, match="is missing") as raised:
         worktree.command(lines.append, "validate")
     assert raised.value.exit_code == 2
+
+
+# --- a source that is not git's top, or is a shallow clone ---------------------------------------
+
+
+@pytest.fixture
+def folder(untouched: Checkout, tmp_path: Path) -> Source:
+    """A product in a sub-folder of a monorepo, with photos in git in another one."""
+    source = Source(untouched.copy(tmp_path / "home/products/digits").path)
+    (source.path / ".git").rename(tmp_path / "home/.git")
+    photos(source)
+    source.commit()
+    return source
+
+
+def test_the_worktree_of_a_sub_folder_is_in_the_same_sub_folder(folder: Source) -> None:
+    worktree = Worktree(folder.path, "tests")
+    first = folder.commit()
+    folder.edit("params.yaml", "seed: 0", "seed: 1")
+    folder.edit("src/latentworks/metrics/samples.py", '"""', '"""Edited. ')
+    folder.edit("../photos/digits.npz", "digits", "edited")  # another product's edit
+    (folder.path / "src/new one.py").touch()
+    assert git.differences(folder.path) == ["src/latentworks/metrics/samples.py", "src/new one.py"]
+    before = folder.files()
+    assert worktree.check_out("HEAD") == first
+    assert git.code(worktree.path) == git.Code(first, False)
+    assert (git.committed(folder.path, "params.yaml") or "").count("seed: 0") == 1
+    assert worktree.top.joinpath(".git").is_dir()
+    assert worktree.path == worktree.top / "products/digits"
+    assert worktree.dvc("root").strip() == "."
+    assert "train" in worktree.dvc("status", "--json")
+    assert worktree.command(print, "validate") == {}
+    assert folder.files() == before
+    second = folder.commit()
+    assert worktree.check_out("HEAD") == second
+    assert (worktree.path / "params.yaml").read_text().count("seed: 1") == 1
+    assert (worktree.path / "src/new one.py").is_file()
+
+
+def test_the_branch_of_a_sub_folder_has_its_files_in_the_sub_folder(folder: Source) -> None:
+    worktree = Worktree(folder.path, "tests")
+    worktree.check_out("HEAD")
+    worktree.write("params.yaml", "seed: 5\n")
+    worktree.write("dvc.lock", lock("ours"))
+    worktree.write("reports/metrics.json", "{}\n")
+    assert worktree.push_branch("retrain/autoencoder-1", "autoencoder version 1")
+    changed = folder.run("git", "diff", "--name-only", "HEAD", "retrain/autoencoder-1").stdout
+    names = ("dvc.lock", "params.yaml", "reports/metrics.json")
+    assert changed.split() == [f"products/digits/{name}" for name in names]
+
+
+def test_images_in_another_sub_folder_are_those_in_git(folder: Source) -> None:
+    worktree = Worktree(folder.path, "tests")
+    folder.point_at("../photos")
+    worktree.check_out("HEAD")
+    worktree.link_images()
+    images = worktree.path / "../photos"
+    assert not images.is_symlink()
+    assert (images / "cats/a.png").read_bytes() == b"cats/a.png"
+    (folder.path.parent / "photos/b.png").write_bytes(b"b")
+    with pytest.raises(LatentworksError, match=r"others are not, such as \.\./photos/b\.png"):
+        worktree.link_images()
+
+
+def test_the_worktree_follows_a_source_that_moves_into_a_monorepo(source: Source) -> None:
+    Worktree(source.path, "tests").check_out("HEAD")
+    (source.path / ".git").rename(source.path.parent / ".git")
+    commit = source.commit()
+    worktree = Worktree(source.path, "tests")
+    assert worktree.check_out("HEAD") == commit
+    assert git.differences(worktree.path) == []
+    assert not (worktree.path / ".git").exists()
+
+
+def test_a_shallow_clone_is_checked_out_and_lacks_older_commits(
+    folder: Source, tmp_path: Path
+) -> None:
+    first = folder.run("git", "rev-parse", "HEAD").stdout.strip()
+    folder.edit("params.yaml", "seed: 0", "seed: 1")
+    second = folder.commit()
+    top, clone = folder.path.parents[1], tmp_path / "clone"
+    folder.run("git", "clone", "--quiet", "--depth=1", f"file://{top}", str(clone))
+    shallow = Source(clone / folder.path.relative_to(top))
+    worktree = Worktree(shallow.path, "tests")
+    assert worktree.check_out("HEAD") == second
+    worktree.write("params.yaml", "seed: 5\n")
+    assert worktree.push_branch("retrain/autoencoder-1", "autoencoder version 1")
+    assert shallow.run("git", "rev-parse", "retrain/autoencoder-1^").stdout.strip() == second
+    with pytest.raises(LatentworksError) as raised:
+        worktree.check_out(first)  # as `rebuild` does with the commit of a version
+    assert str(raised.value) == (
+        f"{shallow.path} has no commit {first!r}. Expected a branch, a tag or a commit. "
+        "The clone is shallow, and lacks older commits: run `git fetch --unshallow`."
+    )
+    shallow.run("git", "fetch", "--quiet", "--unshallow")
+    assert worktree.check_out(first) == first
+
+
+# --- git's own reasons ---------------------------------------------------------------------------
+
+
+def foreign(checkout: Checkout) -> dict[str, str]:
+    return {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}  # as if another user owned the files
+
+
+def no_git(checkout: Checkout) -> dict[str, str]:
+    programs = checkout.path.parent / "programs"
+    programs.mkdir()
+    for program in ("python", "dvc", "latentworks"):
+        (programs / program).symlink_to(shutil.which(program) or program)
+    return {"PATH": str(programs)}
+
+
+def no_repository(checkout: Checkout) -> dict[str, str]:
+    shutil.rmtree(checkout.path / ".git")
+    return {}
+
+
+REFUSALS = [
+    (foreign, "detected dubious ownership in repository at '{path}'. If you trust this repository, "
+     "run `git config --global --add safe.directory {path}`."),
+    (no_git, "git is not installed, or not on the PATH. Install git."),
+    (no_repository, "{path} is not in a git repository. Use a clone of the project, or run "
+     "`git init` and commit the files."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("refuse", "reason"), REFUSALS)
+def test_a_command_shows_the_reason_of_git_in_one_line(
+    source: Source, refuse: Callable[[Checkout], dict[str, str]], reason: str
+) -> None:
+    before = (source.path / "params.yaml").read_bytes()
+    changes = {"PYTHONPATH": f"{source.path}/src", **refuse(source)}
+    commands = {
+        "python -m pipeline retrain": 1,
+        "latentworks recipe seed": 1,
+        "latentworks register": Refused.exit_code,
+    }
+    for command, code in commands.items():
+        done = source.run(*command.split(), expected=code, **changes)
+        (line,) = done.stderr.splitlines()
+        assert line.endswith(reason.format(path=source.path))
+    assert (source.path / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives the repository to another user")
+def test_a_foreign_repository_is_used_after_the_cure_of_git(
+    source: Source, worktree: Worktree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commit = source.commit()
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    source.run("chown", "--recursive", "12345", str(source.path))
+    with pytest.raises(LatentworksError, match="detected dubious ownership") as raised:
+        worktree.check_out("HEAD")
+    assert git.code(source.path) == git.Code("", True)  # a stage runs nevertheless
+    cure = str(raised.value).split("`")[1]
+    source.run(*cure.split())
+    assert worktree.check_out("HEAD") == commit
+    assert worktree.push_branch("retrain/autoencoder-1", "autoencoder version 1")

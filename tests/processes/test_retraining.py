@@ -256,7 +256,7 @@ def test_a_mistake_in_the_options_is_one_line_and_keeps_dvc_lock(
 ) -> None:
     lock = (project.worktree.path / "dvc.lock").read_bytes()
     said = project.retrain(*options, expected=1 if "--revision" in options else 2)
-    assert fault in said.splitlines()[-2] + said.splitlines()[-1]
+    assert fault in "".join(said.splitlines()[-2:])
     assert (project.worktree.path / "dvc.lock").read_bytes() == lock
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +191,10 @@ class Inspection:
         if out.cached:
             self.due[path] = md5
         else:
-            text = (git.committed(self.root, file) or "").encode()
-            if hashlib.md5(text, usedforsecurity=False).hexdigest() == md5:
-                self.copies.write(path, text, "from git")
+            with suppress(git.GitError):  # git is one source of a repair, and need not be there
+                text = (git.committed(self.root, file) or "").encode()
+                if hashlib.md5(text, usedforsecurity=False).hexdigest() == md5:
+                    self.copies.write(path, text, "from git")
         return False
 
     def clear(self, outs: list[Out], lost: list[Out]) -> list[str]:

@@ -112,7 +112,10 @@ def check(root: Path) -> Candidate:
 
     Raises Refused if the origin of the result is unknown, or if the training diverged.
     """
-    commit = git.code(root).commit
+    try:
+        commit = git.object_id(root, "HEAD")
+    except git.GitError as error:
+        raise Refused(f"Cannot register: the model's origin is unknown. {error}") from None
     if not commit:
         raise Refused(
             "Cannot register: the code is not committed to git, so the model's origin is unknown. "

@@ -6,9 +6,8 @@ cache and MLflow's store with the user's checkout, which is called the source he
 
 import json
 import os
-import re
+import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,10 +23,6 @@ from latentworks.system import disk, locks, processes
 from latentworks.system.state import STATE
 from latentworks.tracking.uri import absolute, tracking_uri
 
-# A git hook sets these variables; they name the repository of the hook.
-GIT_LOCAL = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR")
-# Allows a fetch of a commit that is on no branch any more, such as the commit of a version.
-UPLOAD_PACK = "git -c uploadpack.allowAnySHA1InWant=true upload-pack"
 SETTINGS = {  # of git, in place of the user's: no signature, no hooks
     "user.name": "latentworks",
     "user.email": "latentworks@localhost",
@@ -35,9 +30,7 @@ SETTINGS = {  # of git, in place of the user's: no signature, no hooks
     "core.hooksPath": os.devnull,
     "core.quotePath": "false",  # no escapes in file names
 }
-FAULT = re.compile(r"(fatal|error): | ! \[")  # marks the line of git's output that has the error
 RETRAINING = "retraining"  # name of the worktree of the flow `retrain`
-PATIENCE = 120  # seconds until a git command is stopped
 
 
 class Worktree:
@@ -51,13 +44,22 @@ class Worktree:
         self.path = self.tree / self.source.relative_to(self.source.anchor)
         self.uri = absolute(uri or tracking_uri(self.source))
 
+    @cached_property
+    def top(self) -> Path:
+        """Top folder of the worktree's git repository: `path`, or a folder above, as in the source.
+
+        Raises GitError if git does not find or refuses the repository of the source.
+        """
+        up = git.run(self.source, "rev-parse", "--show-cdup").strip()
+        return Path(os.path.normpath(self.path / up))
+
     @property
     def environment(self) -> dict[str, str]:
         """Environment variables for a process in the worktree, while this one holds it."""
         return {
             locks.OF_PARENT: self.lock,  # this process holds it: see `held`
             "DVC_SITE_CACHE_DIR": str(self.path / ".dvc/site_cache"),
-            "GIT_CEILING_DIRECTORIES": str(self.path.parent),  # hides the source, which is above
+            **self._ceiling,
             "MLFLOW_TRACKING_URI": self.uri,
             "PYTHONPATH": str(self.path / "src"),  # the code of the worktree
         }
@@ -89,7 +91,8 @@ class Worktree:
         current = self._git("rev-parse", "--verify", "--quiet", "HEAD", check=False)
         if current != commit:
             self._git("fetch", "--quiet", "--no-tags", "--depth=1", "--no-write-fetch-head",
-                      f"--upload-pack={UPLOAD_PACK}", str(self.source), commit)  # fmt: skip
+                      f"--upload-pack={self._served_by('upload-pack')}", self._git_folder,
+                      commit)  # fmt: skip
         kept = self._results()
         if current != commit or kept is None or git.differences(self.path):
             self._git("checkout", "--quiet", "--force", "--detach", commit)
@@ -101,13 +104,13 @@ class Worktree:
 
     def resolve(self, revision: str) -> str:
         """Return the commit of the source that a branch, a tag or a commit hash names."""
-        commit = self._git("rev-parse", "--verify", "--quiet", "--end-of-options",
-                           f"{revision}^{{commit}}", cwd=self.source, check=False)  # fmt: skip
-        if not commit:
-            raise LatentworksError(
-                f"{self.source} has no commit {revision!r}. Expected a branch, a tag or a commit."
-            )
-        return commit
+        commit = git.object_id(self.source, f"{revision}^{{commit}}")
+        if commit:
+            return commit
+        cure = "Expected a branch, a tag or a commit."
+        if git.run(self.source, "rev-parse", "--is-shallow-repository").strip() == "true":
+            cure += " The clone is shallow, and lacks older commits: run `git fetch --unshallow`."
+        raise LatentworksError(f"{self.source} has no commit {revision!r}. {cure}")
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the worktree."""
@@ -155,8 +158,8 @@ class Worktree:
 
     def _refuse_partly_in_git(self, given: Path) -> None:
         names = self._git("ls-files", "--others", "--", str(given), cwd=self.source, check=False)
-        hidden = {name for name in names.splitlines() if any(p[0] == "." for p in Path(name).parts)}
-        untracked = [name for name in names.splitlines() if name not in hidden]
+        parts = {name: set(Path(name).parts) - {os.pardir} for name in names.splitlines()}
+        untracked = [name for name in parts if not any(part[0] == "." for part in parts[name])]
         if untracked:
             raise LatentworksError(
                 f"Some files of {given} are in git and others are not, such as {untracked[0]}. "
@@ -165,12 +168,15 @@ class Worktree:
 
     def _make(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        git = self.path / ".git"
+        git = self.top / ".git"
         for lock in (*git.glob("*.lock"), *(git / "refs").rglob("*.lock")):
             lock.unlink(missing_ok=True)  # of a git command that was killed
-        if not self._git("rev-parse", "--git-dir", check=False):
-            shutil.rmtree(self.path / ".git", ignore_errors=True)  # of a `git init` that was killed
-            self._git("init", "--quiet")
+        if self._git("rev-parse", "--show-toplevel", check=False) != str(self.top):
+            # Left by a `git init` that was killed, or from before the source's top was another one.
+            for folder in (self.path, *self.path.parents):
+                if self.tree in folder.parents:
+                    shutil.rmtree(folder / ".git", ignore_errors=True)
+            self._git("init", "--quiet", str(self.top))
         repair.repair_checkout(self.path)
 
     def _results(self) -> dict[Path, bytes] | None:
@@ -194,39 +200,31 @@ class Worktree:
                 temporary.write_bytes(content)
 
     def _git(self, *call: str, cwd: Path | None = None, check: bool = True) -> str:
-        environment = {name: os.environ[name] for name in os.environ if name not in GIT_LOCAL}
-        if cwd is None:
-            # If the worktree has no repository yet, git must not use the one of the source.
-            environment["GIT_CEILING_DIRECTORIES"] = str(self.path.parent)
         settings = SETTINGS if cwd else {**SETTINGS, "lfs.storage": f"{self._git_folder}/lfs"}
-        options = [part for each in settings.items() for part in ("-c", "=".join(each))]
-        try:
-            done = subprocess.run(
-                ["git", *options, *call],
-                cwd=cwd or self.path,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=PATIENCE,
-            )
-        except FileNotFoundError:
-            raise LatentworksError("git is not installed. Install it.") from None
-        except subprocess.TimeoutExpired:
-            raise LatentworksError(
-                f"git {call[0]} did not end within {PATIENCE} s and was stopped. Try again."
-            ) from None
-        if done.returncode != 0 and check:
-            lines = done.stderr.strip().splitlines() or ["no reason given"]
-            fault = next((line for line in lines if FAULT.match(line)), lines[-1])
-            raise LatentworksError(f"git {call[0]} failed: {fault.strip()}")
-        return done.stdout.strip() if done.returncode == 0 else ""
+        no = () if check else git.ANY
+        env = {} if cwd else self._ceiling
+        return git.run(cwd or self.path, *call, no=no, settings=settings, env=env).strip()
+
+    @property
+    def _ceiling(self) -> dict[str, str]:
+        """Hides the source, which is above, from git if the worktree has no repository."""
+        return {"GIT_CEILING_DIRECTORIES": str(self.top.parent)}
 
     @cached_property
     def _git_folder(self) -> str:
         """The source's git folder, with its objects and those of git-lfs."""
         call = ("rev-parse", "--path-format=absolute", "--git-common-dir")
-        return self._git(*call, cwd=self.source, check=False)
+        return git.run(self.source, *call).strip()
+
+    def _served_by(self, program: str) -> str:
+        """Return the command with which git reads or writes the source for the worktree.
+
+        The settings allow a fetch of a commit that is on no branch any more, such as that of a
+        version, and a source of another owner that git has accepted: the user's exception for it
+        names the source's top, and this command asks for its git folder.
+        """
+        settings = {"uploadpack.allowAnySHA1InWant": "true", "safe.directory": self._git_folder}
+        return shlex.join(["git", *git.options(settings), program])
 
     # --- DVC and latentworks commands ------------------------------------------------------------
 
@@ -303,5 +301,6 @@ class Worktree:
         ignored = self._git("check-ignore", "--", *existing, check=False).splitlines()
         self._git("add", "--", *(name for name in existing if name not in ignored))
         self._git("commit", "--quiet", "--allow-empty", "-m", message)
-        self._git("push", "--quiet", str(self.source), f"HEAD:refs/heads/{branch}")
+        self._git("push", "--quiet", f"--receive-pack={self._served_by('receive-pack')}",
+                  self._git_folder, f"HEAD:refs/heads/{branch}")  # fmt: skip
         return True
