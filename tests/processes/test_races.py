@@ -4,13 +4,11 @@ import multiprocessing
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -19,12 +17,11 @@ from mlflow import MlflowClient
 
 from checkouts import Checkout, Project
 from conftest import FULL
-from latentworks.promotion.scores import Scores
 from latentworks.registry.registry import Registry
-from latentworks.registry.versions import SHA256
-from latentworks.serving import checksums, packaging
-from latentworks.system import disk, locks
+from latentworks.registry.versions import SOURCE
+from latentworks.system import locks
 from servers import DEADLINE, aliases, decisions, mlflow_server
+from versions import log_scaled
 
 # --- simultaneous promotions, and kills ----------------------------------------------------------
 
@@ -53,23 +50,11 @@ def ladder(server: str, good: Checkout, tmp_path_factory: pytest.TempPathFactory
         patch.setenv("MLFLOW_TRACKING_URI", server)
         store = Registry(path).store
         version = store.get("ladder", 1)
-        folder = path.with_name("version")
         for rung in range(1, NUM_PROCESSES):
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(store.fetch(version), folder)
-            scores = Scores.from_json(disk.read_json(folder / packaging.SCORES))
-            mse = scores.metrics["mse"]
-            assert mse.replicates is not None
-            lower = replace(mse, value=mse.value * 0.8**rung, replicates=mse.replicates * 0.8**rung)
-            better = replace(scores, metrics={**scores.metrics, "mse": lower})
-            disk.write_json(folder / packaging.SCORES, better.to_json())
-            tags = {**version.tags, SHA256: checksums.seal(folder)}
-            tags |= store.keys.sign("ladder", tags)
-            model = client.create_logged_model(store.store.experiment_id, "ladder")
-            client.log_model_artifacts(model.model_id, str(folder))
-            client.finalize_logged_model(model.model_id, "READY")
-            source = f"models:/{model.model_id}"
-            client.create_model_version("ladder", source, tags=tags, model_id=model.model_id)
+            folder = path.with_name("version")
+            model_id, tags = log_scaled(store, version, 0.8**rung, folder)
+            source = f"{SOURCE}{model_id}"
+            client.create_model_version("ladder", source, tags=tags, model_id=model_id)
     return checkout
 
 

@@ -1,0 +1,193 @@
+"""Faults at one system call of `register` and `promote`: a kill, a full disk, or a failed write.
+
+An undisturbed command is traced first: its commit path is the list of its calls that write to the
+store's folder. A fault happens at a place on this path, given in percent, and so at the same call
+in every run of the tests. To repeat a failure, run the test with its name:
+`pytest -m system tests/system/test_nth_write.py -k promote-KILL-10`; LATENTWORKS_FULL=1 has more.
+"""
+
+import re
+import shutil
+import sqlite3
+import subprocess
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkouts import NAME, Checkout, Project
+from conftest import FULL
+from latentworks.registry.decisions import DECISIONS
+from latentworks.registry.records import Records
+from latentworks.tracking.local_store import ARTIFACTS, follow_move
+
+pytestmark = pytest.mark.system
+
+# All calls with which SQLite and Python change files.
+CALLS = "pwrite64,write,sendfile,ftruncate,fsync,fdatasync,mkdir,rename,unlink"
+FAULTS = {"KILL": "signal=KILL", "ENOSPC": "error=ENOSPC", "EIO": "error=EIO"}
+PLACES = {  # in percent of the commit path
+    "register": range(0, 100, 7) if FULL else (75,),  # scores the model, twice here, and is slow
+    "promote": range(0, 100, 3) if FULL else (10, 35, 65, 90),
+}
+EVERY = [
+    (command, fault, place)
+    for command, places in PLACES.items()
+    for number, place in enumerate(places)
+    for fault in (FAULTS if FULL else [[*FAULTS][number % len(FAULTS)]])
+]
+
+# A warm interpreter runs it as `python -c`. Its main thread alone is traced: another thread, or the
+# pre-flight, would have calls, and numbers, of its own.
+TRACED = """
+import os, subprocess, sys
+
+tracer = subprocess.Popen(["strace", "-qq", *sys.argv[1].split(), "-p", str(os.getpid())])
+while "TracerPid:\\t0\\n" in open("/proc/self/status").read():
+    if tracer.poll() is not None:
+        sys.exit("strace has ended")
+sys.argv = ["latentworks", *sys.argv[2:]]
+from latentworks.cli import app
+
+app()
+"""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A system call of the commit path."""
+
+    name: str
+    number: int  # counted from 1, among all calls of this name
+    path: str
+
+    @property
+    def file(self) -> str:
+        """The file; the folder if that has many files, which are written in any order."""
+        return ARTIFACTS if f"/{ARTIFACTS}/" in self.path else self.path
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A command without a fault: the checkout before it, its commit path, and its end state."""
+
+    command: tuple[str, ...]
+    project: Project
+    before: Path  # copy of the checkout
+    path: list[Call]
+    end: dict[str, Any]
+
+    def call(self, place: int) -> Call:
+        return self.path[len(self.path) * place // 100]
+
+
+def traced(
+    project: Project, command: tuple[str, ...], options: str
+) -> subprocess.CompletedProcess[str]:
+    return project.run("python", "-c", TRACED, options, *command, expected=None)
+
+
+def commit_path(log: Path, folder: Path) -> list[Call]:
+    """Read the calls of a trace that write to the store in `folder`.
+
+    Of like calls in a row, such as the pages of a transaction, the list has the first and last.
+    """
+    counts: Counter[str] = Counter()
+    found = []
+    store = re.compile(rf"{re.escape(str(folder))}/(mlflow\.db|{ARTIFACTS}/)[^>\"]*")
+    for line in log.read_text().splitlines():
+        name = line.partition("(")[0]
+        counts[name] += 1
+        if name in CALLS.split(",") and (match := store.search(line)):
+            found.append(Call(name, counts[name], match[0]))
+    groups = [[*group] for _, group in groupby(found, key=lambda call: (call.name, call.file))]
+    return [call for group in groups for call in dict.fromkeys((group[0], group[-1]))]
+
+
+def state(project: Project) -> dict[str, Any]:
+    """Read what registrations and decisions have written, apart from times and random ids."""
+    with closing(sqlite3.connect(project.path / "mlflow.db")) as database:
+        execute = database.execute
+        versions = execute("SELECT version, description FROM model_versions ORDER BY 1").fetchall()
+        tags = execute("SELECT version, key FROM model_version_tags ORDER BY 1, 2").fetchall()
+        decided = execute("SELECT version, value FROM model_version_tags WHERE key = 'decision'")
+        aliases = execute("SELECT alias, version FROM registered_model_aliases ORDER BY 1")
+        runs = execute(
+            "SELECT run_uuid, status FROM runs JOIN experiments USING (experiment_id) "
+            "WHERE experiments.name = ? AND runs.lifecycle_stage = 'active' ORDER BY start_time",
+            (DECISIONS,),
+        ).fetchall()
+        ledger = [
+            (status, dict(execute("SELECT key, value FROM tags WHERE run_uuid = ?", (run,))))
+            for run, status in runs
+        ]
+        chosen = ("model.version", "decision", "champion.before", "champion.after")
+        found: dict[str, Any] = {
+            "versions": versions,
+            "tags": tags,
+            "decided": dict(decided),
+            "aliases": dict(aliases),
+            "ledger": [(status, *(run[tag] for tag in chosen)) for status, run in ledger],
+        }
+    ids = {run: f"decision {number}" for number, (run, _) in enumerate(runs)}
+    recorded = Records(project.path / "mlflow.db").all()
+    found["records"] = sorted(ids.get(each.id, f"{each.kind} {each.id}") for each in recorded)
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    champion: Checkout, better: Checkout, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Undisturbed]:
+    """Register and promote a better model than the champion, each command traced."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    path = folder / "checkout"
+    project = Project(better.copy(path).path, f"sqlite:///{path / 'mlflow.db'}").named(NAME)
+    shutil.rmtree(path / ARTIFACTS)
+    shutil.copytree(champion.path / ARTIFACTS, path / ARTIFACTS)
+    shutil.copy(champion.path / "mlflow.db", path)
+    follow_move(path / "mlflow.db")
+    project.ours("sync")
+    found = {}
+    for command in (("register",), ("promote", "2")):
+        before, log = folder / command[0], folder / "calls"
+        shutil.copytree(path, before, symlinks=True)
+        done = traced(project, command, f"-y -o {log} -e trace={CALLS}")
+        assert done.returncode == 0, done.stderr
+        calls = commit_path(log, path)
+        found[command[0]] = Undisturbed(command, project, before, calls, state(project))
+    assert found["register"].end["aliases"] == {"champion": 1, "challenger": 2}
+    assert found["promote"].end["aliases"] == {"champion": 2, "previous": 1}
+    return found
+
+
+@pytest.mark.parametrize(("command", "fault", "place"), EVERY)
+def test_the_same_command_completes_what_a_fault_has_interrupted(
+    undisturbed: dict[str, Undisturbed], tmp_path: Path, command: str, fault: str, place: int
+) -> None:
+    whole = undisturbed[command]
+    project, call, log = whole.project, whole.call(place), tmp_path / "calls"
+    print(f"{fault} at call {call.number} of {call.name}, on {call.path}")
+    shutil.rmtree(project.path)
+    shutil.copytree(whole.before, project.path, symlinks=True)
+    inject = f"inject={call.name}:{FAULTS[fault]}:when={call.number}"
+    done = traced(project, whole.command, f"-y -o {log} -e trace={call.name} -e {inject}")
+    told = log.read_text().splitlines()
+    print(done.returncode, done.stdout, done.stderr, *told[-2:], sep="\n")
+    if fault == "KILL":
+        assert "+++ killed by SIGKILL" in told[-1]
+    else:
+        (injected,) = (line for line in told if line.endswith("(INJECTED)"))
+        assert injected.startswith(f"{call.name}(")
+        assert "Traceback" not in done.stderr
+    if place % 2:  # at the others, the command alone must complete what `verify` could repair
+        assert "all intact" in project.ours("verify")
+    is_done = command == "promote" and state(project)["ledger"] == whole.end["ledger"]
+    again = project.ours(*whole.command, expected=6 if is_done else 0)
+    assert not is_done or "it is champion already" in again
+    assert state(project) == whole.end
+    assert "all intact" in project.ours("verify")
