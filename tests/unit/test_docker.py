@@ -191,6 +191,17 @@ def test_a_service_has_no_privileges(name: str) -> None:
     assert on_the_outside or service["networks"] == ["stores"]
 
 
+def test_mlflow_and_serve_are_on_no_network_with_a_way_to_the_internet() -> None:
+    masquerade = "com.docker.network.bridge.enable_ip_masquerade"
+    closed = {
+        name
+        for name, network in yaml.safe_load(TEXT)["networks"].items()
+        if network.get("internal") or network.get("driver_opts", {}).get(masquerade) == "false"
+    }
+    shut = {name for name, service in SERVICES.items() if closed >= {*service.get("networks", "?")}}
+    assert shut == {"postgres", "artifacts", "bucket", "mlflow", "login", "serve"}
+
+
 def test_mlflow_runs_no_jobs_loads_no_pickles_and_limits_its_hosts() -> None:
     service = SERVICES["mlflow"]
     assert service["environment"]["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
