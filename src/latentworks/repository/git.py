@@ -101,16 +101,17 @@ def code(folder: Path) -> Code:
 
 def object_id(folder: Path, name: str) -> str:
     """Return the hash of the commit or file that `name` stands for in git; "" if there is none."""
-    call = ("rev-parse", "--verify", "--quiet", "--end-of-options", name)
-    return run(folder, *call, no=NO).strip()
+    if name.startswith("-"):  # an option; no name begins like this
+        return ""
+    return run(folder, "rev-parse", "--verify", "--quiet", name, no=NO).strip()
 
 
 def differences(folder: Path) -> list[str]:
     """Return the files of code that differ from the commit: tracked files, and new ones in src."""
     others = [f":(exclude){name}" for name in NOT_CODE]
     # Without git's lock on the index, which would disturb a git command of the user.
-    status = ("--no-optional-locks", "status", "--porcelain", "-z", "-uno", "--no-renames")
-    changed = run(folder, *status, "--", ".", *others).split("\0")
+    status = ("status", "--porcelain", "-z", "-uno", "--no-renames", "--", ".", *others)
+    changed = run(folder, *status, env={"GIT_OPTIONAL_LOCKS": "0"}).split("\0")
     above = run(folder, "rev-parse", "--show-prefix").strip()  # `status` names paths from the top
     new = run(folder, "ls-files", "-z", "--others", "--exclude-standard", "--", "src").split("\0")
     return [entry[3:].removeprefix(above) for entry in changed if entry] + [*filter(None, new)]

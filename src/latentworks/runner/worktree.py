@@ -171,7 +171,7 @@ class Worktree:
         git = self.top / ".git"
         for lock in (*git.glob("*.lock"), *(git / "refs").rglob("*.lock")):
             lock.unlink(missing_ok=True)  # of a git command that was killed
-        if self._git("rev-parse", "--show-toplevel", check=False) != str(self.top):
+        if self._git("rev-parse", "--show-toplevel", check=False) != os.path.realpath(self.top):
             # Left by a `git init` that was killed, or from before the source's top was another one.
             for folder in (self.path, *self.path.parents):
                 if self.tree in folder.parents:
