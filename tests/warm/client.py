@@ -79,7 +79,8 @@ def main(call: list[str]) -> None:
         sys.exit("the warm interpreter ended before its fork")
     code = int.from_bytes(answer, "little", signed=True)
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # SIGKILL has no handler
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
 
