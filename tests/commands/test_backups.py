@@ -4,6 +4,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from contextlib import closing
@@ -271,6 +272,82 @@ def test_an_older_copy_of_the_database_is_brought_up_to_date(
     assert "1 version and 1 decision are back" in project.ours("restore")
     assert project.ours("history") == history
     assert aliases(now(project), NAME) == FINAL
+
+
+def test_an_older_copy_that_lacks_only_decisions_is_brought_up_to_date(
+    project: Project, tmp_path: Path
+) -> None:
+    """The aliases, the interface, and what became of each version, follow the decisions.
+
+    In the older copy, the last decision is open: it must not be carried out once more.
+    """
+    older = shutil.copy(project.path / "mlflow.db", tmp_path)
+    project.ours("rollback", "--reason", "it was wrong")
+    history = project.ours("history")
+    shutil.copy(older, project.path / "mlflow.db")
+    with closing(sqlite3.connect(project.path / "mlflow.db")) as database, database:
+        opened = database.execute(
+            """UPDATE runs SET status = 'RUNNING', end_time = NULL WHERE run_uuid IN (
+            SELECT run_uuid FROM tags WHERE key = 'champion.after' AND value = '2')"""
+        )
+        assert opened.rowcount == 1
+        database.execute("UPDATE registered_model_tags SET value = 'x' WHERE key = 'interface'")
+    assert "missing in the database" in project.ours("verify", expected=11)
+    assert "0 versions and 1 decision are back" in project.ours("restore")
+    assert project.ours("history") == history
+    assert aliases(now(project), NAME) == {"champion": 1, "previous": 2}
+    assert "it was rolled back: it was wrong" in project.ours("promote", "2", expected=7)
+    assert "8x8x1" in MlflowClient(project.server).get_registered_model(NAME).tags["interface"]
+    assert "all intact" in project.ours("verify")
+
+
+def test_a_journal_of_a_lost_database_does_not_reach_the_new_one(project: Project) -> None:
+    """A killed process leaves the journal, and the database is lost afterwards."""
+    history = project.ours("history")
+    killed = "import os, sqlite3; database = sqlite3.connect('mlflow.db', isolation_level=None);"
+    killed += "database.executescript('PRAGMA cache_size = 1; BEGIN; DELETE FROM tags;');"
+    killed += "database.execute('UPDATE runs SET name = hex(zeroblob(9000))'); os._exit(1)"
+    subprocess.run([sys.executable, "-c", killed], cwd=project.path, check=False)
+    assert (project.path / "mlflow.db-journal").stat().st_size
+    delete(project)
+    assert "2 versions and 2 decisions are back" in project.ours("restore")
+    assert project.ours("history") == history
+    assert "2 versions" in project.ours("verify")
+
+
+def test_text_that_is_not_utf_8_is_damage(project: Project) -> None:
+    history = project.ours("history")
+    with closing(sqlite3.connect(project.path / "mlflow.db")) as database, database:
+        database.execute(
+            "UPDATE model_version_tags SET value = CAST(x'ff' AS TEXT) WHERE key = 'git.commit'"
+        )
+    told = project.ours("verify", expected=11)
+    assert "a text in the table model_version_tags is not UTF-8" in told
+    for command in ("promote", "history", "backup"):
+        more = ("store.tar",) * (command == "backup")
+        assert "Run `latentworks verify`, which names the cure." in project.ours(
+            command, *more, expected=6
+        )
+    project.ours("restore")
+    assert project.ours("history") == history
+    assert "2 versions" in project.ours("verify")
+
+
+def test_a_deletion_of_all_versions_is_reported_once(project: Project) -> None:
+    client = MlflowClient(project.server)
+    project.ours("verify")
+    for number in ("1", "2"):
+        client.delete_model_version(NAME, number)
+    assert f"{NAME} version 1 was deleted in MLflow" in project.ours("verify")
+    assert "deleted" not in project.ours("verify")
+
+
+def test_a_folder_with_two_at_signs_in_its_name_has_a_store(
+    untouched: Checkout, tmp_path: Path
+) -> None:
+    path = tmp_path / "a@b@c"
+    project = Project(untouched.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    assert "No decision about" in project.ours("history")
 
 
 def test_the_record_of_another_version_with_the_same_number_is_kept(

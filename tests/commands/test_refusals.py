@@ -74,14 +74,34 @@ def test_a_servable_with_a_cut_off_decoder_is_refused(candidate: Project, server
 
 
 def test_a_model_with_another_interface_needs_another_name(
-    server: str, finished: Checkout, experiment: Checkout, tmp_path: Path
+    server: str, good: Checkout, experiment: Checkout, tmp_path: Path
 ) -> None:
     name = "faces"
-    Project(finished.copy(tmp_path / "one").path, server).named(name).ours("register")
+    one = Project(good.copy(tmp_path / "one").path, server).named(name)
+    one.ours("register")
+    one.ours("promote")
     other = Project(experiment.copy(tmp_path / "other").path, server).named(name)
     refused(other, "holds models of 8x8x1 images, 2 latents, and its clients rely on that")
     other.edit("params.yaml", f"model_name: {name}", "model_name: faces-16d")
     assert "faces-16d version 1 is registered" in other.ours("register")
+
+
+def test_a_model_that_never_had_a_champion_takes_another_interface(
+    server: str, finished: Checkout, experiment: Checkout, tmp_path: Path
+) -> None:
+    name = "undecided"
+    one = Project(finished.copy(tmp_path / "one").path, server).named(name)
+    one.ours("register")
+    other = Project(experiment.copy(tmp_path / "other").path, server).named(name)
+    assert f"{name} version 2 is registered" in other.ours("register")
+    told = one.ours("promote", "1", expected=6)
+    assert "it has 8x8x1 images, 2 latents, and a result with 8x8x1 images, 16 latents was" in told
+    assert aliases(server, name) == {"challenger": 2}
+    assert decisions(server, name) == []
+    # As the message says: the first result, registered again, takes its interface back.
+    assert f"{name} version 1 is registered" in one.ours("register")
+    assert "mse is not within its limit" in one.ours("promote", "1", expected=7)
+    other.ours("promote", "2", expected=6)
 
 
 # --- files that were changed after registration --------------------------------------------------

@@ -1,7 +1,9 @@
 """The MLflow run of a result is complete, equal when written again, and disturbs no command."""
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.entities import Run
 
-from checkouts import Checkout
+from checkouts import Checkout, Project
 from latentworks.artifacts.curves import read_curves
 from latentworks.repository import dag
 from latentworks.repository.result import Result, recorded_result
@@ -221,6 +223,28 @@ def test_a_copied_store_writes_artifacts_beside_its_own_database(
     assert run.info.artifact_uri.startswith(f"{beside}/")
     assert client.get_experiment(run.info.experiment_id).artifact_location == beside
     assert files(client, run, "model")
+
+
+OLDER = "451aebb31d03"  # a version of the schema in MLflow 1
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        (OLDER, "was made by an older MLflow. Run `latentworks backup FILE`, then run `mlflow db"),
+        ("abcdef", f"was made by a newer MLflow than {mlflow.__version__}"),
+    ],
+)
+def test_a_database_of_another_mlflow_is_refused_with_the_cure(
+    untouched: Checkout, tmp_path: Path, schema: str, told: str
+) -> None:
+    """MLflow itself brings a database up to date that lacks tables, and refuses others."""
+    project = Project(untouched.copy(tmp_path / "it").path, "")
+    project.server = f"sqlite:///{project.path / 'mlflow.db'}"
+    project.ours("history")
+    with closing(sqlite3.connect(project.path / "mlflow.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = ?", (schema,))
+    assert told in project.ours("history", expected=6)
 
 
 def test_the_password_in_a_tracking_uri_is_not_shown() -> None:

@@ -5,6 +5,7 @@ import itertools
 import shutil
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +24,7 @@ from servers import closed_port, mlflow_server
 
 PATIENCE = 11.5  # ten seconds, and the time for hashing on a machine that does other work
 SLOW = 2.0  # seconds before an answer
+TRIES = 3  # calls of MLflow's client until it gives up
 
 
 class Proxy(ThreadingHTTPServer):
@@ -36,6 +38,7 @@ class Proxy(ThreadingHTTPServer):
         self.kind = "sound"
         self.pause = SLOW
         self.calls = itertools.count()
+        self.asked: Counter[str] = Counter()  # the calls for each file
         self.released = threading.Event()  # silent calls may end
         super().__init__(("127.0.0.1", 0), Handler)
 
@@ -73,6 +76,12 @@ class Handler(BaseHTTPRequestHandler):
             return
         if kind == "slow":
             self.server.released.wait(self.server.pause)
+        if kind == "losing files" and "mlflow-artifacts/artifacts/" in self.path:
+            asked = self.server.asked
+            asked[self.path] += 1
+            if list(asked).index(self.path) % 2 and asked[self.path] <= TRIES:
+                self._answer(500, b"no")
+                return
         if kind == "refusing" and number % 2:
             self._answer(500, b"no")
             return
@@ -306,6 +315,20 @@ def test_a_command_ends_although_a_download_never_does(
         settings = {"MLFLOW_TRACKING_URI": server.url, bounded.SECONDS: "1"}
         done = checkout.run("latentworks", "promote", expected=69, **settings)
     assert "did not complete a call within 10 seconds" in done.stderr
+
+
+def test_files_that_have_arrived_are_not_asked_for_again(
+    good: Checkout, upstream: str, tmp_path: Path
+) -> None:
+    checkout = Project(good.copy(tmp_path / "checkout").path, upstream).named("losing")
+    checkout.ours("register")
+    shutil.rmtree(checkout.path / ".latentworks/versions", ignore_errors=True)
+    with proxy(upstream) as server:
+        server.kind = "losing files"
+        checkout.run("latentworks", "promote", MLFLOW_TRACKING_URI=server.url)
+        numbers = [*server.asked.values()]
+        assert set(numbers[::2]) == {1}
+        assert set(numbers[1::2]) == {TRIES + 1}
 
 
 def test_a_missing_login_is_not_called_a_passing_fault(

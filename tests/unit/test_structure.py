@@ -62,7 +62,7 @@ LIBRARIES = {
     "uvicorn": ("server",),
     "prometheus_client": ("server",),
     "orjson": ("server",),
-    "sqlalchemy": ("registry.versions", "tracking.bounded"),
+    "sqlalchemy": ("tracking.bounded", "tracking.faults"),
     "cryptography": ("registry.signatures",),
     "typer": ("cli", "pipeline"),
 }

@@ -104,9 +104,10 @@ class Aliases:
             challenger = self.store.aliased(self.name, CHALLENGER)
             if challenger is not None and challenger.number == after:
                 self.store.move_alias(self.name, CHALLENGER, None)
+        # Recorded before it is closed: after a kill, the next command completes both.
+        self.store.keep(self.name, filter(None, (entry.version, before, after)))
         self.store.decisions.close(entry)
-        touched = filter(None, (entry.version, before, after))
-        self.store.keep(self.name, touched, [entry.run_id])
+        self.store.keep(self.name, decisions=[entry.run_id])
 
     def finish_interrupted(self) -> Entry | None:
         """Complete a decision that a killed process had recorded but not carried out; return it.

@@ -20,6 +20,7 @@ from latentworks.integrity.copies import Copies
 from latentworks.integrity.report import count
 from latentworks.registry.records import Records
 from latentworks.registry.signatures import TRUSTED, Keys
+from latentworks.serving import checksums
 from latentworks.serving.checksums import SUMS
 from latentworks.system import disk
 from latentworks.system.console import first_line
@@ -31,7 +32,6 @@ DATABASE = "mlflow.db"  # in a backup, whatever its name in the store
 KEYS = "keys"  # folder of public keys, in a backup
 EVERY = 5.0  # seconds between two lines about the progress
 SCRATCH = ".restore-"  # begins the name of the folder into which a backup is extracted
-SIDECARS = ("-journal", "-wal", "-shm")  # files of SQLite beside a database
 
 Tell = Callable[[str], None]
 
@@ -176,7 +176,7 @@ def restore(root: Path, file: Path, replace: bool, tell: Tell) -> None:
 
 
 def _with_sidecars(database: Path) -> list[Path]:
-    return [*(Path(f"{database}{end}") for end in SIDECARS), database]
+    return [*(Path(f"{database}{end}") for end in local_store.SIDECARS), database]
 
 
 def _set_aside(root: Path, paths: list[Path], tell: Tell) -> None:
@@ -222,11 +222,8 @@ def _extract(file: Path, target: Path) -> int:
                     copy.flush()
                     os.fsync(copy.fileno())
                 found[member.name] = disk.file_digest(target / path)
-        sums = (target / SUMS).read_text(encoding="utf-8") if SUMS in found else ""
-        found.pop(SUMS, None)
-        for line in sums.splitlines():
-            digest, _, name = line.partition("  ")
-            expected[name] = digest
+        if found.pop(SUMS, None):
+            expected = checksums.read(target / SUMS)
     except (tarfile.TarError, ValueError, FileExistsError, NotADirectoryError) as error:
         raise RegistryError(f"{fault}: {first_line(error)}. Nothing was changed.") from None
     for name in sorted({*expected, *found, DATABASE}):
@@ -262,10 +259,10 @@ def restore_records(root: Path, tell: Tell) -> None:
         _set_aside(root, _with_sidecars(database), tell)
     if database.exists():
         lacking = [record for record in intact if records.lacks(record)]
-        # The aliases follow versions that come back.
-        names = {record.name for record in lacking if record.kind != "decision"}
-        models = [each for each in intact if each.kind == "model" and each.name in names]
-        records.put_back(dict.fromkeys([*models, *lacking]))
+        # The standing of all versions of these models, and the aliases, follow the records.
+        names = {record.name for record in lacking}
+        back = [each for each in intact if each.name in names and not records.deleted(each)]
+        records.put_back(back, standing=True)
     else:
         lacking = intact
         local_store.make(database, lambda made: Records(made).put_back(intact))

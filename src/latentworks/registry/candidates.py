@@ -15,6 +15,16 @@ from latentworks.serving import checksums, packaging, preflight
 from latentworks.system import disk
 
 
+def interface_of(servable: Path) -> str:
+    """The shapes and labels of a servable folder that clients rely on, as one line."""
+    interface = disk.read_json(servable / "interface.json")
+    height, width, channels = interface["image_shape"]
+    text = f"{height}x{width}x{channels} images, {interface['latent_dim']} latents"
+    if interface["labels"]:
+        text += f", labels {json.dumps(interface['labels'], ensure_ascii=False)}"
+    return text
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A complete result that passed `check`."""
@@ -30,12 +40,7 @@ class Candidate:
 
     def interface(self) -> str:
         """The shapes and labels that clients rely on, as one line."""
-        interface = disk.read_json(self.servable / "interface.json")
-        height, width, channels = interface["image_shape"]
-        text = f"{height}x{width}x{channels} images, {interface['latent_dim']} latents"
-        if interface["labels"]:
-            text += f", labels {json.dumps(interface['labels'], ensure_ascii=False)}"
-        return text
+        return interface_of(self.servable)
 
     def content(self) -> dict[str, str]:
         """Digests of the version's parts: equal digests mean the same version."""

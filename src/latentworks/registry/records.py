@@ -58,6 +58,9 @@ CHECKED: dict[Kind, tuple[str, tuple[str, ...]]] = {
     "decision": ("tags", FIXED),
     "model": ("registered_model_tags", ()),
 }
+INTERFACE = "interface"  # tag of a registered model
+# The tags that say what became of a version; see `latentworks.registry.aliases`.
+STANDING = ("decision", "champion.since", "withdrawn")
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,8 @@ class Records:
     def keep(self, name: str, numbers: Iterable[int] = (), decisions: Iterable[str] = ()) -> None:
         """Write the records of a model, of versions by number, and of decisions by run id.
 
-        Also writes those of its other versions and decisions that have no record. The caller holds
-        the lock of the model's aliases.
+        Also writes those of its other versions and decisions that have no record, or whose record
+        is older than their standing. The caller holds the lock of the model's aliases.
         """
         with self._opened() as database:
             chosen = {self._at("version", name, str(number)) for number in numbers}
@@ -140,7 +143,8 @@ class Records:
             every = {self._at("version", name, str(number)) for number in _numbers(database, name)}
             every |= {self._at("decision", name, run_id) for run_id in _decisions(database, name)}
             lacking = {record for record in every if not record.path.exists()}
-            for record in {self._at("model", name), *(chosen & every), *lacking}:
+            late = {record for record in every - lacking if _is_late(database, record)}
+            for record in {self._at("model", name), *(chosen & every), *lacking, *late}:
                 _write(database, record)
 
     def write(self, record: Record) -> None:
@@ -175,19 +179,30 @@ class Records:
         with self._opened() as database:
             return _checked(record.kind, _read(database, record))
 
-    def put_back(self, records: Iterable[Record]) -> None:
+    def put_back(self, records: Iterable[Record], *, standing: bool = False) -> None:
         """Write the rows of records into the database, all or none.
 
         Rows that the database has already stay as they are, except for the tags that must not
-        change, for the deletion of a decision, and for aliases. Raises ValueError if a record is
-        damaged, and sqlite3.DatabaseError if the database does not take its rows.
+        change, and for the deletion of a decision. With `standing`, aliases and the tags that say
+        what became of a version follow the records, too. Raises ValueError if a record is damaged,
+        and sqlite3.DatabaseError if the database does not take its rows.
         """
         contents = [(record, record.read()) for record in records]
         with self._opened() as database:
             for record, rows in contents:
+                if standing:
+                    _forget_standing(database, record)
                 _insert(database, record, rows, self.folder.parent.as_uri())
+                if standing and record.kind == "decision":
+                    _end(database, rows["runs"])
                 if _lacks(database, record):
                     raise sqlite3.IntegrityError(f"{record} does not fit into {self.database}")
+            database.execute(
+                """DELETE FROM registered_model_aliases AS aliases WHERE NOT EXISTS (SELECT 1 FROM
+                model_versions WHERE name = aliases.name AND version = aliases.version AND
+                current_stage != ?)""",
+                (STAGE_DELETED_INTERNAL,),
+            )
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
@@ -259,6 +274,35 @@ def _write(database: sqlite3.Connection, record: Record) -> None:
     disk.write_json(record.path, {"sha256": _digest(rows), "rows": rows})
 
 
+def _is_late(database: sqlite3.Connection, record: Record) -> bool:
+    """True if the standing of a version or decision differs from its record; False if damaged."""
+    with suppress(ValueError):
+        return _standing(record.read()) != _standing(_read(database, record))
+    return False
+
+
+def _standing(rows: Rows) -> tuple[dict[str, str], str]:
+    """The standing of a version, and the status of a decision."""
+    tags = {row["key"]: row["value"] for row in rows.get("model_version_tags", ())}
+    decision = [] if "model_versions" in rows else rows.get("runs", [])
+    return {key: tags[key] for key in STANDING if key in tags}, "".join(
+        str(row["status"]) for row in decision
+    )
+
+
+def _forget_standing(database: sqlite3.Connection, record: Record) -> None:
+    """Delete the aliases and the interface of a recorded model, or the standing of a version."""
+    values = {"name": record.name, "number": record.id, "interface": INTERFACE}
+    if record.kind == "model":
+        database.execute("DELETE FROM registered_model_aliases WHERE name = :name", values)
+        query = "DELETE FROM registered_model_tags WHERE name = :name AND key = :interface"
+        database.execute(query, values)
+    elif record.kind == "version":
+        keys = ", ".join(f"'{key}'" for key in STANDING)
+        query = f"DELETE FROM model_version_tags WHERE {_VERSION} AND key IN ({keys})"
+        database.execute(query, values)
+
+
 def _insert(database: sqlite3.Connection, record: Record, rows: Rows, folder: str) -> None:
     """Insert the rows of a record, whose artifacts are in `folder` now, the URI of a folder."""
     experiments = {
@@ -283,7 +327,7 @@ def _insert(database: sqlite3.Connection, record: Record, rows: Rows, folder: st
                 elif table == place and values.get(column) == before:
                     values[column] = folder
             fixed = table == checked and row["key"] in names
-            action = "REPLACE" if fixed or table == "registered_model_aliases" else "IGNORE"
+            action = "REPLACE" if fixed else "IGNORE"
             columns, places = (
                 ", ".join(f'"{name}"' for name in values),
                 ", ".join("?" * len(values)),
@@ -294,6 +338,14 @@ def _insert(database: sqlite3.Connection, record: Record, rows: Rows, folder: st
     if record.kind == "decision":
         query = "UPDATE runs SET lifecycle_stage = 'active', deleted_time = NULL WHERE run_uuid = ?"
         database.execute(query, (record.id,))
+
+
+def _end(database: sqlite3.Connection, runs: list[dict[str, Any]]) -> None:
+    """Give a decision that was open in the database the end that its record has."""
+    for run in runs:
+        if run["status"] != "RUNNING":
+            query = "UPDATE runs SET status = ?, end_time = ? WHERE run_uuid = ?"
+            database.execute(query, (run["status"], run["end_time"], run["run_uuid"]))
 
 
 def _experiment(database: sqlite3.Connection, row: dict[str, Any]) -> int:

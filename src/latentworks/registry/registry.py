@@ -26,10 +26,11 @@ from latentworks.registry.candidates import Candidate
 from latentworks.registry.decisions import Entry
 from latentworks.registry.signatures import KEY, SIGNATURE
 from latentworks.registry.store import RegistryStore
-from latentworks.registry.versions import Version, one_line
+from latentworks.registry.versions import Version
 from latentworks.repository.result import recorded_result
-from latentworks.serving import preflight
+from latentworks.serving import loading, preflight
 from latentworks.tracking import outbox
+from latentworks.tracking.faults import one_line
 from latentworks.tracking.uri import tracking_uri, without_password
 
 MLFLOW_PAGES = "http://127.0.0.1:5000"  # address that `make ui` gives a store without a server
@@ -69,17 +70,17 @@ class Registry:
             self._refuse_other_interface(candidate)
             known = self._registered(candidate)
             if known:
-                if "decision" not in known.tags:
-                    with self.aliases.lock("register"):
-                        self._make_challenger(known)
-                        self.store.keep(self.name)
+                with self.aliases.lock("register"):
+                    self._take_interface(candidate)
+                    self._make_challenger(known)
+                    self.store.keep(self.name)
                 return known
             if outbox.sync(candidate.result, self.root) is not None:
                 raise Unavailable("Cannot register: MLflow did not take the run of this result.")
             uploaded = self.store.upload(self.name, candidate)
             self.store.create(self.name, candidate)
-            self._refuse_other_interface(candidate)
             with self.aliases.lock("register"):
+                self._take_interface(candidate)
                 known = self._registered(candidate)  # another process may have been faster
                 version = known or self.store.create_version(self.name, candidate, uploaded)
                 self._make_challenger(version)
@@ -141,13 +142,26 @@ class Registry:
                 known = self.store.versions(self.name, content)
         return next((version for version in known if "decision" in version.tags), None)
 
+    def _take_interface(self, candidate: Candidate) -> None:
+        """Make the candidate's interface the model's. The caller holds the lock."""
+        self._refuse_other_interface(candidate)
+        if self.store.interface(self.name) != candidate.interface():
+            self.store.take_interface(self.name, candidate)
+
     def _refuse_other_interface(self, candidate: Candidate) -> None:
+        """Raise Refused if the model had a champion, whose clients rely on another interface."""
         known, ours = self.store.interface(self.name), candidate.interface()
-        if known not in (None, ours):
+        if known not in (None, ours) and self._had_champion():
             raise Refused(
                 f"Cannot register: {self.name} holds models of {known}, and its clients rely on "
                 f"that. Received: {ours}. Set promotion.model_name to another name."
             )
+
+    def _had_champion(self) -> bool:
+        decisions = self.store.decisions.of(self.name)
+        return self.aliases.champion is not None or any(
+            entry.decision != REFUSED for entry in decisions
+        )
 
     # --- from a version to the champion ----------------------------------------------------------
 
@@ -167,6 +181,7 @@ class Registry:
             self._refuse_champion(challenger)
             fault = self._fault(challenger)
             if fault is None:
+                self._refuse_former_interface(challenger)
                 return self._decide(challenger)
             with self.aliases.lock(f"promote {challenger}"):
                 self.aliases.finish_interrupted()
@@ -197,6 +212,17 @@ class Registry:
         except RegistryError as error:
             return str(error).rstrip(".")
         return None
+
+    def _refuse_former_interface(self, version: Version) -> None:
+        """Raise RegistryError if another version has given the model its interface since."""
+        ours = candidates.interface_of(self.store.fetch(version) / loading.SERVABLE)
+        known = self.store.interface(self.name)
+        if known not in ("", ours):
+            raise RegistryError(
+                f"Cannot promote {version}: it has {ours}, and a result with {known} was "
+                "registered after it. Run `latentworks register` where its result is, then "
+                f"`latentworks promote {version.number}`."
+            )
 
     def _deleted_champion(self, version: Version) -> int | None:
         """The champion against which a version was refused, if there is no champion now."""
@@ -232,6 +258,7 @@ class Registry:
                 if number_of(now) != number_of(champion):
                     continue  # the champion changed meanwhile: compare with the new one
                 self._refuse_champion(challenger)
+                self._refuse_former_interface(challenger)
                 if WITHDRAWN in self.store.get(self.name, challenger.number).tags:
                     raise RegistryError(
                         f"Cannot promote {challenger}: it was rolled back meanwhile."

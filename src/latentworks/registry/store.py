@@ -18,7 +18,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from latentworks.registry.candidates import Candidate
 from latentworks.registry.decisions import DECISIONS, Decisions, Entry
-from latentworks.registry.records import Records
+from latentworks.registry.records import INTERFACE, Records
 from latentworks.registry.versions import SHA256, SOURCE, VERSIONS, Version, Versions
 from latentworks.serving import checksums
 from latentworks.system.state import STATE
@@ -27,7 +27,6 @@ from latentworks.tracking.once import create_once
 from latentworks.tracking.store import Store
 from latentworks.tracking.uri import URI
 
-INTERFACE = "interface"  # tag of a registered model
 READY: Final = "READY"  # status of a logged model whose files are complete
 UPLOAD = "upload.key"  # tag of a logged model until it is a version: the key of its upload
 RULE = "\n\n---\n\n"  # separates the decisions and the text about the version in a description
@@ -57,7 +56,7 @@ class RegistryStore(Versions):
         return self.store.experiment(DECISIONS)
 
     def interface(self, name: str) -> str | None:
-        """The interface of all versions of `name`; None if no model has this name."""
+        """The interface of the champions of `name`; None if no model has this name."""
         try:
             return str(self.client.get_registered_model(name).tags.get(INTERFACE, ""))
         except MlflowException as error:
@@ -72,6 +71,11 @@ class RegistryStore(Versions):
             lambda: self.client.search_registered_models(f"name = '{name}'"),
             lambda: self.client.create_registered_model(name, tags, description),
         )
+
+    def take_interface(self, name: str, candidate: Candidate) -> None:
+        """Give the registered model the interface of a candidate."""
+        self.client.update_registered_model(name, candidate.about_model(name))
+        self.client.set_registered_model_tag(name, INTERFACE, candidate.interface())
 
     def upload(self, name: str, candidate: Candidate) -> Uploaded:
         """Log the model folder of a result under its run.

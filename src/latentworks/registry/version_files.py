@@ -88,7 +88,7 @@ def verify(
         before = remembered.get(key, 0) - num_deleted
         if before > seen.num_versions and not seen.lost:
             seen += _fewer(registry.name, before, seen.num_versions, root)
-    if seen.num_versions:
+    if seen.num_versions or (key in remembered and not seen.lost):
         disk.write_json(root / REMEMBERED, {**remembered, key: seen.num_versions})
     outs = [Out(name, root / name, md5, needed=False) for md5, name in objects.items()]
     inspection.fetch(inspection.repair([out for out in outs if out.md5 not in known], why=REBUILD))

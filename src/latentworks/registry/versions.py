@@ -2,35 +2,23 @@
 
 import re
 import shutil
-import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import mlflow.artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from latentworks.errors import RegistryError, Unavailable
 from latentworks.registry.signatures import Keys
 from latentworks.serving import checksums
 from latentworks.system import disk, locks
-from latentworks.system.console import first_line
 from latentworks.tracking import bounded, local_store
 from latentworks.tracking.uri import configure_client, without_password
 
-# MLflow's error codes that may pass with another try; the first one also means no answer.
-PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
-LOGIN = {  # what to do about MLflow's error codes for the statuses 401 and 403
-    "UNAUTHENTICATED": "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
-    "MLFLOW_TRACKING_TOKEN.",
-    "PERMISSION_DENIED": "Ask its administrator for the right to do this.",
-}
-BUSY = (OperationalError, sqlite3.OperationalError)
 SHA256 = "sha256"  # tag of a version: the SHA-256 of its SHA256SUMS
 DATA = "data.fingerprint"  # tag of a version
 ROOM = 1_000_000  # bytes; a disk with less free space counts as full
@@ -158,15 +146,8 @@ class Versions:
         """
         location = self.client.get_logged_model(version.model_id).artifact_location
         try:
-            downloaded = Path(
-                bounded.within(
-                    self.uri,
-                    bounded.FILES,
-                    mlflow.artifacts.download_artifacts,
-                    artifact_uri=location,
-                    dst_path=str(target),
-                    tracking_uri=self.uri,
-                )
+            downloaded = bounded.within(
+                self.uri, bounded.FILES, self._deliver, version, location, target
             )
         except (MlflowException, OSError):
             if shutil.disk_usage(target).free < ROOM:
@@ -183,6 +164,40 @@ class Versions:
             shutil.rmtree(bytecode)
         return downloaded
 
+    def _deliver(self, version: Version, location: str, target: Path) -> Path:
+        """Download a version's files; ask again for those that fail while others arrive."""
+        folder = target / urlsplit(location).path.rpartition("/")[2]
+        missing: list[str] = []
+        while True:
+            fault = self._request(location, target, missing)
+            still = checksums.lacking(folder, version.sha256)
+            if not still or (fault is None and missing in ([], still)):
+                return folder
+            if fault is not None and missing == still:
+                raise fault
+            missing = still
+
+    def _request(self, location: str, target: Path, names: list[str]) -> Exception | None:
+        """Download these files of a folder into `target`, by default all; return the last fault.
+
+        Ends after two faults in a row: each took MLflow's client several attempts.
+        """
+        parts = urlsplit(location)
+        above, last = parts.path.rpartition("/")[::2]
+        store = get_artifact_repository(parts._replace(path=above).geturl(), tracking_uri=self.uri)
+        fault: Exception | None = None
+        in_a_row = 0
+        for path in [f"{last}/{name}" for name in names] or [last]:
+            try:
+                store.download_artifacts(path, dst_path=str(target))
+                in_a_row = 0
+            except (MlflowException, OSError) as error:
+                fault = error
+                in_a_row += 1
+                if in_a_row == 2:
+                    break
+        return fault
+
     def _lacks(self, model_id: str, partly: Path) -> bool:
         """True if MLflow lists fewer files than the downloaded SHA256SUMS files name."""
         waiting: list[str | None] = [None]
@@ -193,8 +208,7 @@ class Versions:
                 names.add(found.path)
         needed = {checksums.SUMS}
         for sums in partly.rglob(checksums.SUMS):
-            lines = sums.read_text(encoding="utf-8").splitlines()
-            needed |= {line.partition("  ")[2] for line in lines}
+            needed |= checksums.read(sums).keys()
         return not needed <= names
 
     def forget(self, name: str, aliases: Iterable[str]) -> None:
@@ -217,29 +231,3 @@ def _version(name: str, version: ModelVersion) -> Version:
         dict(version.tags),
         version.description or "",
     )
-
-
-@contextmanager
-def one_line(uri: str, resume: str) -> Iterator[None]:
-    """Turn an exception of MLflow in a `with` block into one line that ends with `resume`.
-
-    Raises Unavailable if another try may succeed, else RegistryError.
-    """
-    try:
-        yield
-    except Unavailable as error:
-        raise Unavailable(f"{str(error).removesuffix(resume).strip()} {resume}") from None
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError) as error:
-        fault = without_password(first_line(error)).rstrip(".")
-        code = getattr(error, "error_code", "")
-        if code in LOGIN:
-            resume = LOGIN[code]
-        elif isinstance(error, ImportError):
-            resume = "Install the missing package."
-        elif isinstance(error, DatabaseError | sqlite3.DatabaseError) and not isinstance(
-            error, BUSY
-        ):
-            resume = "Run `latentworks verify`, which names the cure."
-        passing = isinstance(error, BUSY) or code in PASSING
-        kind = Unavailable if passing else RegistryError
-        raise kind(f"MLflow at {without_password(uri)} failed: {fault}. {resume}") from None

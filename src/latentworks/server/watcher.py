@@ -18,9 +18,10 @@ from typing import Any
 from latentworks.errors import LatentworksError, RegistryError, Unavailable
 from latentworks.registry.decisions import Decisions
 from latentworks.registry.signatures import COVERED, KEY, SIGNATURE
-from latentworks.registry.versions import VERSIONS, Version, Versions, one_line
+from latentworks.registry.versions import VERSIONS, Version, Versions
 from latentworks.system import console, processes
 from latentworks.system.console import first_line
+from latentworks.tracking.faults import one_line
 from latentworks.tracking.uri import URI
 
 TAGS = (KEY, SIGNATURE, *COVERED)  # what a check of the signature needs

@@ -26,8 +26,7 @@ def fault(folder: Path, digest: str) -> str | None:
     sums = folder / SUMS
     if not sums.is_file() or disk.file_digest(sums) != digest:
         return f"{SUMS} does not match the recorded sha256"
-    lines = sums.read_text(encoding="utf-8").splitlines()
-    expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    expected = read(sums)
     for name in sorted({*expected, *_names(folder)}):
         if name not in expected:
             return f"{name} is not part of the version"
@@ -36,6 +35,24 @@ def fault(folder: Path, digest: str) -> str | None:
         if disk.file_digest(folder / name) != expected[name]:
             return f"{name} does not match its sha256"
     return None
+
+
+def lacking(folder: Path, digest: str) -> list[str]:
+    """The names of the files that a folder lacks, or has with other content than SHA256SUMS."""
+    sums = folder / SUMS
+    if not sums.is_file() or disk.file_digest(sums) != digest:
+        return [SUMS]
+    return [
+        name
+        for name, expected in read(sums).items()
+        if not (folder / name).is_file() or disk.file_digest(folder / name) != expected
+    ]
+
+
+def read(sums: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file that a SHA256SUMS file names."""
+    lines = sums.read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def verify(folder: Path, digest: str, version: str) -> None:

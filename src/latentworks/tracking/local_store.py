@@ -2,9 +2,10 @@
 
 import hashlib
 import logging
+import os
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -17,6 +18,7 @@ EXPERIMENT = "latentworks"
 ARTIFACTS = "mlartifacts"  # folder beside the database
 RECORDS = "records"  # folder of the records in it; see latentworks.registry.records
 WAIT = 60.0  # seconds for a lock of the database
+SIDECARS = ("-journal", "-wal", "-shm")  # files of SQLite beside a database
 LOCATIONS = (  # tables and columns in which MLflow keeps absolute paths
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -83,7 +85,8 @@ def refuse_lost(database: Path) -> None:
 def make(path: Path, fill: Callable[[Path], None] = lambda path: None) -> None:
     """Create a database, and fill it.
 
-    It has a temporary name meanwhile: a kill in between would spoil it for good.
+    It has a temporary name meanwhile: a kill in between would spoil it for good. A journal that a
+    former database left behind is renamed, since SQLite would write its content into the new one.
     """
     if not path.parent.is_dir():
         raise LatentworksError(f"{path.parent} is not a folder: correct MLFLOW_TRACKING_URI")
@@ -99,6 +102,9 @@ def make(path: Path, fill: Callable[[Path], None] = lambda path: None) -> None:
         with disk.replacing(path) as temporary:
             MlflowClient(f"{SQLITE}{temporary}").get_experiment_by_name(EXPERIMENT)
             fill(temporary)
+            for end in SIDECARS:
+                with suppress(FileNotFoundError):
+                    os.replace(f"{path}{end}", f"{path}{end}.former")
 
 
 def damage(database: Path) -> str:
@@ -111,11 +117,25 @@ def damage(database: Path) -> str:
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=WAIT)) as opened:
             (first, *_) = opened.execute("PRAGMA integrity_check(1)").fetchall()
+            return _unreadable_text(opened) if first == ("ok",) else str(first[0])
     except sqlite3.OperationalError as error:
         raise Unavailable(f"{database} cannot be read now: {error}. Try again.") from None
     except sqlite3.DatabaseError as error:
         return str(error)
-    return "" if first == ("ok",) else str(first[0])
+
+
+def _unreadable_text(database: sqlite3.Connection) -> str:
+    """Name the first table with text that is not UTF-8, which SQLite does not check; else ""."""
+    database.text_factory = bytes.decode
+    table = "sqlite_schema"
+    try:
+        query = "SELECT name FROM sqlite_schema WHERE type = 'table'"
+        for (table,) in database.execute(query).fetchall():
+            for _ in database.execute(f'SELECT * FROM "{table}"'):
+                pass
+    except UnicodeDecodeError:
+        return f"a text in the table {table} is not UTF-8"
+    return ""
 
 
 def follow_move(database: Path) -> None:

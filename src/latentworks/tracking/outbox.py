@@ -173,6 +173,7 @@ class Outbox:
     def _work(self) -> None:
         configure_client()
         # This import takes seconds. In this thread it delays no stage.
+        from latentworks.tracking.faults import other_schema
         from latentworks.tracking.store import Store
 
         self._imported.set()
@@ -184,6 +185,8 @@ class Outbox:
                 call(store)
                 self.fault = None  # the last call decides: it writes all that is missing
             except Exception as error:  # any error: a training must not fail because of MLflow
-                self.fault = without_password(first_line(error))
+                other = other_schema(self.uri, error)
+                fault = f"its database {other}".rstrip(".") if other else first_line(error)
+                self.fault = without_password(fault)
         if store is not None:
             store.close()

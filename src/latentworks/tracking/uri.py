@@ -33,7 +33,8 @@ def check_address(uri: str) -> None:
             f"{URI} is an address such as http://127.0.0.1:5000, {SQLITE}mlflow.db or "
             f"postgresql://HOST/NAME. Received: {without_password(uri)!r}."
         )
-    if not scheme.startswith("http") and uri.partition("?")[0].count("@") > 1:
+    with_host = not scheme.startswith(("http", "sqlite"))
+    if with_host and uri.partition("?")[0].count("@") > 1:
         # The database's driver would look for a host with the rest of the password as its name.
         raise LatentworksError(f"Write @ in the password of {URI} as %40.")
 
