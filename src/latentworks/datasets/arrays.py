@@ -103,7 +103,7 @@ def open_parts(parts: list[Part]) -> Source:
     """
     num_classes = 0
     for part in parts:
-        _check_images(part.images)
+        _check_images(part.images, [each.images for each in parts])
         if part.labels is not None:
             _check_labels(part.labels, part.images, [each.labels for each in parts if each.labels])
             num_classes = max(num_classes, _num_classes(part.labels))
@@ -112,11 +112,11 @@ def open_parts(parts: list[Part]) -> Source:
     return Source(items, num_items, tuple(str(label) for label in range(num_classes)))
 
 
-def _check_images(images: ArrayFile) -> None:
-    if images.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
+def _check_images(images: ArrayFile, every: list[ArrayFile]) -> None:
+    if not _has_pixels(images):
         raise DataError(
             f"{images.where}: expected uint8 (0 to 255) or uint16 (0 to 65535). "
-            f"Received: {_as_pixels(images)}"
+            f"Received: {_as_pixels(images, every)}"
         )
     if len(images.shape) not in (3, 4) or 0 in images.shape or images.shape[3:] > (4,):
         raise DataError(
@@ -130,7 +130,11 @@ def _check_images(images: ArrayFile) -> None:
         )
 
 
-def _check_labels(labels: ArrayFile, images: ArrayFile, others: list[ArrayFile]) -> None:
+def _has_pixels(images: ArrayFile) -> bool:
+    return images.dtype.newbyteorder("=") in (np.uint8, np.uint16)
+
+
+def _check_labels(labels: ArrayFile, images: ArrayFile, every: list[ArrayFile]) -> None:
     if len(labels.shape) != 1 and labels.shape[1:] != (1,):
         raise DataError(
             f"{labels.where}: expected labels [N]. Received shape: {labels.shape}. "
@@ -139,7 +143,7 @@ def _check_labels(labels: ArrayFile, images: ArrayFile, others: list[ArrayFile])
     if labels.dtype.kind not in "iu":
         raise DataError(
             f"{labels.where}: expected integer labels from 0. Received: {labels.dtype}. "
-            f"{_as_numbers(labels, others)}"
+            f"{_as_numbers(labels, every)}"
         )
     if labels.shape[0] != images.shape[0]:
         raise DataError(
@@ -159,14 +163,18 @@ RANGES = (
 )
 
 
-def _as_pixels(images: ArrayFile) -> str:
-    """Describe images of another type, and how they become pixels, as far as the range tells."""
-    kind, x = images.dtype.kind, _variable(images, "x")
+def _as_pixels(images: ArrayFile, every: list[ArrayFile]) -> str:
+    """Describe images of another type, and how they become pixels, as far as the range tells.
+
+    `every` has the images of all splits: one range, and one code, for those of this type.
+    """
+    kind = images.dtype.kind
+    alike = [each for each in every if each.dtype.kind == kind and not _has_pixels(each)]
     if kind == "b":
-        return f"bool. Save `{x} * np.uint8(255)`."
-    if kind not in "iuf" or 0 in images.shape:
+        return f"bool. Save {_code('{} * np.uint8(255)', alike, 'x')}."
+    if kind not in "iuf" or any(0 in each.shape for each in alike):
         return f"{images.dtype}."
-    low, high = _range(images)
+    low, high = _range(alike)
     if not math.isfinite(low + high):
         return (
             f"{images.dtype} with numbers that are not finite. Save whole numbers in their place."
@@ -175,12 +183,14 @@ def _as_pixels(images: ArrayFile) -> str:
     if kind == "f":
         for bottom, top, formula in RANGES:
             if bottom <= low and high <= top:
-                code = formula.format(x)
-                return f"{received} If their range is {bottom} to {top}, save `{code}`."
+                code = _code(formula, alike, "x")
+                return f"{received} If their range is {bottom} to {top}, save {code}."
     elif low >= 0 and high <= 1:
-        return f"{received} If 1 is white, save `{x}.astype('uint8') * 255`."
+        code = _code("{}.astype('uint8') * 255", alike, "x")
+        return f"{received} If 1 is white, save {code}."
     elif low >= 0 and high <= 65535:
-        return f"{received} Save `{x}.astype('{'uint8' if high <= 255 else 'uint16'}')`."
+        dtype = "uint8" if high <= 255 else "uint16"
+        return f"{received} Save {_code('{}.astype(' + repr(dtype) + ')', alike, 'x')}."
     return f"{received} Scale them to 0 to 255."
 
 
@@ -195,15 +205,25 @@ def _as_classes(labels: ArrayFile) -> str:
     return "Save the number of one class for each image, or leave the labels out."
 
 
-def _as_numbers(labels: ArrayFile, others: list[ArrayFile]) -> str:
-    """Say how labels of another type become class numbers. `others`: the labels of all splits."""
-    kind, y = labels.dtype.kind, _variable(labels, "y")
+def _as_numbers(labels: ArrayFile, every: list[ArrayFile]) -> str:
+    """Say how labels of another type become class numbers. `every` has the labels of all splits."""
+    kind = labels.dtype.kind
     if kind == "b" or (kind == "f" and 0 not in labels.shape and _are_whole(labels)):
-        return f"Save `{y}.astype('int64')`."
-    if kind in "US":
-        every = ", ".join(_variable(each, "y") for each in others)
-        return f"Save `np.searchsorted(np.unique(np.concatenate([{every}])), {y})`."
+        return f"Save {_code('{}.astype(' + repr('int64') + ')', [labels], 'y')}."
+    if kind in "US" and all(each.dtype.kind in "US" for each in every):
+        names = ", ".join(_variable(each, "y") for each in every)
+        number = f"np.searchsorted(np.unique(np.concatenate([{names}])), {{}})"
+        return f"Save {_code(number, every, 'y')}."
     return "Save the number of the class of each image, or leave the labels out."
+
+
+def _code(formula: str, arrays: list[ArrayFile], otherwise: str) -> str:
+    """Code in backticks that computes an array, or assigns all arrays at once."""
+    names = [_variable(array, otherwise) for array in arrays]
+    if not names[1:]:
+        return f"`{formula.format(names[0])}`"
+    listed = ", ".join(names)
+    return f"`{listed} = [{formula.format('a')} for a in ({listed})]`"
 
 
 def _variable(array: ArrayFile, otherwise: str) -> str:
@@ -216,9 +236,10 @@ def _are_whole(labels: ArrayFile) -> bool:
     return all((np.isfinite(block) & (block == np.rint(block))).all() for block in blocks)
 
 
-def _range(array: ArrayFile) -> tuple[float, float]:
-    """The lowest and the highest number; NaN if there is one."""
-    ends = [(float(block.min()), float(block.max())) for block in array.blocks(_rows(array))]
+def _range(arrays: list[ArrayFile]) -> tuple[float, float]:
+    """The lowest and the highest number in arrays; NaN if there is one."""
+    blocks = chain.from_iterable(array.blocks(_rows(array)) for array in arrays)
+    ends = [(float(block.min()), float(block.max())) for block in blocks]
     return float(np.min(ends)), float(np.max(ends))
 
 
