@@ -96,11 +96,12 @@ recipes: setup  ## run all recipes and record their scores
 timings: setup  ## show time and memory of the last run of each stage
 	@latentworks timings
 
-lock: setup  ## pin the newest dependencies that pyproject.toml allows
+lock: setup  ## pin the newest packages that pyproject.toml allows, and the images by digest
 	@$(COMPILE) --upgrade --extra dev --output-file requirements/latentworks.txt pyproject.toml
 	@$(COMPILE) $(AS_PINNED) --extra services --output-file requirements/train.txt pyproject.toml
 	@$(COMPILE) $(AS_PINNED) --output-file requirements/serve.txt requirements/serve.in
 	@python scripts/sbom.py
+	@python scripts/pin_images.py
 
 clean:  ## remove .venv and the tools' caches; keep data, models and runs
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
