@@ -24,8 +24,13 @@ LIBRARIES = {  # the second process has the libraries of the first, too
     "mlflow": (
         *("numpy", "pandas", "pyarrow.parquet", "scipy.stats", "PIL.Image"),
         *("mlflow", "mlflow.pyfunc", "mlflow.system_metrics.system_metrics_monitor"),
+        *("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store"),
+        *("sqlalchemy.dialects.sqlite", "alembic.config", "configobj", "pyarrow.dataset"),
+        *("cryptography.hazmat.primitives.asymmetric.ed25519", "pandas.io.parquet"),
+        *("cryptography.hazmat.primitives.serialization", "typer.rich_utils"),
         *("alembic", "sqlalchemy", "pydantic", "ruamel.yaml", "typer", "psutil", "requests"),
         *("dvc.cli", "dvc.repo", "dvc.commands.repro", "dvc.commands.status", "dvc.stage"),
+        *("dvc.cli.parser", "dvc.scm", "dvc.repo.datasets", "dvc.repo.plots", "dvc.dirs"),
         *("sklearn.mixture", "skimage.metrics", "matplotlib.pyplot", "tqdm"),
         # Prefect itself reads its settings at its import. These are the libraries that it imports.
         *("trio", "griffe", "cyclopts", "httpx", "httpcore", "coolname", "websockets"),

@@ -39,7 +39,7 @@ def stages(folder: Path) -> dict[str, dict[str, Any]]:
 
 def stages_in(text: str) -> dict[str, Any]:
     """Parse the stages of a dvc.yaml or dvc.lock. Raises any error of the YAML reader."""
-    return dict(YAML(typ="safe", pure=True).load(text).get("stages", {}))
+    return dict(YAML(typ="safe").load(text).get("stages", {}))
 
 
 def is_complete(stage: Any) -> bool:
