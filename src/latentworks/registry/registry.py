@@ -1,7 +1,7 @@
 """Registered models: results become versions, and the gate chooses the one that clients follow."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
 
 from latentworks import params
@@ -29,7 +29,7 @@ from latentworks.registry.store import RegistryStore
 from latentworks.registry.versions import Version
 from latentworks.repository.result import recorded_result
 from latentworks.serving import loading, preflight
-from latentworks.tracking import outbox
+from latentworks.tracking import bounded, outbox
 from latentworks.tracking.faults import one_line
 from latentworks.tracking.uri import tracking_uri, without_password
 
@@ -51,6 +51,7 @@ class Registry:
         self.config = params.load(PromotionParams, root / params.PARAMS).promotion
         self.name = self.config.model_name
         self.uri = uri or tracking_uri(root)
+        self.budget = bounded.Budget()  # of all calls of the command that opens the registry
         with self.one_line("Try again when MLflow answers."):
             self.store = RegistryStore(self.uri, root)
         self.aliases = Aliases(self.store, self.name)
@@ -296,11 +297,14 @@ class Registry:
             raise RegistryError(
                 f"--reason must have at most {MAX_REASON} characters. Received: {len(reason)}."
             )
-        if self.store.interface(self.name) is None:
+        again = "Run `latentworks rollback` again."
+        with self.one_line(again):
+            known = self.store.interface(self.name)
+        if known is None:
             raise RegistryError(
                 f"Cannot roll back: no model {self.name} is registered. Run `latentworks register`."
             )
-        with self.one_line("Run `latentworks rollback` again."), self.aliases.lock("roll back"):
+        with self.one_line(again), self.aliases.lock("roll back"):
             finished = self.aliases.finish_interrupted()
             if finished and finished.decision == RESTORED and number in (None, finished.version):
                 return finished  # the same rollback, repeated after an interruption
@@ -379,6 +383,11 @@ class Registry:
             "run": f"{base}/experiments/{experiment}/runs/{run_id}",
         }
 
-    def one_line(self, resume: str) -> AbstractContextManager[None]:
-        """Turn an exception of MLflow in a `with` block into one line that ends with `resume`."""
-        return one_line(self.uri, resume)
+    @contextmanager
+    def one_line(self, resume: str) -> Iterator[None]:
+        """Turn an exception of MLflow in a `with` block into one line that ends with `resume`.
+
+        The calls of all blocks together have one deadline.
+        """
+        with one_line(self.uri, resume), bounded.together(self.budget):
+            yield
