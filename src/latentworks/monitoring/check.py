@@ -1,6 +1,7 @@
 """Drift check: compare the images at dataset.path with the champion's own test images.
 
-Nothing is written. The champion's code runs in a process that could not write.
+Nothing is written. The champion's code runs in a process that can neither write files nor read the
+user's; see `isolated`.
 """
 
 import heapq
