@@ -27,7 +27,7 @@ from latentworks.errors import Unavailable
 from latentworks.repository.result import recorded_result
 from latentworks.system import console
 from latentworks.tracking import bounded, outbox
-from servers import closed_port, decisions, mlflow_server
+from servers import closed_port, decisions, mlflow_call, mlflow_server, serving
 
 PATIENCE = 11.5  # ten seconds, and the time for hashing on a machine that does other work
 SLOW = 2.0  # seconds before an answer
@@ -404,6 +404,46 @@ def test_a_missing_login_is_not_called_a_passing_fault(
         done = checkout.run("latentworks", "history", expected=6, **settings)
     assert "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in done.stderr
     assert "again" not in done.stderr
+
+
+LOGIN = """[mlflow]
+database_uri = sqlite:///{folder}/users.db
+admin_username = admin
+admin_password = the admin of the tests
+default_permission = NO_PERMISSIONS
+"""
+
+
+def test_a_model_that_the_login_may_not_read_is_not_said_to_be_missing(
+    good: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow answers 403 as for a model that does not exist, and lists neither."""
+    (tmp_path / "login.ini").write_text(LOGIN.format(folder=tmp_path))
+    settings = {"MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "login.ini")}
+    settings["MLFLOW_FLASK_SERVER_SECRET_KEY"] = "of the tests"
+    port = closed_port()
+    call = [*mlflow_call(tmp_path, port), "--app-name", "basic-auth"]
+    with serving(call, port, "/health", tmp_path, **settings) as url:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "the admin of the tests")
+        requests.post(
+            f"{url}/api/2.0/mlflow/users/create",
+            json={"username": "ada", "password": "ada of the tests"},
+            auth=("admin", "the admin of the tests"),
+            timeout=30,
+        ).raise_for_status()
+        mlflow.MlflowClient(url).create_registered_model("autoencoder")
+        checkout = Project(good.copy(tmp_path / "checkout").path, url)
+        for user, doubt in (("ada", ", or this login may not read the model"), ("admin", "")):
+            login = {"MLFLOW_TRACKING_USERNAME": user}
+            login["MLFLOW_TRACKING_PASSWORD"] = f"{'the ' * (user == 'admin')}{user} of the tests"
+            for command, said in (
+                (("promote",), "has no version with the alias challenger"),
+                (("promote", "3"), "has no version 3"),
+                (("drift",), "has no champion"),
+            ):
+                done = checkout.run("latentworks", *command, expected=6, **login)
+                assert f"{said}{doubt}. " in done.stderr
 
 
 @pytest.mark.parametrize("uri", ["127.0.0.1:5000", "localhost:5000", "./mlruns", "databricks"])

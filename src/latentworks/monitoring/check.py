@@ -125,7 +125,8 @@ def check(root: Path) -> Report:
         champion = registry.aliases.champion
         if champion is None:
             raise NoChampion(
-                f"Cannot check for drift: {registry.name} has no champion. "
+                f"Cannot check for drift: {registry.name} has no champion"
+                f"{registry.store.doubt(registry.name)}. "
                 "Run `latentworks register`, then `latentworks promote`."
             )
         folder = registry.store.fetch(champion)

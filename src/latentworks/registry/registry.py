@@ -17,8 +17,6 @@ from latentworks.registry.aliases import (
     PROMOTED,
     REFUSED,
     RESTORED,
-    SINCE,
-    WITHDRAWN,
     Aliases,
     number_of,
 )
@@ -26,7 +24,7 @@ from latentworks.registry.candidates import Candidate
 from latentworks.registry.decisions import Entry
 from latentworks.registry.signatures import KEY, SIGNATURE
 from latentworks.registry.store import RegistryStore
-from latentworks.registry.versions import Version
+from latentworks.registry.versions import DECISION, SINCE, WITHDRAWN, Version
 from latentworks.repository.result import recorded_result
 from latentworks.serving import loading, preflight
 from latentworks.tracking import bounded, outbox
@@ -107,14 +105,14 @@ class Registry:
 
     def _make_challenger(self, version: Version) -> None:
         """Give a version the alias, unless it has a decision. The caller holds the lock."""
-        if "decision" not in self.store.get(self.name, version.number).tags:
+        if DECISION not in self.store.get(self.name, version.number).tags:
             self.store.move_alias(self.name, CHALLENGER, version.number)
 
     def standing(self, version: Version) -> str:
         """Say what a registered version is now, or how to decide on it."""
         with self.one_line("Try again when MLflow answers."):
             champion = self.aliases.champion
-            decision = self.store.get(self.name, version.number).tags.get("decision", "")
+            decision = self.store.get(self.name, version.number).tags.get(DECISION, "")
         if champion is not None and champion.number == version.number:
             return "it is champion"
         if WITHDRAWN in version.tags:
@@ -141,7 +139,7 @@ class Registry:
                 with self.aliases.lock("complete an interrupted decision"):
                     self.aliases.finish_interrupted()
                 known = self.store.versions(self.name, content)
-        return next((version for version in known if "decision" in version.tags), None)
+        return next((version for version in known if DECISION in version.tags), None)
 
     def _take_interface(self, candidate: Candidate) -> None:
         """Make the candidate's interface the model's. The caller holds the lock."""
@@ -302,7 +300,8 @@ class Registry:
             known = self.store.interface(self.name)
         if known is None:
             raise RegistryError(
-                f"Cannot roll back: no model {self.name} is registered. Run `latentworks register`."
+                f"Cannot roll back: no model {self.name} is registered"
+                f"{self.store.doubt(self.name)}. Run `latentworks register`."
             )
         with self.one_line(again), self.aliases.lock("roll back"):
             finished = self.aliases.finish_interrupted()

@@ -45,7 +45,8 @@ def watch(uri: str, home: Path, name: str, alias: str, every: float, follow_any:
                 store = store or Versions(uri, home / VERSIONS)
                 version = store.aliased(name, alias)
                 if version is None:
-                    fault = f"{name} has no version with the alias {alias}. Waiting for one."
+                    fault = f"{name} has no version with the alias {alias}{store.doubt(name)}."
+                    fault += " Waiting for one."
                     _say(fault=fault, shown=fault)
                 else:
                     _say(target=version.number)
