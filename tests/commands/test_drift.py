@@ -21,6 +21,8 @@ from latentworks.monitoring import source
 from latentworks.monitoring.check import check
 from latentworks.monitoring.drift import DriftConfig, Measured, compare
 from latentworks.monitoring.isolated import Isolated
+from latentworks.registry import signatures
+from latentworks.registry.signatures import Keys
 from latentworks.runner.worktree import RETRAINING, Worktree
 from latentworks.system import landlock
 from servers import prefect_server, until
@@ -220,7 +222,10 @@ def add_code(files: Path, code: str) -> None:
         file.write(f"\n{code}\n")
 
 
-@pytest.mark.skipif(landlock.available() < 1, reason="this kernel has no Landlock")
+LANDLOCK = pytest.mark.skipif(landlock.available() < 1, reason="this kernel has no Landlock")
+
+
+@LANDLOCK
 def test_the_code_of_a_version_cannot_write_files(files: Path, tmp_path: Path) -> None:
     written = tmp_path / "written"
     add_code(files, f"open({str(written)!r}, 'w')")
@@ -231,6 +236,37 @@ def test_the_code_of_a_version_cannot_write_files(files: Path, tmp_path: Path) -
     call = [sys.executable, "-m", "latentworks.monitoring.isolated", str(files)]
     subprocess.run(call, env=environment(), stdin=subprocess.DEVNULL, check=True)
     assert written.exists()
+
+
+@LANDLOCK
+def test_the_code_of_a_version_reads_neither_the_private_key_nor_the_checkout(
+    champion: Checkout, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is hidden, although it is beneath the folder of the version, which can be read."""
+    keys = files / "of/the/user"
+    monkeypatch.setenv(signatures.FOLDER, str(keys))
+    Keys.of_user().make()
+    beside = keys.parent / "beside"
+    beside.write_text("text")
+    with Isolated(files, "it") as version:  # as usual
+        assert len(version.measure(np.zeros((3, 8, 8, 1), np.uint8)).errors) == 3
+    (module,) = files.glob("code/*/serving/servable.py")
+    code = module.read_text()
+    private, image = keys / signatures.PRIVATE, champion.path / "data/prepared/profile.json"
+    for secret in (private, image, champion.path / "dvc.lock", Path.home(), keys):
+        reads = "__import__('os').listdir" if secret.is_dir() else "open"
+        module.write_text(f"{code}\n{reads}({str(secret)!r})\n")
+        with pytest.raises(RegistryError, match=r"^it fails: PermissionError: .*Permission denied"):
+            Isolated(files, "it")
+        # Without the restriction, the same code reads.
+        call = [sys.executable, "-m", "latentworks.monitoring.isolated", str(files)]
+        done = subprocess.run(
+            call, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True
+        )
+        assert b"image_shape" in done.stdout
+    module.write_text(f"{code}\nopen({str(beside)!r})\n")
+    with Isolated(files, "it"):
+        pass
 
 
 def test_a_version_that_prints_is_measured_and_one_that_ends_is_reported(files: Path) -> None:

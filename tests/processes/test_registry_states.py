@@ -24,17 +24,10 @@ from checkouts import NAME, Checkout, Project
 from conftest import FULL
 from latentworks.errors import RegistryError
 from latentworks.registry import backups, database
-from latentworks.registry.aliases import (
-    CHALLENGER,
-    CHAMPION,
-    PROMOTED,
-    REFUSED,
-    SINCE,
-    WITHDRAWN,
-)
+from latentworks.registry.aliases import CHALLENGER, CHAMPION, PROMOTED, REFUSED
 from latentworks.registry.decisions import Entry
 from latentworks.registry.registry import Registry
-from latentworks.registry.versions import SOURCE
+from latentworks.registry.versions import SINCE, SOURCE, WITHDRAWN
 from latentworks.tracking import local_store
 from servers import aliases
 from versions import log_scaled

@@ -2,28 +2,36 @@
 
 import http.client
 import itertools
+import math
+import re
 import shutil
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlflow
 import pytest
+import requests
 from mlflow.entities import Run
 
 from checkouts import Checkout, Project
 from latentworks.artifacts.curves import read_curves
+from latentworks.errors import Unavailable
 from latentworks.repository.result import recorded_result
+from latentworks.system import console
 from latentworks.tracking import bounded, outbox
-from servers import closed_port, mlflow_server
+from servers import closed_port, decisions, mlflow_call, mlflow_server, serving
 
 PATIENCE = 11.5  # ten seconds, and the time for hashing on a machine that does other work
 SLOW = 2.0  # seconds before an answer
+LOCAL = 120.0  # seconds for the work of a command between its calls, on such a machine
 TRIES = 3  # calls of MLflow's client until it gives up
 
 
@@ -104,7 +112,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        with suppress(OSError):  # the client may have gone
+            self.wfile.write(content)
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Print nothing on the terminal of the tests."""
@@ -303,6 +312,60 @@ def test_a_command_ends_although_an_answer_never_does(
     assert "Traceback" not in done.stderr
 
 
+def test_all_calls_of_a_command_have_one_deadline(
+    upstream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call is answered before its own deadline, which is two seconds."""
+    monkeypatch.setenv(bounded.SECONDS, "0.2")
+    with proxy(upstream) as server:
+        server.kind = "slow"
+        server.pause = 0.5
+
+        def call(times: float = 1) -> None:
+            ask = partial(requests.get, f"{server.url}/health", timeout=30)
+            while times > 0:
+                assert bounded.within(server.url, bounded.FILES, ask).ok
+                times -= 1
+
+        said = (
+            f"MLflow at {server.url} did not complete all calls of this command within 12 seconds, "
+            "60 times the deadline of one call (LATENTWORKS_MLFLOW_SECONDS sets another deadline. "
+            "Received: 0.2)."
+        )
+        began, budget = time.monotonic(), bounded.Budget()
+        with pytest.raises(Unavailable, match=f"^{re.escape(said)}$"), bounded.together(budget):
+            call(math.inf)
+        assert 12 <= time.monotonic() - began < 20
+        with pytest.raises(Unavailable), bounded.together(budget):
+            call()
+        with bounded.together(bounded.Budget()):  # the next command, or the next check of an alias
+            call()
+        call()
+    console.abandoned.clear()  # the last call of the first command, which has ended
+
+
+def test_register_and_promote_end_although_every_call_is_late(
+    good: Checkout, upstream: str, tmp_path: Path
+) -> None:
+    """A repeat completes a command that ended too early."""
+    checkout = Project(good.copy(tmp_path / "checkout").path, upstream).named("late")
+    with proxy(upstream) as server:
+        server.kind = "slow"
+        server.pause = 0.5
+        settings = {"MLFLOW_TRACKING_URI": server.url, bounded.SECONDS: "1"}
+        for command, codes in (("register", (69,)), ("promote", (0, 69))):
+            began = time.monotonic()
+            done = checkout.run("latentworks", command, expected=None, **settings)
+            assert done.returncode in codes, done.stderr
+            assert time.monotonic() - began < bounded.ALL + LOCAL
+            checkout.ours("register")
+    client = mlflow.MlflowClient(upstream)
+    if "champion" not in client.get_registered_model("late").aliases:
+        checkout.ours("promote")
+    assert len(client.search_model_versions("name = 'late'")) == 1
+    assert len(decisions(upstream, "late")) == 1
+
+
 def test_a_command_ends_although_a_download_never_does(
     good: Checkout, upstream: str, tmp_path: Path
 ) -> None:
@@ -341,6 +404,46 @@ def test_a_missing_login_is_not_called_a_passing_fault(
         done = checkout.run("latentworks", "history", expected=6, **settings)
     assert "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in done.stderr
     assert "again" not in done.stderr
+
+
+LOGIN = """[mlflow]
+database_uri = sqlite:///{folder}/users.db
+admin_username = admin
+admin_password = the admin of the tests
+default_permission = NO_PERMISSIONS
+"""
+
+
+def test_a_model_that_the_login_may_not_read_is_not_said_to_be_missing(
+    good: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow answers 403 as for a model that does not exist, and lists neither."""
+    (tmp_path / "login.ini").write_text(LOGIN.format(folder=tmp_path))
+    settings = {"MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "login.ini")}
+    settings["MLFLOW_FLASK_SERVER_SECRET_KEY"] = "of the tests"
+    port = closed_port()
+    call = [*mlflow_call(tmp_path, port), "--app-name", "basic-auth"]
+    with serving(call, port, "/health", tmp_path, **settings) as url:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "the admin of the tests")
+        requests.post(
+            f"{url}/api/2.0/mlflow/users/create",
+            json={"username": "ada", "password": "ada of the tests"},
+            auth=("admin", "the admin of the tests"),
+            timeout=30,
+        ).raise_for_status()
+        mlflow.MlflowClient(url).create_registered_model("autoencoder")
+        checkout = Project(good.copy(tmp_path / "checkout").path, url)
+        for user, doubt in (("ada", ", or this login may not read the model"), ("admin", "")):
+            login = {"MLFLOW_TRACKING_USERNAME": user}
+            login["MLFLOW_TRACKING_PASSWORD"] = f"{'the ' * (user == 'admin')}{user} of the tests"
+            for command, said in (
+                (("promote",), "has no version with the alias challenger"),
+                (("promote", "3"), "has no version 3"),
+                (("drift",), "has no champion"),
+            ):
+                done = checkout.run("latentworks", *command, expected=6, **login)
+                assert f"{said}{doubt}. " in done.stderr
 
 
 @pytest.mark.parametrize("uri", ["127.0.0.1:5000", "localhost:5000", "./mlruns", "databricks"])

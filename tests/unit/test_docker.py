@@ -140,13 +140,20 @@ def test_the_deployment_page_sets_every_password(tmp_path: Path) -> None:
     """The test runs the lines of docs/deployment.md up to the first that needs Docker."""
     page = (ROOT / "docs/deployment.md").read_text()
     lines = [line.removeprefix("$ ") for line in page.splitlines() if line.startswith("$ ")]
-    (tmp_path / "docker").mkdir()
-    shutil.copy(ROOT / "docker/.env.example", tmp_path / "docker")
+    shutil.copytree(ROOT / "docker", tmp_path / "docker")
+    for file in (tmp_path / "docker").iterdir():
+        file.chmod(file.stat().st_mode & 0o700)  # as in a clone with umask 077
     script = "\n".join(lines[: lines.index("cd docker")])
     home = {**os.environ, "HOME": str(tmp_path)}
     subprocess.run(["bash", "-euc", script], cwd=tmp_path, env=home, check=True)
     assert (tmp_path / ".config/latentworks/keys").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / ".config/latentworks/keys/trusted").is_dir()
+    for name, service in SERVICES.items():
+        for mount in map(str, service.get("volumes", ())):
+            if mount.startswith("./"):  # the containers read these files as other users
+                mode = (tmp_path / "docker" / mount.split(":")[0]).stat().st_mode
+                assert mode & 0o077 == (0o055 if mode & 0o100 else 0o044), (name, mount)
+    assert (tmp_path / "docker/.env").stat().st_mode & 0o777 == 0o600
     text = (tmp_path / "docker/.env").read_text()
     passwords = re.findall(r"^[A-Z_]+(?:PASSWORD|KEY)=([0-9a-f]{48})$", text, flags=re.MULTILINE)
     assert len(set(passwords)) == 9

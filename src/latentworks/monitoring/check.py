@@ -1,6 +1,7 @@
 """Drift check: compare the images at dataset.path with the champion's own test images.
 
-Nothing is written. The champion's code runs in a process that could not write.
+Nothing is written. The champion's code runs in a process that can neither write files nor read the
+user's; see `isolated`.
 """
 
 import heapq
@@ -124,7 +125,8 @@ def check(root: Path) -> Report:
         champion = registry.aliases.champion
         if champion is None:
             raise NoChampion(
-                f"Cannot check for drift: {registry.name} has no champion. "
+                f"Cannot check for drift: {registry.name} has no champion"
+                f"{registry.store.doubt(registry.name)}. "
                 "Run `latentworks register`, then `latentworks promote`."
             )
         folder = registry.store.fetch(champion)

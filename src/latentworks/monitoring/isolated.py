@@ -1,4 +1,4 @@
-"""Runs a version in a process of its own, which cannot write files.
+"""Runs a version in a process of its own, which cannot write files or read the user's.
 
 `python -m latentworks.monitoring.isolated FOLDER` loads the version in the model folder FOLDER and
 describes it, or its fault, in a line of JSON on standard output. It then reads arrays of images
@@ -10,6 +10,7 @@ import io
 import json
 import os
 import signal
+import site
 import struct
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import numpy as np
 
 from latentworks.errors import RegistryError
 from latentworks.preprocess import Fit
+from latentworks.registry.signatures import Keys
 from latentworks.serving import loading
 from latentworks.system import landlock, processes
 from latentworks.system.console import first_line
@@ -28,6 +30,9 @@ from latentworks.system.console import first_line
 if TYPE_CHECKING:
     from latentworks.serving.servable import Servable
 
+SOURCE = Path(__file__).parents[2]  # the folder of the project's code
+# Folders of the system that a version may read: libraries, settings, and facts about the machine.
+SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/opt", "/nix", "/etc", "/proc", "/sys", "/dev/urandom")
 SIZE = struct.Struct("=Q")  # the number of bytes of an array, before the array
 
 
@@ -60,10 +65,11 @@ class Isolated:
         self.name = name
         call = [sys.executable, "-P", "-m", __name__, str(folder)]
         self.process = subprocess.Popen(
-            processes.tied(landlock.without_writes(call)),
+            processes.tied(landlock.confined(call, _readable(folder), Keys.of_user().folder)),
             env={
                 **{name: value for name, value in os.environ.items() if "MLFLOW" not in name},
-                "PYTHONPATH": str(Path(__file__).parents[2]),
+                "PYTHONPATH": str(SOURCE),
+                "ORT_DISABLE_TELEMETRY": "1",  # it would keep an id in a file
             },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -97,6 +103,16 @@ class Isolated:
             raise RegistryError(f"{self.name} fails: {fault}.") from None
         except (OSError, EOFError, ValueError, struct.error):  # the stream ended, or is no array
             raise RegistryError(f"{self.name} fails: its process ended among the images.") from None
+
+
+def _readable(folder: Path) -> list[Path]:
+    """The places that a version in the model folder `folder` may read."""
+    python = Path(sys.executable)
+    settings = python.parents[1] / "pyvenv.cfg"  # from which it learns its prefix
+    packages = [sys.prefix, sys.base_prefix]
+    if site.ENABLE_USER_SITE:
+        packages.append(site.getusersitepackages())
+    return [folder, SOURCE, python, settings, *map(Path, (*packages, *SYSTEM))]
 
 
 class _Failed(Exception):

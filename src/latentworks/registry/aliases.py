@@ -18,13 +18,11 @@ from latentworks.promotion.decision import Decision
 from latentworks.registry import tables
 from latentworks.registry.decisions import Entry
 from latentworks.registry.store import RegistryStore
-from latentworks.registry.versions import Version
+from latentworks.registry.versions import SINCE, WITHDRAWN, Version
 from latentworks.system import locks
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 PROMOTED, REFUSED, RESTORED = "promoted", "refused", "restored"
-SINCE = "champion.since"  # tag of a version: when it last became champion
-WITHDRAWN = "withdrawn"  # tag of a version: why it was rolled back
 
 
 @dataclass
@@ -47,7 +45,8 @@ class Aliases:
             return self.store.get(self.name, number)
         found = self.store.aliased(self.name, alias)
         if found is None:
-            raise RegistryError(f"{self.name} has no version with the alias {alias}. {cure}")
+            doubt = self.store.doubt(self.name)
+            raise RegistryError(f"{self.name} has no version with the alias {alias}{doubt}. {cure}")
         return found
 
     def lock(self, purpose: str) -> AbstractContextManager[None]:

@@ -116,7 +116,8 @@ def find(registry: Registry, reference: str) -> Version:
             return registry.store.get(name, int(which))
         version = registry.store.aliased(name, which)
     if version is None:
-        raise RegistryError(f"{name} has no version with the alias {which}.")
+        doubt = registry.store.doubt(name)
+        raise RegistryError(f"{name} has no version with the alias {which}{doubt}.")
     return version
 
 

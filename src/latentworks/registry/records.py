@@ -19,7 +19,7 @@ from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_IN
 
 from latentworks.registry.decisions import DECISIONS, FIXED
 from latentworks.registry.signatures import COVERED, KEY, SIGNATURE
-from latentworks.registry.versions import SOURCE
+from latentworks.registry.versions import DECISION, SINCE, SOURCE, WITHDRAWN
 from latentworks.system import disk
 from latentworks.tracking import local_store
 from latentworks.tracking.uri import SQLITE
@@ -59,8 +59,7 @@ CHECKED: dict[Kind, tuple[str, tuple[str, ...]]] = {
     "model": ("registered_model_tags", ()),
 }
 INTERFACE = "interface"  # tag of a registered model
-# The tags that say what became of a version; see `latentworks.registry.aliases`.
-STANDING = ("decision", "champion.since", "withdrawn")
+STANDING = (DECISION, SINCE, WITHDRAWN)  # the tags that say what became of a version
 
 
 @dataclass(frozen=True)
@@ -277,17 +276,16 @@ def _write(database: sqlite3.Connection, record: Record) -> None:
 def _is_late(database: sqlite3.Connection, record: Record) -> bool:
     """True if the standing of a version or decision differs from its record; False if damaged."""
     with suppress(ValueError):
-        return _standing(record.read()) != _standing(_read(database, record))
+        return _standing(record, record.read()) != _standing(record, _read(database, record))
     return False
 
 
-def _standing(rows: Rows) -> tuple[dict[str, str], str]:
-    """The standing of a version, and the status of a decision."""
+def _standing(record: Record, rows: Rows) -> list[tuple[str, str]]:
+    """The tags that say what became of a version, or the status of a decision."""
+    if record.kind == "decision":
+        return [("status", str(run["status"])) for run in rows.get("runs", ())]
     tags = {row["key"]: row["value"] for row in rows.get("model_version_tags", ())}
-    decision = [] if "model_versions" in rows else rows.get("runs", [])
-    return {key: tags[key] for key in STANDING if key in tags}, "".join(
-        str(row["status"]) for row in decision
-    )
+    return [(key, tags[key]) for key in STANDING if key in tags]
 
 
 def _forget_standing(database: sqlite3.Connection, record: Record) -> None:

@@ -1,7 +1,7 @@
 """Registered models: results become versions, and the gate chooses the one that clients follow."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
 
 from latentworks import params
@@ -17,8 +17,6 @@ from latentworks.registry.aliases import (
     PROMOTED,
     REFUSED,
     RESTORED,
-    SINCE,
-    WITHDRAWN,
     Aliases,
     number_of,
 )
@@ -26,10 +24,10 @@ from latentworks.registry.candidates import Candidate
 from latentworks.registry.decisions import Entry
 from latentworks.registry.signatures import KEY, SIGNATURE
 from latentworks.registry.store import RegistryStore
-from latentworks.registry.versions import Version
+from latentworks.registry.versions import DECISION, SINCE, WITHDRAWN, Version
 from latentworks.repository.result import recorded_result
 from latentworks.serving import loading, preflight
-from latentworks.tracking import outbox
+from latentworks.tracking import bounded, outbox
 from latentworks.tracking.faults import one_line
 from latentworks.tracking.uri import tracking_uri, without_password
 
@@ -51,6 +49,7 @@ class Registry:
         self.config = params.load(PromotionParams, root / params.PARAMS).promotion
         self.name = self.config.model_name
         self.uri = uri or tracking_uri(root)
+        self.budget = bounded.Budget()  # of all calls of the command that opens the registry
         with self.one_line("Try again when MLflow answers."):
             self.store = RegistryStore(self.uri, root)
         self.aliases = Aliases(self.store, self.name)
@@ -106,14 +105,14 @@ class Registry:
 
     def _make_challenger(self, version: Version) -> None:
         """Give a version the alias, unless it has a decision. The caller holds the lock."""
-        if "decision" not in self.store.get(self.name, version.number).tags:
+        if DECISION not in self.store.get(self.name, version.number).tags:
             self.store.move_alias(self.name, CHALLENGER, version.number)
 
     def standing(self, version: Version) -> str:
         """Say what a registered version is now, or how to decide on it."""
         with self.one_line("Try again when MLflow answers."):
             champion = self.aliases.champion
-            decision = self.store.get(self.name, version.number).tags.get("decision", "")
+            decision = self.store.get(self.name, version.number).tags.get(DECISION, "")
         if champion is not None and champion.number == version.number:
             return "it is champion"
         if WITHDRAWN in version.tags:
@@ -140,7 +139,7 @@ class Registry:
                 with self.aliases.lock("complete an interrupted decision"):
                     self.aliases.finish_interrupted()
                 known = self.store.versions(self.name, content)
-        return next((version for version in known if "decision" in version.tags), None)
+        return next((version for version in known if DECISION in version.tags), None)
 
     def _take_interface(self, candidate: Candidate) -> None:
         """Make the candidate's interface the model's. The caller holds the lock."""
@@ -296,11 +295,15 @@ class Registry:
             raise RegistryError(
                 f"--reason must have at most {MAX_REASON} characters. Received: {len(reason)}."
             )
-        if self.store.interface(self.name) is None:
+        again = "Run `latentworks rollback` again."
+        with self.one_line(again):
+            known = self.store.interface(self.name)
+        if known is None:
             raise RegistryError(
-                f"Cannot roll back: no model {self.name} is registered. Run `latentworks register`."
+                f"Cannot roll back: no model {self.name} is registered"
+                f"{self.store.doubt(self.name)}. Run `latentworks register`."
             )
-        with self.one_line("Run `latentworks rollback` again."), self.aliases.lock("roll back"):
+        with self.one_line(again), self.aliases.lock("roll back"):
             finished = self.aliases.finish_interrupted()
             if finished and finished.decision == RESTORED and number in (None, finished.version):
                 return finished  # the same rollback, repeated after an interruption
@@ -379,6 +382,11 @@ class Registry:
             "run": f"{base}/experiments/{experiment}/runs/{run_id}",
         }
 
-    def one_line(self, resume: str) -> AbstractContextManager[None]:
-        """Turn an exception of MLflow in a `with` block into one line that ends with `resume`."""
-        return one_line(self.uri, resume)
+    @contextmanager
+    def one_line(self, resume: str) -> Iterator[None]:
+        """Turn an exception of MLflow in a `with` block into one line that ends with `resume`.
+
+        The calls of all blocks together have one deadline.
+        """
+        with one_line(self.uri, resume), bounded.together(self.budget):
+            yield

@@ -19,7 +19,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from latentworks.registry.candidates import Candidate
 from latentworks.registry.decisions import DECISIONS, Decisions, Entry
 from latentworks.registry.records import INTERFACE, Records
-from latentworks.registry.versions import SHA256, SOURCE, VERSIONS, Version, Versions
+from latentworks.registry.versions import DECISION, SHA256, SOURCE, VERSIONS, Version, Versions
 from latentworks.serving import checksums
 from latentworks.system.state import STATE
 from latentworks.tracking import bounded
@@ -60,7 +60,7 @@ class RegistryStore(Versions):
         try:
             return str(self.client.get_registered_model(name).tags.get(INTERFACE, ""))
         except MlflowException as error:
-            if self.lacks(name, error):
+            if self.is_absent(name, error):
                 return None
             raise
 
@@ -204,7 +204,7 @@ class RegistryStore(Versions):
         Below a decision without scores stands the last one with scores.
         """
         version = self.get(entry.name, entry.version)
-        self.tag(entry.name, entry.version, "decision", entry.decision)
+        self.tag(entry.name, entry.version, DECISION, entry.decision)
         about = version.description.split(RULE)[-1]
         scored = [
             each.text

@@ -29,6 +29,7 @@ from latentworks.serving import checksums, packaging
 from latentworks.system import disk, locks
 from latentworks.system.console import first_line
 from latentworks.system.state import STATE
+from latentworks.tracking import bounded
 from latentworks.tracking.uri import tracking_uri, without_password
 
 REMEMBERED = STATE / "registry.json"  # the number of versions, to notice that all are gone
@@ -226,7 +227,7 @@ class _Copies:
             location = client.get_logged_model(model_id).artifact_location
             store = get_artifact_repository(location, tracking_uri=self.registry.uri)
             for name in strangers:
-                store.delete_artifacts(name)
+                bounded.within(self.registry.uri, bounded.FILES, store.delete_artifacts, name)
             client.log_model_artifacts(model_id, str(whole[0]))
             _, wrong = self._download(again)
         except (MlflowException, OSError) as error:

@@ -21,6 +21,9 @@ from latentworks.tracking.uri import configure_client, without_password
 
 SHA256 = "sha256"  # tag of a version: the SHA-256 of its SHA256SUMS
 DATA = "data.fingerprint"  # tag of a version
+DECISION = "decision"  # tag of a version: the last decision about it
+SINCE = "champion.since"  # tag of a version: when it last became champion
+WITHDRAWN = "withdrawn"  # tag of a version: why it was rolled back
 ROOM = 1_000_000  # bytes; a disk with less free space counts as full
 VERSIONS = "versions"  # folder of the local copies
 SOURCE = "models:/"  # a version's source is this and the id of a logged model
@@ -61,17 +64,18 @@ class Versions:
         self.cache = cache
         self.client = bounded.client(uri)
         self.keys = Keys.of_user()
+        self._denied: set[str] = set()  # models that do not exist, or that MLflow hides
 
     def get(self, name: str, number: int) -> Version:
         """Return a version by its number. Raises RegistryError if it does not exist."""
         try:
             return _version(name, self.client.get_model_version(name, str(number)))
         except MlflowException as error:
-            if not self.lacks(name, error):
+            if not self.is_absent(name, error):
                 raise
             known = ", ".join(str(version.number) for version in self.versions(name)) or "none"
             raise RegistryError(
-                f"{name} has no version {number}. Expected one of: {known}."
+                f"{name} has no version {number}{self.doubt(name)}. Expected one of: {known}."
             ) from None
 
     def versions(self, name: str, tags: dict[str, str] | None = None) -> list[Version]:
@@ -90,18 +94,27 @@ class Versions:
         try:
             return _version(name, self.client.get_model_version_by_alias(name, alias))
         except MlflowException as error:
-            if error.error_code == "INVALID_PARAMETER_VALUE" or self.lacks(name, error):
+            if self.is_absent(name, error) or error.error_code == "INVALID_PARAMETER_VALUE":
                 return None
             raise
 
-    def lacks(self, name: str, error: MlflowException) -> bool:
+    def is_absent(self, name: str, error: MlflowException) -> bool:
         """True if a request about the model `name` failed because something does not exist.
 
-        With MLflow's login, a user who is no admin gets status 403 for a model that does not exist.
+        With MLflow's login, a user who is no admin gets status 403 for a model that does not exist,
+        as for one that he may not read; see `doubt`.
         """
-        if error.error_code == "PERMISSION_DENIED":
-            return not self.client.search_registered_models(f"name = '{name}'")
-        return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")
+        self._denied.discard(name)
+        if error.error_code != "PERMISSION_DENIED":
+            return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")
+        if self.client.search_registered_models(f"name = '{name}'"):
+            return False
+        self._denied.add(name)
+        return True
+
+    def doubt(self, name: str) -> str:
+        """Return a clause for the message that something of the model `name` does not exist."""
+        return ", or this login may not read the model" if name in self._denied else ""
 
     def fetch(self, version: Version, *, unsigned: bool = False) -> Path:
         """Return a local folder with a version's files, after checking signature and hashes.
@@ -154,7 +167,9 @@ class Versions:
                 raise Unavailable(
                     f"Cannot fetch {version}: the disk of {target} is full. Free some space."
                 ) from None
-            if urlsplit(location).scheme in ("", "file") or self._lacks(version.model_id, target):
+            if urlsplit(location).scheme in ("", "file") or self._lists_too_few(
+                version.model_id, target
+            ):
                 raise RegistryError(f"{version}: files are missing or cannot be read.") from None
             raise Unavailable(
                 f"MLflow at {without_password(self.uri)} did not deliver all files of {version}."
@@ -198,7 +213,7 @@ class Versions:
                     break
         return fault
 
-    def _lacks(self, model_id: str, partly: Path) -> bool:
+    def _lists_too_few(self, model_id: str, partly: Path) -> bool:
         """True if MLflow lists fewer files than the downloaded SHA256SUMS files name."""
         waiting: list[str | None] = [None]
         names = set()

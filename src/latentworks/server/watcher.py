@@ -21,6 +21,7 @@ from latentworks.registry.signatures import COVERED, KEY, SIGNATURE
 from latentworks.registry.versions import VERSIONS, Version, Versions
 from latentworks.system import console, processes
 from latentworks.system.console import first_line
+from latentworks.tracking import bounded
 from latentworks.tracking.faults import one_line
 from latentworks.tracking.uri import URI
 
@@ -39,11 +40,13 @@ def watch(uri: str, home: Path, name: str, alias: str, every: float, follow_any:
     again = math.inf  # when a refused version is checked again
     while True:
         try:
-            with one_line(uri, "Waiting for it."):
+            # Each check has a deadline of its own for all its calls.
+            with one_line(uri, "Waiting for it."), bounded.together(bounded.Budget()):
                 store = store or Versions(uri, home / VERSIONS)
                 version = store.aliased(name, alias)
                 if version is None:
-                    fault = f"{name} has no version with the alias {alias}. Waiting for one."
+                    fault = f"{name} has no version with the alias {alias}{store.doubt(name)}."
+                    fault += " Waiting for one."
                     _say(fault=fault, shown=fault)
                 else:
                     _say(target=version.number)

@@ -1,4 +1,4 @@
-"""MLflow's client, with a deadline for each of its calls.
+"""MLflow's client, with a deadline for each of its calls, and one for all calls of a command.
 
 A timeout of `requests` bounds the wait for the next piece of an answer. A server that sends a byte
 a second, or a database whose driver tries again and again, would hold a command, and its lock, for
@@ -7,7 +7,10 @@ ever.
 
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 from mlflow import MlflowClient
@@ -21,10 +24,48 @@ from latentworks.tracking.uri import SQLITE, without_password
 SECONDS = "LATENTWORKS_MLFLOW_SECONDS"  # environment variable: the deadline of a call
 DEFAULT = 60.0  # seconds; a call is sent three times, with five seconds for each piece
 FILES = 10  # a call that moves files has so many times the deadline
-ALL = 60  # all calls of a `latentworks sync` together have so many
+ALL = 60  # all calls of one command together have so many
 MOVING = ("log_artifact", "log_image", "log_model_artifacts")
 
 T = TypeVar("T")
+
+
+class Budget:
+    """The seconds that the calls of one command may take together."""
+
+    def __init__(self) -> None:
+        self.left = ALL * deadline()
+
+
+_budget: ContextVar[Budget | None] = ContextVar("budget", default=None)
+
+
+@contextmanager
+def together(budget: Budget) -> Iterator[None]:
+    """Take the time of all calls in a `with` block from `budget`, except those in other threads.
+
+    The time between the calls does not count.
+    """
+    before = _budget.get()
+    _budget.set(budget)
+    try:
+        yield
+    finally:
+        _budget.set(before)
+
+
+@contextmanager
+def waiting(seconds: float) -> Iterator[float]:
+    """Yield `seconds`, or what is left of the budget if it is less; take the block's time from it.
+
+    Without a budget, yield `seconds`.
+    """
+    budget, began = _budget.get(), time.monotonic()
+    try:
+        yield seconds if budget is None else max(0.0, min(seconds, budget.left))
+    finally:
+        if budget is not None:
+            budget.left -= time.monotonic() - began
 
 
 def client(uri: str) -> MlflowClient:
@@ -62,9 +103,10 @@ class _Bounded:
 
 
 def within(uri: str, factor: int, do: Callable[..., T], *arguments: Any, **named: Any) -> T:
-    """Call `do` for the store at `uri`. Raises Unavailable after `factor` deadlines.
+    """Call `do` for the store at `uri`.
 
-    The call then goes on in a thread that ends with this process; its answer is not used.
+    Raises Unavailable after `factor` deadlines, or when the budget of the command is used up. The
+    call then goes on in a thread that ends with this process; its answer is not used.
     """
     answers: list[T] = []
     faults: list[BaseException] = []
@@ -75,19 +117,29 @@ def within(uri: str, factor: int, do: Callable[..., T], *arguments: Any, **named
         except BaseException as fault:
             faults.append(fault)
 
-    seconds = factor * deadline()
+    one = factor * deadline()
     thread = threading.Thread(target=work, daemon=True, name="a call of MLflow")
-    thread.start()
-    thread.join(seconds)
+    with waiting(one) as seconds:
+        if seconds:
+            thread.start()
+            thread.join(seconds)
     if faults:
         raise faults[0]
-    if not answers:
+    if answers:
+        return answers[0]
+    if thread.is_alive():
         console.abandoned.set()
+    place = without_password(uri)
+    if seconds < one:
         raise Unavailable(
-            f"MLflow at {without_password(uri)} did not complete a call within {seconds:.0f} "
-            f"seconds ({SECONDS} sets another deadline)."
+            f"MLflow at {place} did not complete all calls of this command within "
+            f"{ALL * deadline():g} seconds, {ALL} times the deadline of one call "
+            f"({SECONDS} sets another deadline. Received: {deadline():g})."
         )
-    return answers[0]
+    raise Unavailable(
+        f"MLflow at {place} did not complete a call within {seconds:.0f} "
+        f"seconds ({SECONDS} sets another deadline)."
+    )
 
 
 def deadline() -> float:

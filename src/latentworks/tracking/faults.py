@@ -49,14 +49,13 @@ def one_line(uri: str, resume: str) -> Iterator[None]:
             raise RegistryError(f"MLflow's database at {place} {other}") from None
         reason = without_password(first_line(error)).rstrip(".")
         code = getattr(error, "error_code", "")
-        passing = isinstance(error, BUSY) or code in PASSING
-        if UNREADABLE in reason:
-            passing = False
+        unreadable = UNREADABLE in reason
+        passing = not unreadable and (isinstance(error, BUSY) or code in PASSING)
         if code in LOGIN:
             resume = LOGIN[code]
         elif isinstance(error, ImportError):
             resume = "Install the missing package."
-        elif UNREADABLE in reason or (
+        elif unreadable or (
             isinstance(error, DatabaseError | sqlite3.DatabaseError) and not passing
         ):
             resume = "Run `latentworks verify`, which names the cure."

@@ -72,12 +72,16 @@ def log(stage: str, result: Result) -> None:
 def sync(result: Result, root: Path) -> str | None:
     """Write the run of the result in `root`, as far as MLflow lacks it; return the error, or None.
 
-    No stage waits for it, so it has an hour, with the default deadline of a call.
+    No stage waits for it, so it has an hour, with the default deadline of a call, or what is left
+    of the time of a command that syncs and does more.
     """
     from latentworks.tracking import bounded  # imports MLflow
 
-    with locks.exclusive(locks.of(root, "sync"), "write to MLflow"):
-        outbox = Outbox(root, patience=bounded.ALL * bounded.deadline())
+    with (
+        locks.exclusive(locks.of(root, "sync"), "write to MLflow"),
+        bounded.waiting(bounded.ALL * bounded.deadline()) as patience,
+    ):
+        outbox = Outbox(root, patience)
         outbox.send(lambda store: store.write_all(result))  # one call: none hides its error
         return outbox.close()
 
