@@ -1,6 +1,7 @@
 """A servable gives the outputs of Keras, runs without this project, and refuses wrong inputs."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter
 
-from checkouts import ROOT, Checkout
+from checkouts import ROOT, Checkout, environment
 from families import autoencoder
 from latentworks.artifacts.images import read_prepared
 from latentworks.artifacts.model import read_model
@@ -336,6 +337,38 @@ def test_two_versions_in_one_process_keep_their_own_code(packaged: Path, tmp_pat
     assert len(second.predict(None, params={"verb": "sample"})) == 3
     assert len(first.predict(None, params={"verb": "sample"})) == 16
     assert loading.load(other).sample(None).shape[0] == 3
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("-c", "import mlflow.pyfunc as p; p.load_model({folder!r})"),
+        ("-c", "from latentworks.serving import loading as l; l.load(l.Path({folder!r}))"),
+        ("-m", "latentworks.stages", "export"),  # it ends after its imports: the paths are missing
+    ],
+    ids=["pyfunc", "loading", "stage"],
+)
+def test_onnx_runtime_keeps_no_id_of_the_machine(
+    packaged: Path, tmp_path: Path, call: tuple[str, ...]
+) -> None:
+    """Its packages collect events, and keep an id in the home folder, unless told not to."""
+    assert not ids_kept([each.format(folder=str(packaged)) for each in call], tmp_path)
+
+
+def test_without_the_setting_onnx_runtime_keeps_an_id(tmp_path: Path) -> None:
+    assert ids_kept(["-c", "import onnxruntime"], tmp_path)
+
+
+def ids_kept(call: list[str], home: Path) -> list[Path]:
+    """Run Python code that imports ONNX Runtime, and return the ids in its home folder."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *call],
+        env=environment(HOME=str(home), PYTHONPATH=str(ROOT / "src")),
+        capture_output=True,
+        text=True,
+    )
+    assert re.search(r"\| +onnxruntime$", done.stderr, flags=re.MULTILINE)
+    return [*home.rglob("deviceid")]
 
 
 def test_a_packaged_model_contains_no_paths_of_this_machine(

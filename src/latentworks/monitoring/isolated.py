@@ -69,7 +69,6 @@ class Isolated:
             env={
                 **{name: value for name, value in os.environ.items() if "MLFLOW" not in name},
                 "PYTHONPATH": str(SOURCE),
-                "ORT_DISABLE_TELEMETRY": "1",  # it would keep an id in a file
             },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,6 +1,7 @@
 """Loads a servable with the code that was exported with it, not with the code of this checkout."""
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ def load(folder: Path) -> "Servable":
 
     Each version has its own package name, so that one process can run two versions.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it at its import
     (package,) = (folder / "code").iterdir()
     if str(folder / "code") not in sys.path:
         sys.path.append(str(folder / "code"))

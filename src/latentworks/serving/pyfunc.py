@@ -1,5 +1,6 @@
 """The code by which MLflow calls a servable. Every registered version has a copy of this file."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ class Verbs:
     """
 
     def load_context(self, context: Any) -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it at its import
         from latentworks.errors import InputError
         from latentworks.serving.servable import load
 

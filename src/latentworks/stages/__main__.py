@@ -36,6 +36,7 @@ def main(stage: str, *paths: str) -> None:
             _say(f"{stage} was not started, since DVC has ended. Run the same command again.", 1)
         )
     _set_deadline(stage)
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it at its import
     memory.watch()
     try:
         run = importlib.import_module(f"latentworks.stages.{stage}").main
