@@ -11,19 +11,16 @@ from pathlib import Path, PurePosixPath
 
 from latentworks.errors import LatentworksError
 from latentworks.repository import dag, dvc
-from latentworks.system import disk
 from latentworks.system.state import STATE
 
 MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
-REPAIR = (
-    STATE / "repair"
-)  # folder of DVC repositories; in the checkout, so that DVC can link on its disk
+REPAIR = STATE / "repair"  # DVC repositories; in the checkout, so that DVC can link on its disk
 
 Files = dict[str, str]  # MD5s by path inside a folder; a single file has the path "."
 
 
-def md5_of_listing(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest() + dag.FOLDER
+def md5_of(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 class Cache:
@@ -50,37 +47,16 @@ class Cache:
             safe = all(_is_inside(name) and MD5.fullmatch(files[name]) for name in files)
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
-        return files if safe and md5_of_listing(content) == md5 else None
-
-    def check_out(self, wanted: dict[Path, str]) -> dict[Path, str]:
-        """Copy or link cache objects into the checkout, as `cache.type` says; `wanted` has MD5s.
-
-        Return the error of each file, or "". `dvc checkout` runs in a repository of its own: in the
-        user's it deletes files of an out that dvc.lock does not record, and the whole out if it
-        cannot write one of its files.
-        """
-        errors = dict.fromkeys(wanted, "")
-        with self._ran("checkout", wanted.values()) as (folder, failure):
-            for num, path in enumerate(wanted):
-                try:
-                    with disk.replacing(path) as temporary:
-                        shutil.move(folder / str(num), temporary)
-                except OSError as error:
-                    why = failure or f"{error.strerror}: {error.filename}."
-                    errors[path] = f"DVC could not restore it: {why}"
-        return errors
-
-    def fetch(self, md5s: Iterable[str]) -> str:
-        """Fetch cache objects, and those that they list, from the remote; return DVC's error."""
-        with self._ran("fetch", md5s) as (_, error):
-            return error
+        return files if safe and md5_of(content) + dag.FOLDER == md5 else None
 
     @contextmanager
-    def _ran(self, command: str, md5s: Iterable[str]) -> Iterator[tuple[Path, str]]:
-        """Run a DVC command in a new repository that records only the outs `0`, `1`, ...
+    def ran(self, command: str, md5s: Iterable[str]) -> Iterator[tuple[Path, str]]:
+        """Run `dvc checkout` or `dvc fetch` in a new repository that has the outs `0`, `1`, ...
 
-        dvc.yaml and DVC's records of earlier commands do not influence this repository. Yield its
-        folder, and the error or "". After an error, some of the outs may exist even so.
+        Yield its folder, and the error or "". After an error, some of the outs may exist even so.
+        In the user's repository, `dvc checkout` deletes files of an out that dvc.lock does not
+        record, and the whole out if it cannot write one of its files. dvc.yaml and DVC's records of
+        earlier commands do not influence this repository.
         """
         folder, failure = self.root / REPAIR / uuid.uuid4().hex, ""
         config = dvc.config_file({**self.settings, "core.no_scm": "true"})

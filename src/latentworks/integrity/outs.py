@@ -1,11 +1,13 @@
 """The files that dvc.lock records: outs of stages, and their deps."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from latentworks.errors import LatentworksError
-from latentworks.integrity.objects import MD5
+from latentworks.integrity.objects import MD5, Cache
+from latentworks.integrity.report import Verified
 from latentworks.repository import dag
 
 
@@ -20,7 +22,12 @@ class Out:
     size: int = 0
     cached: bool = True  # False: it has no cache object
     persists: bool = False  # True: the folder may hold files of the user
-    needed: bool = True  # False: only its cache objects count, and those that exist
+    advice: str = ""  # for damage that was not repaired, if no stage makes the files
+
+    @property
+    def needed(self) -> bool:
+        """False if only its cache objects count, and those that exist."""
+        return not self.advice
 
     @property
     def is_folder(self) -> bool:
@@ -44,47 +51,40 @@ def recorded(root: Path) -> list[Out]:
     return outs
 
 
-def inputs(root: Path, outs: list[Out]) -> list[Out]:
-    """Return the deps that are no outs: images in DVC, and code."""
+def inputs(outs: list[Out], cache: Cache) -> list[Out]:
+    """Return the deps that no stage makes and DVC's cache has: images that were added to DVC."""
     made = {out.md5 for out in outs}
-    names = {str(dep.get("md5")): str(dep["path"]) for dep in _deps(root)}
+    advice = "If the file in the checkout is intact, run `dvc commit`."
+    names = {str(dep.get("md5")): str(dep["path"]) for dep in _deps(cache.root)}
     return [
-        Out(name, root / name, md5, needed=False)
+        Out(name, cache.root / name, md5, advice=advice)
         for md5, name in names.items()
-        if MD5.fullmatch(md5) and md5 not in made
+        if MD5.fullmatch(md5) and md5 not in made and os.path.lexists(cache.path(md5))
     ]
 
 
-def changed_sources(root: Path, outs: list[Out]) -> tuple[dict[str, str], int]:
-    """Return notes on the user's own files that differ from dvc.lock, and the bytes read.
-
-    These files are never repaired.
-    """
+def verify_sources(root: Path, outs: list[Out]) -> Verified:
+    """Note which of the user's own files differ from dvc.lock. These are never repaired."""
     made = [Path("src"), *(Path(out.name) for out in outs)]
     deps = {(str(dep["path"]), str(dep.get("md5"))): int(dep.get("size", 0)) for dep in _deps(root)}
-    notes, num_bytes = {}, 0
+    seen = Verified()
     for (name, md5), size in deps.items():
-        if any(map(Path(name).is_relative_to, made)):
-            continue
-        change = _change(root / name, md5)
-        if change:
-            notes[name] = f"{name} {change}"
-        else:
-            num_bytes += size
-    return notes, num_bytes
+        if not any(map(Path(name).is_relative_to, made)):
+            change = _change(root / name, md5)
+            seen += Verified(notes=(f"{name} {change}",)) if change else Verified(num_bytes=size)
+    return seen
 
 
 def _change(path: Path, md5: str) -> str:
     """How a file or folder differs from the recorded one, and what to do; "" if it does not."""
+    restore = f"Restore the input that {dag.LOCK} records."
+    if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe would never end
+        return f"is neither a file nor a folder. {restore}"
     try:
-        if not path.exists():
-            return f"is missing. {dag.LOCK} records it as an input. Restore it."
-        if not (path.is_file() or path.is_dir()):  # reading a pipe would never end
-            return f"is neither a file nor a folder. Restore the input that {dag.LOCK} records."
         if dag.md5_of(path) == md5:
             return ""
     except OSError as error:
-        return f"cannot be read: {error.strerror}. Make it readable, or restore it."
+        return f"cannot be read: {error.strerror}. {restore}"
     return (
         f"differs from {dag.LOCK}: it was edited, or damaged. It is your own file, and was left "
         "alone; the next `make repro` reads it again."

@@ -16,20 +16,24 @@ MAX_LINES = 3  # for files of one out with the same fault; more of them become o
 
 @dataclass(frozen=True)
 class Fault:
-    """A damaged or missing copy of a file, folder or version."""
+    """A copy of a file, folder or version, and its damage."""
 
     place: Place
     name: str  # the file, folder or version, for a reader
     out: str  # the out or version that it belongs to
     md5: str = ""  # the recorded one
-    wrong: str = ""  # the damage: "missing", for instance
+    wrong: str = ""  # the damage: "missing", for instance; empty if the copy is intact
     kept: str = ""  # path in the quarantine, relative to the checkout; empty if nothing was moved
     repaired: str = ""  # the source: "from the checkout"; empty if not repaired
     cure: str = ""  # why it is not repaired, and what the user can do
 
     @property
+    def is_folder(self) -> bool:
+        return self.md5.endswith(FOLDER)
+
+    @property
     def is_list(self) -> bool:
-        return self.place == "cache" and self.md5.endswith(FOLDER)
+        return self.place == "cache" and self.is_folder
 
     @property
     def what(self) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from latentworks.errors import LatentworksError, RegistryError
-from latentworks.integrity.copies import Copies
+from latentworks.integrity.quarantine import Quarantine
 from latentworks.integrity.report import count
 from latentworks.registry.records import Records
 from latentworks.registry.signatures import TRUSTED, Keys
@@ -181,9 +181,9 @@ def _with_sidecars(database: Path) -> list[Path]:
 
 def _set_aside(root: Path, paths: list[Path], tell: Tell) -> None:
     """Move files or folders, if they exist, into the quarantine."""
-    copies = Copies(root)
+    quarantine = Quarantine(root)
     for path in filter(os.path.lexists, paths):
-        tell(f"moved {path.name} to {copies.quarantine(path, f'mlflow/{path.name}')}")
+        tell(f"moved {path.name} to {quarantine.take(path, f'mlflow/{path.name}')}")
 
 
 def _has_content(database: Path) -> bool:

@@ -15,10 +15,12 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from latentworks import params
 from latentworks.errors import RegistryError, Unavailable
-from latentworks.integrity.inspection import Inspection
-from latentworks.integrity.objects import MD5
+from latentworks.integrity.inspection import Hashes
+from latentworks.integrity.objects import MD5, Cache
 from latentworks.integrity.outs import Out
+from latentworks.integrity.quarantine import Quarantine
 from latentworks.integrity.report import Fault, Verified, count
+from latentworks.integrity.verification import Verification
 from latentworks.registry import database
 from latentworks.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS
 from latentworks.registry.records import Records
@@ -56,8 +58,7 @@ def verify(
         if not records.database.exists():
             return Verified()  # nothing was ever registered; MLflow's client would create the store
     registry = Registry(root)
-    inspection = Inspection(root, env)
-    inspection.copies.hashed |= {inspection.cache.path(md5): md5 for md5 in known}
+    quarantine = Quarantine(root)
     stages = dag.stages(root).values()
     uncached = {
         name for stage in stages for name, of in dag.options(stage).items() if not of["cache"]
@@ -82,7 +83,7 @@ def verify(
                 )
                 continue
             alias = aliases.get(version.number, "")
-            copies = _Copies(registry, version, alias, inspection, uncached)
+            copies = _Copies(registry, version, alias, quarantine, uncached)
             with locks.exclusive(version.sha256[:16], f"verify {version}"):
                 seen += copies.verify()
             objects |= {md5: name for md5, name in copies.objects.items() if md5 not in objects}
@@ -91,9 +92,15 @@ def verify(
             seen += _fewer(registry.name, before, seen.num_versions, root)
     if seen.num_versions or (key in remembered and not seen.lost):
         disk.write_json(root / REMEMBERED, {**remembered, key: seen.num_versions})
-    outs = [Out(name, root / name, md5, needed=False) for md5, name in objects.items()]
-    inspection.fetch(inspection.repair([out for out in outs if out.md5 not in known], why=REBUILD))
-    return seen + inspection.result()
+    cache = Cache(root, env)
+    outs = [
+        Out(name, root / name, md5, advice=REBUILD)
+        for md5, name in objects.items()
+        if md5 not in known
+    ]
+    verification = Verification(cache, outs, Hashes({cache.path(md5): md5 for md5 in known}))
+    verification.repair()
+    return seen + verification.result()
 
 
 def _remembered(root: Path) -> dict[str, int]:
@@ -125,7 +132,7 @@ class _Copies:
     registry: Registry
     version: Version
     alias: str
-    inspection: Inspection
+    quarantine: Quarantine
     uncached: set[str]  # outs that DVC does not cache
 
     def __post_init__(self) -> None:
@@ -216,7 +223,7 @@ class _Copies:
     # --- repair ----------------------------------------------------------------------------------
 
     def _set_aside(self, folder: Path, place: str) -> str:
-        return self.inspection.copies.quarantine(folder, f"{place}/{self.name}")
+        return self.quarantine.take(folder, f"{place}/{self.name}")
 
     def _upload(self, whole: list[Path], strangers: list[str], fault: Fault, again: Path) -> Fault:
         """Upload the files of a good copy to MLflow, in place of the damaged ones."""
