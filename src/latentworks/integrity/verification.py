@@ -6,6 +6,7 @@ gone was repaired by this source. Each step is atomic and can be repeated, so th
 that was killed continues with the next call.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -210,7 +211,7 @@ class Verification:
             if each.out.is_folder:
                 contents[each.md5] = each.list
         missing = {path: copy.md5 for path, copy in self._missing("cache") if copy.md5 in contents}
-        return _write({path: contents[md5] for path, md5 in missing.items()}, to_cache=True)
+        return self._write({path: contents[md5] for path, md5 in missing.items()}, to_cache=True)
 
     def _check_out(self) -> Reasons:
         objects = self._objects()
@@ -219,7 +220,7 @@ class Verification:
         if not files:
             return {}
         with self.cache.ran("checkout", files.values()) as (folder, failure):
-            errors = _write({path: folder / str(number) for number, path in enumerate(files)})
+            errors = self._write({path: folder / str(number) for number, path in enumerate(files)})
         return {path: f"DVC could not restore it: {failure or errors[path]}" for path in errors}
 
     def _copy_from_git(self) -> Reasons:
@@ -229,28 +230,29 @@ class Verification:
                 with suppress(git.GitError):  # git is one source of a repair, and need not be there
                     text = (git.committed(self.cache.root, copy.name) or "").encode()
                     texts |= {path: text} if md5_of(text) == copy.md5 else {}
-        return _write(texts)
+        return self._write(texts)
 
+    def _write(self, contents: Mapping[Path, Path | bytes], *, to_cache: bool = False) -> Reasons:
+        """Write damaged copies anew, each whole or not at all, and return the errors.
 
-def _write(contents: Mapping[Path, Path | bytes], *, to_cache: bool = False) -> Reasons:
-    """Write files, each whole or not at all, and return the errors.
-
-    Move files from a repository of DVC; copy them into its cache, since `dvc commit` would change
-    dvc.lock.
-    """
-    errors = {}
-    for path, content in contents.items():
-        try:
-            with disk.replacing(path) as temporary:
-                if isinstance(content, bytes):
-                    temporary.write_bytes(content)
-                else:
-                    (shutil.copyfile if to_cache else shutil.move)(content, temporary)
-                if to_cache:
-                    temporary.chmod(0o444)  # as DVC does
-        except OSError as error:
-            errors[path] = f"{error.strerror}: {error.filename}."
-    return errors
+        Move files from a repository of DVC; copy them into its cache, since `dvc commit` would
+        change dvc.lock.
+        """
+        errors = {}
+        for path, content in contents.items():
+            try:
+                with disk.replacing(path) as temporary:
+                    if isinstance(content, bytes):
+                        temporary.write_bytes(content)
+                    else:
+                        (shutil.copyfile if to_cache else shutil.move)(content, temporary)
+                    if dag.md5_of(temporary) != self.damaged[path].md5.removesuffix(dag.FOLDER):
+                        raise OSError(errno.EIO, "the copy is damaged", str(path))
+                    if to_cache:
+                        temporary.chmod(0o444)  # as DVC does
+            except OSError as error:
+                errors[path] = f"{error.strerror}: {error.filename}."
+        return errors
 
 
 def _run(cache: Cache, stage: str, outs: Mapping[str, str], report: Callable[[str], None]) -> str:
