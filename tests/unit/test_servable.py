@@ -361,9 +361,11 @@ def test_without_the_setting_onnx_runtime_keeps_an_id(tmp_path: Path) -> None:
 
 def ids_kept(call: list[str], home: Path) -> list[Path]:
     """Run Python code that imports ONNX Runtime, and return the ids in its home folder."""
+    env = environment(HOME=str(home), PYTHONPATH=str(ROOT / "src"))
+    env.pop("ORT_DISABLE_TELEMETRY", None)  # other tests load versions in this process
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *call],
-        env=environment(HOME=str(home), PYTHONPATH=str(ROOT / "src")),
+        env=env,
         capture_output=True,
         text=True,
     )
