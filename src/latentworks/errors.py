@@ -16,6 +16,9 @@
   * Damaged (11): stored data is damaged, and no intact copy is left to repair it from.
   * Busy (75): another process holds the lock.
 
+Unavailable and Busy pass: the same command can succeed later. Refused, Differs, Tampered and
+UnsafeModel are for good. All others need a change, which the message names.
+
 A message is one line (ParamsError: one line per fault): what failed, why, with the value received,
 and what to do next.
 """

@@ -1,5 +1,6 @@
 """`latentworks verify` finds, quarantines and repairs damage: real DVC, MLflow and stages."""
 
+import hashlib
 import json
 import os
 import random
@@ -223,6 +224,24 @@ def test_files_of_another_result_are_not_reported_as_damage(own: Kept) -> None:
     told = "\n".join(verified.notes)
     assert "models/sampler belongs to another result than dvc.lock records" in told
     assert all_files(own) == before
+
+
+@pytest.mark.parametrize("cached", [True, False], ids=["and in the cache", "alone"])
+def test_files_of_another_result_survive_the_run_of_their_stage(own: Kept, cached: bool) -> None:
+    """The list of the recorded files is lost. So the stage runs, and DVC deletes the folder."""
+    lock = (own.path / "dvc.lock").read_text()
+    (own.path / "models/sampler/sampler.npz").write_text("another")
+    own.run("dvc", "commit", "--force", "sample")
+    (own.path / "dvc.lock").write_text(lock)
+    stored = own.object(hashlib.md5(b"another").hexdigest())
+    assert stored.read_text() == "another"
+    if not cached:
+        stored.unlink()
+    own.stored("models/sampler").unlink()
+    own.repaired()
+    assert own.told
+    kept = stored if cached else own.quarantined()["checkout/models/sampler/sampler.npz"]
+    assert kept.read_text() == "another"
 
 
 # --- one copy is damaged -------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """README.md and the pages in docs/ name real commands, links and scores."""
 
 import re
+import signal
 
 import pytest
 
 from checkouts import ROOT
-from latentworks.cli import app
+from latentworks import errors
+from latentworks.cli import DRIFTED, app
 from latentworks.params import recipes
 from latentworks.system import disk
 
@@ -33,6 +35,21 @@ def test_docs_name_existing_make_targets_and_the_readme_lists_all() -> None:
     assert {"repro", "faults"} <= named <= targets
     listed = re.findall(r"^make ([a-z-]+) +\S", TEXT, flags=re.MULTILINE)
     assert set(listed) == targets
+
+
+def test_the_table_of_exit_codes_has_all_errors() -> None:
+    rows = re.findall(r"^\| ([0-9, ]+) \| .+ \| (.*) \|$", RECOVERY, flags=re.MULTILINE)
+    table = {int(code): again for codes, again in rows for code in codes.split(", ")}
+    waiting, kinds = [errors.LatentworksError], set()
+    while waiting:
+        kinds.add(kind := waiting.pop())
+        waiting += kind.__subclasses__()
+    codes = {kind.exit_code for kind in kinds}
+    assert table.keys() == codes | {0, DRIFTED, 128 + signal.SIGINT, 128 + signal.SIGTERM}
+    later = {errors.Unavailable, errors.Busy}
+    assert {code for code, again in table.items() if again == "later"} == {
+        kind.exit_code for kind in later
+    }
 
 
 def test_every_command_and_recipe_in_the_docs_exists() -> None:

@@ -52,11 +52,10 @@ class Inspection:
         self.files = self._files()
         self.list = dag.listing(self.files)
         self.md5 = md5_of(self.list) + dag.FOLDER if out.is_folder else self.files.get(".", "")
-        stored = cache.path(self.md5)
-        self.is_another_result = (  # DVC's cache has the files of the checkout: no damage
+        self.is_another_result = (
             (out.cached and bool(self.files) and self.md5 != out.md5)
-            and (stored.is_file() and stored.stat().st_size > 0)
             and not any(path.is_relative_to(out.path) for path in damaged)
+            and self._is_cached()
         )
 
     def _files(self) -> Files:
@@ -74,6 +73,12 @@ class Inspection:
             if "__pycache__" not in path.parts
             and (path == place or os.path.islink(path) or not os.path.isdir(path))
         }
+
+    def _is_cached(self) -> bool:
+        """True if DVC's cache has the files of the checkout, so that none is lost with these."""
+        has_list = not self.out.is_folder or self.cache.files(self.md5) is not None
+        md5s = self.files.values()
+        return has_list and all(self.hashes.of(self.cache.path(md5)) == md5 for md5 in md5s)
 
     def copies(self) -> Iterator[tuple[Path, Fault]]:
         """Yield each copy by path, as a fault; `wrong` is empty for an intact one."""

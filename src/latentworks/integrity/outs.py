@@ -78,9 +78,9 @@ def verify_sources(root: Path, outs: list[Out]) -> Verified:
 def _change(path: Path, md5: str) -> str:
     """How a file or folder differs from the recorded one, and what to do; "" if it does not."""
     restore = f"Restore the input that {dag.LOCK} records."
-    if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe would never end
-        return f"is neither a file nor a folder. {restore}"
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe never ends
+            return f"is neither a file nor a folder. {restore}"
         if dag.md5_of(path) == md5:
             return ""
     except OSError as error:

@@ -160,12 +160,17 @@ class Verification:
             for path, copy in self.copies.items()
             if copy.wrong and (copy.wrong != MISSING or not copy.cure or path in self.faults)
         }
-        for path, fault in self.faults.items():
-            if path not in self.damaged and not fault.repaired:
+        for path, fault in [*self.faults.items()]:
+            if path in self.damaged or fault.repaired:
+                continue
+            if not fault.kept and any(each.is_relative_to(path) for each in self.damaged):
+                del self.faults[path]  # a whole folder: a list now says which files are damaged
+            else:
                 self.faults[path] = replace(fault, repaired=source, cure="")
         for path, copy in self.damaged.items():
             fault = self.faults.get(path, copy)
-            self.faults[path] = replace(fault, repaired="", cure=reasons.get(path) or fault.cure)
+            cure = reasons.get(path, fault.cure) or copy.cure
+            self.faults[path] = replace(fault, repaired="", cure=cure)
 
     def _objects(self) -> frozenset[str]:
         """Return the MD5s of intact cache objects."""

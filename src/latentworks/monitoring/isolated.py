@@ -22,7 +22,8 @@ import numpy as np
 
 from latentworks.errors import RegistryError
 from latentworks.preprocess import Fit
-from latentworks.registry.signatures import Keys
+from latentworks.registry.signatures import PRIVATE, Keys
+from latentworks.repository import dag
 from latentworks.serving import loading
 from latentworks.system import landlock, processes
 from latentworks.system.console import first_line
@@ -65,7 +66,7 @@ class Isolated:
         self.name = name
         call = [sys.executable, "-P", "-m", __name__, str(folder)]
         self.process = subprocess.Popen(
-            processes.tied(landlock.confined(call, _readable(folder), Keys.of_user().folder)),
+            processes.tied(landlock.confined(call, _readable(folder))),
             env={
                 **{name: value for name, value in os.environ.items() if "MLFLOW" not in name},
                 "PYTHONPATH": str(SOURCE),
@@ -105,13 +106,28 @@ class Isolated:
 
 
 def _readable(folder: Path) -> list[Path]:
-    """The places that a version in the model folder `folder` may read."""
+    """The places that a version in the model folder `folder` may read.
+
+    The folder of the keys and the private key are left out, wherever they are, and the checkout, if
+    it lies in a folder of the system.
+    """
     python = Path(sys.executable)
     settings = python.parents[1] / "pyvenv.cfg"  # from which it learns its prefix
     packages = [sys.prefix, sys.base_prefix]
     if site.ENABLE_USER_SITE:
         packages.append(site.getusersitepackages())
-    return [folder, SOURCE, python, settings, *map(Path, (*packages, *SYSTEM))]
+    keys = Keys.of_user().folder
+    hidden = [keys.resolve(), (keys / PRIVATE).resolve()]
+    checkout = [SOURCE.parent.resolve()] if (SOURCE.parent / dag.DAG).exists() else []
+    own = [folder, SOURCE, python, settings, *map(Path, packages)]
+    return [
+        *(part for path in own for part in landlock.without(hidden, path.resolve())),
+        *(
+            part
+            for path in SYSTEM
+            for part in landlock.without([*hidden, *checkout], Path(path).resolve())
+        ),
+    ]
 
 
 class _Failed(Exception):

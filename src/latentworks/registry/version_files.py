@@ -84,7 +84,10 @@ def verify(
                 continue
             alias = aliases.get(version.number, "")
             copies = _Copies(registry, version, alias, quarantine, uncached)
-            with locks.exclusive(version.sha256[:16], f"verify {version}"):
+            with (
+                locks.exclusive(version.sha256[:16], f"verify {version}"),
+                bounded.together(bounded.Budget()),  # the command may take as long as all versions
+            ):
                 seen += copies.verify()
             objects |= {md5: name for md5, name in copies.objects.items() if md5 not in objects}
         before = remembered.get(key, 0) - num_deleted

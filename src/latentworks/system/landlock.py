@@ -13,6 +13,7 @@ import stat
 import struct
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 # System calls, the same on every processor, and the numbers of linux/landlock.h.
@@ -25,23 +26,25 @@ REFER, TRUNCATE = 1 << 13, 1 << 14  # since versions 2 and 3
 PR_SET_NO_NEW_PRIVS = 38  # from linux/prctl.h
 
 
-def confined(call: list[str], readable: Iterable[Path], hidden: Path) -> list[str]:
-    """Wrap the command `call` so that it cannot write files, and reads only beneath `readable`.
+def confined(call: list[str], readable: Iterable[Path]) -> list[str]:
+    """Wrap the command `call` so that it cannot write files, and reads only beneath `readable`."""
+    return [sys.executable, "-I", "-S", __file__, *map(str, readable), "--", *call]
 
-    It cannot read the folder `hidden`, also where that is beneath one of them.
+
+def without(hidden: Iterable[Path], path: Path) -> Iterator[Path]:
+    """Yield `path`, or the parts of this folder that neither hold nor lie in `hidden` paths.
+
+    All paths are resolved. A folder that cannot be listed is left out.
     """
-    paths = [str(part) for path in readable for part in _without(hidden.resolve(), path.resolve())]
-    return [sys.executable, "-I", "-S", __file__, *paths, "--", *call]
-
-
-def _without(hidden: Path, path: Path) -> Iterator[Path]:
-    """Yield `path`, or the parts of this folder that do not hold `hidden`."""
-    if not hidden.is_relative_to(path):
+    if any(map(path.is_relative_to, hidden)):
+        return
+    if not any(each.is_relative_to(path) for each in hidden):
         yield path
-    elif hidden != path:
+        return
+    with suppress(OSError):
         for part in path.iterdir():
             if not part.is_symlink():  # a rule about a link holds for the place that it names
-                yield from _without(hidden, part)
+                yield from without(hidden, part)
 
 
 def available() -> int:
@@ -70,7 +73,10 @@ def confine(readable: Iterable[str]) -> None:
     )
     allowed = dict.fromkeys(filter(os.path.exists, readable), EXECUTE | READ_FILE | READ_DIR)
     for path, rights in {**allowed, os.devnull: READ_FILE | WRITE_FILE}.items():
-        opened = os.open(path, os.O_PATH)
+        try:
+            opened = os.open(path, os.O_PATH)
+        except OSError:  # it is gone, or this user may not reach it
+            continue
         if not stat.S_ISDIR(os.fstat(opened).st_mode):
             rights &= ~READ_DIR  # a right to folders alone
         rule = struct.pack("=Qi", rights, opened)
