@@ -16,13 +16,13 @@ from prefect.states import Cancelled, Completed
 
 from latentworks import params
 from latentworks.errors import Busy, LatentworksError, Unavailable
-from latentworks.integrity import verification
 from latentworks.params import recipes
 from latentworks.registry.registry import Registry
 from latentworks.registry.versions import Version
 from latentworks.repository import dag, git
 from latentworks.repository.result import recorded_result
 from latentworks.runner.reproduce import UNCHANGED, reproduce, reproduce_stage
+from latentworks.runner.verify import verify_checkout
 from latentworks.runner.worktree import RETRAINING, Worktree
 from latentworks.tracking.live import Live
 from latentworks.tracking.uri import without_password
@@ -187,7 +187,7 @@ def run_stage(stage: str, worktree: Worktree, needs: set[str], due: bool) -> Any
 def verify(worktree: Worktree) -> None:
     """Verify the result in the worktree and in DVC's cache before it is registered."""
     log = get_run_logger()
-    verified = verification.verify(worktree.path, log.info, worktree.environment)
+    verified = verify_checkout(worktree.path, log.info, worktree.environment)
     for line in [*verified.lines(), verified.summary()]:
         log.info(line)
     verified.demand_whole()

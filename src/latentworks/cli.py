@@ -342,14 +342,14 @@ def verify(
     with one_line_errors(), _ended_by_sigterm(), ExitStack() as stack:
         root = dag.root()
         stack.enter_context(locks.exclusive(locks.of(root), "verify", wait=False))
-        from latentworks.integrity import verification
         from latentworks.registry import version_files
         from latentworks.runner import repair
+        from latentworks.runner.verify import verify_checkout
 
         repair.refuse_beside_dvc(root)
         for line in repair.repair_checkout(root):
             typer.echo(line)
-        verified = repair.missing_lock(root) or verification.verify(root, typer.echo)
+        verified = repair.missing_lock(root) or verify_checkout(root, typer.echo)
         for line in verified.lines():
             typer.echo(line)
         if not result:

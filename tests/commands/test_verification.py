@@ -16,11 +16,11 @@ import pytest
 from mlflow import MlflowClient
 
 from checkouts import Checkout
-from latentworks.integrity import verification
 from latentworks.integrity.report import Verified
 from latentworks.registry import version_files
 from latentworks.registry.registry import Registry
 from latentworks.repository import dag
+from latentworks.runner.verify import verify_checkout
 from latentworks.serving import checksums
 from servers import closed_port
 
@@ -37,7 +37,7 @@ class Kept(Checkout):
         self.told: list[str] = []
         lock = (self.path / "dvc.lock").read_bytes()
         env = {"DVC_SITE_CACHE_DIR": str(self.path / ".dvc/site_cache")}
-        verified = verification.verify(self.path, self.told.append, env)
+        verified = verify_checkout(self.path, self.told.append, env)
         assert (self.path / "dvc.lock").read_bytes() == lock
         return verified
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from latentworks.integrity.objects import Cache, Files, md5_of
 from latentworks.integrity.outs import Out
 from latentworks.integrity.report import Fault, Place
 from latentworks.repository import dag
+from latentworks.repository.cache import Cache, Files
 
 MISSING = "missing"
 
@@ -51,7 +51,7 @@ class Inspection:
         self.hashes = hashes
         self.files = self._files()
         self.list = dag.listing(self.files)
-        self.md5 = md5_of(self.list) + dag.FOLDER if out.is_folder else self.files.get(".", "")
+        self.md5 = dag.md5(self.list) + dag.FOLDER if out.is_folder else self.files.get(".", "")
         self.is_another_result = (
             (out.cached and bool(self.files) and self.md5 != out.md5)
             and not any(path.is_relative_to(out.path) for path in damaged)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from latentworks.errors import LatentworksError
-from latentworks.integrity.objects import MD5, Cache
 from latentworks.integrity.report import Verified
 from latentworks.repository import dag
+from latentworks.repository.cache import MD5, Cache
 
 
 @dataclass(frozen=True)

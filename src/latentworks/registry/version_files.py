@@ -16,7 +16,6 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from latentworks import params
 from latentworks.errors import RegistryError, Unavailable
 from latentworks.integrity.inspection import Hashes
-from latentworks.integrity.objects import MD5, Cache
 from latentworks.integrity.outs import Out
 from latentworks.integrity.quarantine import Quarantine
 from latentworks.integrity.report import Fault, Verified, count
@@ -27,6 +26,7 @@ from latentworks.registry.records import Records
 from latentworks.registry.registry import PromotionParams, Registry
 from latentworks.registry.versions import VERSIONS, Version
 from latentworks.repository import dag, dvc
+from latentworks.repository.cache import MD5, Cache
 from latentworks.serving import checksums, packaging
 from latentworks.system import disk, locks
 from latentworks.system.console import first_line

@@ -149,8 +149,12 @@ def md5_of(path: Path) -> str:
         return _md5(path)
     entries = (entry for entry in path.rglob("*") if "__pycache__" not in entry.parts)  # .dvcignore
     files = [entry for entry in entries if entry.is_file()]
-    text = listing({file.relative_to(path).as_posix(): _md5(file) for file in files})
-    return f"{hashlib.md5(text, usedforsecurity=False).hexdigest()}{FOLDER}"
+    return md5(listing({file.relative_to(path).as_posix(): _md5(file) for file in files})) + FOLDER
+
+
+def md5(content: bytes) -> str:
+    """Return the MD5 of bytes, as DVC writes it."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def listing(files: Mapping[str, str]) -> bytes:

@@ -5,11 +5,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from latentworks.errors import LatentworksError
-from latentworks.integrity import verification
 from latentworks.repository import dag, dvc, outputs
 from latentworks.repository.outputs import KEPT
 from latentworks.repository.plan import Outdated
 from latentworks.runner import resources
+from latentworks.runner.verify import verify_checkout
 
 UNCHANGED = "unchanged"  # an outcome: DVC had nothing to do
 
@@ -112,7 +112,7 @@ def require_whole(
     """
     for stage in stages:
         if not dag.is_as_recorded(root, stage):
-            verified = verification.verify(root, report, env, stage=stage)
+            verified = verify_checkout(root, report, env, stage=stage)
             for line in verified.lines():
                 report(line)
             verified.demand_whole()

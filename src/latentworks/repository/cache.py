@@ -1,6 +1,5 @@
 """DVC's cache: paths and lists of its objects, and DVC's commands that copy and fetch them."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -17,10 +16,6 @@ MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 REPAIR = STATE / "repair"  # DVC repositories; in the checkout, so that DVC can link on its disk
 
 Files = dict[str, str]  # MD5s by path inside a folder; a single file has the path "."
-
-
-def md5_of(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 class Cache:
@@ -47,7 +42,7 @@ class Cache:
             safe = all(_is_inside(name) and MD5.fullmatch(files[name]) for name in files)
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
-        return files if safe and md5_of(content) + dag.FOLDER == md5 else None
+        return files if safe and dag.md5(content) + dag.FOLDER == md5 else None
 
     @contextmanager
     def ran(self, command: str, md5s: Iterable[str]) -> Iterator[tuple[Path, str]]:
