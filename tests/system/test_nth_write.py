@@ -1,8 +1,9 @@
-"""Faults at one system call of `register` and `promote`: a kill, a full disk, or a failed write.
+"""Faults at one system call of `register`, `promote`, `dvc repro` and a stage.
 
-An undisturbed command is traced first: its commit path is the list of its calls that write to the
-store's folder. A fault happens at a place on this path, given in percent, and so at the same call
-in every run of the tests. To repeat a failure, run the test with its name:
+A fault is a kill, a full disk, or a failed write. An undisturbed command is traced first: its
+commit path is the list of its calls that write to the store's folder, or to the checkout. A fault
+happens at a place on this path, given in percent, and so at the same call in every run of the
+tests. To repeat a failure, run the test with its name:
 `pytest -m system tests/system/test_nth_write.py -k promote-KILL-10`; LATENTWORKS_FULL=1 has more.
 """
 
@@ -24,23 +25,33 @@ from checkouts import NAME, Checkout, Project
 from conftest import FULL
 from latentworks.registry.decisions import DECISIONS
 from latentworks.registry.records import Records
+from latentworks.repository import dag
 from latentworks.tracking.local_store import ARTIFACTS, follow_move
 
 pytestmark = pytest.mark.system
 
 # All calls with which SQLite and Python change files.
-CALLS = "pwrite64,write,sendfile,ftruncate,fsync,fdatasync,mkdir,rename,unlink"
+CALLS = "pwrite64,write,sendfile,ftruncate,fsync,fdatasync,mkdir,rename,link,unlink"
 FAULTS = {"KILL": "signal=KILL", "ENOSPC": "error=ENOSPC", "EIO": "error=EIO"}
 PLACES = {  # in percent of the commit path
     "register": range(0, 100, 7) if FULL else (75,),  # scores the model, twice here, and is slow
     "promote": range(0, 100, 3) if FULL else (10, 35, 65, 90),
+    "dvc": range(0, 100, 5) if FULL else (60, 80),
+    "stage": range(0, 100, 5) if FULL else (30, 70),
 }
-EVERY = [
-    (command, fault, place)
-    for command, places in PLACES.items()
-    for number, place in enumerate(places)
-    for fault in (FAULTS if FULL else [[*FAULTS][number % len(FAULTS)]])
-]
+STAGE = "export"  # of `dvc` and `stage`: no other stage reads its outs
+OUT = "models/servable"
+
+
+def every(*commands: str) -> list[tuple[str, str, int]]:
+    """Return commands, each with the faults and places of its tests."""
+    return [
+        (command, fault, place)
+        for command in commands
+        for number, place in enumerate(PLACES[command])
+        for fault in (FAULTS if FULL else [[*FAULTS][number % len(FAULTS)]])
+    ]
+
 
 # A warm interpreter runs it as `python -c`. Its main thread alone is traced: another thread, or the
 # pre-flight, would have calls, and numbers, of its own.
@@ -51,11 +62,13 @@ tracer = subprocess.Popen(["strace", "-qq", *sys.argv[1].split(), "-p", str(os.g
 while "TracerPid:\\t0\\n" in open("/proc/self/status").read():
     if tracer.poll() is not None:
         sys.exit("strace has ended")
-sys.argv = ["latentworks", *sys.argv[2:]]
-from latentworks.cli import app
-
-app()
+sys.argv = sys.argv[2:]
 """
+PROGRAMS = {
+    "latentworks": "from latentworks.cli import app; app()",
+    "dvc": "from dvc.cli import main; sys.exit(main())",
+    "stage": "import runpy; runpy.run_module('latentworks.stages', run_name='__main__')",
+}
 
 
 @dataclass(frozen=True)
@@ -96,21 +109,39 @@ def may_trace() -> bool:
 def traced(
     project: Project, command: tuple[str, ...], options: str
 ) -> subprocess.CompletedProcess[str]:
-    return project.run("python", "-c", TRACED, options, *command, expected=None)
+    code = TRACED + PROGRAMS[command[0]]
+    return project.run("python", "-c", code, options, *command, expected=None)
 
 
-def commit_path(log: Path, folder: Path) -> list[Call]:
-    """Read the calls of a trace that write to the store in `folder`.
+def disturbed(whole: "Undisturbed", fault: str, place: int, log: Path) -> str:
+    """Run a command with a fault at a place of its commit path, and return what it printed."""
+    project, call = whole.project, whole.call(place)
+    print(f"{fault} at call {call.number} of {call.name}, on {call.path}")
+    shutil.rmtree(project.path)
+    shutil.copytree(whole.before, project.path, symlinks=True)
+    inject = f"inject={call.name}:{FAULTS[fault]}:when={call.number}"
+    done = traced(project, whole.command, f"-y -o {log} -e trace={call.name} -e {inject}")
+    told = log.read_text().splitlines()
+    print(done.returncode, done.stdout, done.stderr, *told[-2:], sep="\n")
+    if fault == "KILL":
+        assert "+++ killed by SIGKILL" in told[-1]
+    else:
+        (injected,) = (line for line in told if line.endswith("(INJECTED)"))
+        assert injected.startswith(f"{call.name}(")
+    return done.stderr
+
+
+def commit_path(log: Path, paths: str) -> list[Call]:
+    """Read the calls of a trace that write to files whose path matches the pattern `paths`.
 
     Of like calls in a row, such as the pages of a transaction, the list has the first and last.
     """
     counts: Counter[str] = Counter()
     found = []
-    store = re.compile(rf"{re.escape(str(folder))}/(mlflow\.db|{ARTIFACTS}/)[^>\"]*")
     for line in log.read_text().splitlines():
         name = line.partition("(")[0]
         counts[name] += 1
-        if name in CALLS.split(",") and (match := store.search(line)):
+        if name in CALLS.split(",") and (match := re.search(paths, line)):
             found.append(Call(name, counts[name], match[0]))
     groups = [[*group] for _, group in groupby(found, key=lambda call: (call.name, call.file))]
     return [call for group in groups for call in dict.fromkeys((group[0], group[-1]))]
@@ -166,38 +197,75 @@ def undisturbed(
     for command in (("register",), ("promote", "2")):
         before, log = folder / command[0], folder / "calls"
         shutil.copytree(path, before, symlinks=True)
-        done = traced(project, command, f"-y -o {log} -e trace={CALLS}")
+        call = ("latentworks", *command)
+        done = traced(project, call, f"-y -o {log} -e trace={CALLS}")
         assert done.returncode == 0, done.stderr
-        calls = commit_path(log, path)
-        found[command[0]] = Undisturbed(command, project, before, calls, state(project))
+        calls = commit_path(log, rf"{re.escape(str(path))}/(mlflow\.db|{ARTIFACTS}/)[^>\"]*")
+        found[command[0]] = Undisturbed(call, project, before, calls, state(project))
     assert found["register"].end["aliases"] == {"champion": 1, "challenger": 2}
     assert found["promote"].end["aliases"] == {"champion": 2, "previous": 1}
     return found
 
 
-@pytest.mark.parametrize(("command", "fault", "place"), EVERY)
+@pytest.mark.parametrize(("command", "fault", "place"), every("register", "promote"))
 def test_the_same_command_completes_what_a_fault_has_interrupted(
     undisturbed: dict[str, Undisturbed], tmp_path: Path, command: str, fault: str, place: int
 ) -> None:
     whole = undisturbed[command]
-    project, call, log = whole.project, whole.call(place), tmp_path / "calls"
-    print(f"{fault} at call {call.number} of {call.name}, on {call.path}")
-    shutil.rmtree(project.path)
-    shutil.copytree(whole.before, project.path, symlinks=True)
-    inject = f"inject={call.name}:{FAULTS[fault]}:when={call.number}"
-    done = traced(project, whole.command, f"-y -o {log} -e trace={call.name} -e {inject}")
-    told = log.read_text().splitlines()
-    print(done.returncode, done.stdout, done.stderr, *told[-2:], sep="\n")
-    if fault == "KILL":
-        assert "+++ killed by SIGKILL" in told[-1]
-    else:
-        (injected,) = (line for line in told if line.endswith("(INJECTED)"))
-        assert injected.startswith(f"{call.name}(")
-        assert "Traceback" not in done.stderr
+    project = whole.project
+    assert "Traceback" not in disturbed(whole, fault, place, tmp_path / "calls")
     if place % 2:  # at the others, the command alone must complete what `verify` could repair
         assert "all intact" in project.ours("verify")
     is_done = command == "promote" and state(project)["ledger"] == whole.end["ledger"]
-    again = project.ours(*whole.command, expected=6 if is_done else 0)
+    again = project.ours(*whole.command[1:], expected=6 if is_done else 0)
     assert not is_done or "it is champion already" in again
     assert state(project) == whole.end
     assert "all intact" in project.ours("verify")
+
+
+@pytest.fixture(scope="module")
+def stage(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Undisturbed]:
+    """Run a stage whose outs are nowhere, by DVC and alone, each traced."""
+    if not may_trace():
+        pytest.skip("strace must not trace processes here")
+    folder = tmp_path_factory.mktemp("stage")
+    path, before, log = folder / "checkout", folder / "before", folder / "calls"
+    project = Project(finished.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    end = result(project)
+    cache = path / ".dvc/cache"
+    for file in (path / OUT).rglob("*"):
+        if file.is_file():
+            md5 = dag.md5_of(file)
+            (cache / "files/md5" / md5[:2] / md5[2:]).unlink()
+    shutil.rmtree(path / OUT)
+    shutil.rmtree(cache / "runs")
+    lock = (path / dag.LOCK).read_text()
+    (path / dag.LOCK).write_text(re.sub(rf"  {STAGE}:\n(    .*\n)+", "", lock))
+    shutil.copytree(path, before, symlinks=True)
+    arguments = dag.stages(path)[STAGE]["cmd"].partition("latentworks.stages ")[2].split()
+    found = {}
+    for command in (("stage", *arguments), ("dvc", "repro", "--single-item", STAGE)):
+        done = traced(project, command, f"-y -o {log} -e trace={CALLS}")
+        assert done.returncode == 0, done.stderr
+        written = OUT if command[0] == "stage" else "(dvc|models|[.]dvc/(cache|tmp/rwlock))"
+        calls = commit_path(log, rf"{re.escape(str(path))}/{written}[^>\"]*")
+        found[command[0]] = Undisturbed(command, project, before, calls, end)
+        shutil.rmtree(path / OUT)
+    return found
+
+
+def result(project: Project) -> dict[str, Any]:
+    """Return dvc.lock, and the outs of the stage as they are in the checkout."""
+    return {"lock": (project.path / dag.LOCK).read_text(), OUT: dag.md5_of(project.path / OUT)}
+
+
+@pytest.mark.parametrize(("command", "fault", "place"), every("dvc", "stage"))
+def test_repro_completes_a_stage_that_a_fault_has_interrupted(
+    stage: dict[str, Undisturbed], tmp_path: Path, command: str, fault: str, place: int
+) -> None:
+    whole = stage[command]
+    errors = disturbed(whole, fault, place, tmp_path / "calls")
+    assert command == "dvc" or "Traceback" not in errors
+    whole.project.ours("repro")
+    assert result(whole.project) == whole.end
+    assert "all intact" in whole.project.ours("verify", "--result")
