@@ -57,6 +57,7 @@ test-system: setup  ## run the tests that need Debian packages or a package inde
 faults: setup  ## kill or damage N=20 runs of the stages, and compare their results
 	@python tests/faults.py --number $(or $(N),20) $(if $(SEED),--seed $(SEED))
 	@LATENTWORKS_FULL=1 pytest tests/processes/test_races.py tests/processes/test_retraining.py -k "champion or killed"
+	@LATENTWORKS_FULL=1 pytest tests/processes/test_registry_states.py
 
 check: setup  ## run ruff, mypy, a spell checker, the linters of docker/ and .github/, and an audit of the packages
 	@ruff check

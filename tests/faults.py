@@ -35,6 +35,7 @@ ENDED = 10.0  # seconds that processes may go on after SIGTERM
 GONE = 5.0  # seconds that processes may go on after a kill
 PATIENCE = 300.0  # seconds that an undisturbed `latentworks repro` may take here
 DAMAGE = "a damaged cache object"
+ENOUGH = 5  # damaged objects, of which DVC has not read all again
 BUSY, TERMINATED = 75, 143
 
 
@@ -302,6 +303,7 @@ class Harness:
         self.longest = longest
         self.faults_of_round = faults
         self.faults: list[Fault] = []
+        self.num_found = 0  # damaged cache objects that `latentworks verify` found
         self.checkout = whole
         self.expected = self.state()
 
@@ -413,6 +415,7 @@ class Harness:
         wrong = [f"verify ended with {done.returncode}: {done.stderr}"] * bool(done.returncode)
         if found < len(damaged):
             wrong.append(f"verify found {found} of the damaged objects {damaged}: {done.stdout}")
+        self.num_found += found
         if left := self._damaged():
             wrong.append(f"verify left damage in {left}")
         return wrong
@@ -488,6 +491,10 @@ def main() -> int:
         if not (fault.recovered and fault.identical):
             print(f"{fault.kind}: {fault.said}")
     print(f"\n{table(harness.faults)}\n\n{time.monotonic() - started:.0f} s, seed {arguments.seed}")
+    print(f"`latentworks verify` found {harness.num_found} damaged cache objects")
+    damaged = sum(fault.kind == DAMAGE for fault in harness.faults)
+    if damaged >= ENOUGH and not harness.num_found:
+        return 1  # DVC reads few objects again, so it did not look at all
     return 0 if all(fault.recovered and fault.identical for fault in harness.faults) else 1
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from latentworks.repository.git import code
 from latentworks.runner.worktree import Worktree
 from latentworks.system import disk
 from prefect_pages import PrefectPages
-from servers import prefect_server
+from servers import prefect_server, until
 
 AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
 OUTSIDE = "../images/digits.npz"  # outside of the project, where a user would keep images
@@ -336,44 +337,80 @@ def test_rebuild_of_an_unknown_version_is_refused(project: Project) -> None:
 @pytest.mark.cold
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a child with its parent")
 def test_killed_at_any_level_it_goes_on_with_the_next_run(project: Project) -> None:
-    """SIGKILL ends in turn the stage, `retrain`, DVC and the flow; the same retraining resumes."""
+    """SIGKILL ends in turn the stage, `retrain`, DVC and the flow; the same retraining resumes.
+
+    The flow also ends while it registers the result, or lets the gate decide.
+    """
     options = ("--set", "seed=3", "--set", "train.epochs=60", "--set", "train.patience=60")
     number = len(versions(project))
     reached = 0
     levels = ("latentworks.stages train", "pipeline retrain", "dvc", "pipeline flow")
     for who in levels if FULL else levels[:2]:
         reached = kill_in_training(project, who, reached, *options)
-    said = project.run("python", "-m", "pipeline", "retrain", *options, expected=None)
-    told = said.stdout + said.stderr
+    told = kill_in_command(project, "register", *options)
     (goes_on,) = re.findall(r"train: goes on after epoch (\d+) of 60", told)
     assert int(goes_on) >= reached - 1
-    assert len(versions(project)) == number + 1
+    if FULL:
+        kill_in_command(project, "promote", *options)
+    project.run("python", "-m", "pipeline", "retrain", *options, expected=None)
+    found = versions(project)
+    assert len(found) == number + 1
+    assert "decision" in found[-1].tags
     client = mlflow.MlflowClient(f"sqlite:///{project.path / 'mlflow.db'}")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     assert not client.search_runs(experiments, "attributes.status = 'RUNNING'")
 
 
 def kill_in_training(project: Project, who: str, after: int, *options: str) -> int:
-    """Kill a process in the second epoch of a run, see all others end, and return the epoch."""
-    with subprocess.Popen(
+    """Kill a process in the second epoch of a run, and return the epoch."""
+    with retraining(project, *options) as process:
+        assert process.stdout is not None
+        begun = (re.search(r"Epoch (\d+)/60", line) for line in process.stdout)
+        epochs = (int(epoch[1]) for epoch in begun if epoch)
+        reached = next(epoch for epoch in epochs if epoch > after + 1)
+        kill(process, who)
+    return reached
+
+
+def kill_in_command(project: Project, command: str, *options: str) -> str:
+    """Kill the flow while it runs a `latentworks` command, and return what it printed."""
+    with retraining(project, *options) as process:
+        until(lambda: f"latentworks {command}" in names(process) or process.poll() is not None)
+        return kill(process, "pipeline flow")
+
+
+def retraining(project: Project, *options: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
         ["python", "-m", "pipeline", "retrain", *options],
         cwd=project.path,
         env=project.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    ) as process:
-        assert process.stdout is not None
-        begun = (re.search(r"Epoch (\d+)/60", line) for line in process.stdout)
-        epochs = (int(epoch[1]) for epoch in begun if epoch)
-        reached = next(epoch for epoch in epochs if epoch > after + 1)
-        flow = psutil.Process(process.pid)
-        family = [flow, *flow.children(recursive=True)]
-        (one,) = [each for each in family if who in " ".join(each.cmdline()[:4])]
-        one.kill()
-        said = process.stdout.read()
+    )
+
+
+def names(process: "subprocess.Popen[str]") -> str:
+    """The command lines of a process and of its child processes."""
+    lines = []
+    with suppress(psutil.NoSuchProcess):
+        for each in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                lines.append(" ".join(each.cmdline()[:4]))
+    return "\n".join(lines)
+
+
+def kill(process: "subprocess.Popen[str]", who: str) -> str:
+    """Kill one process of a retraining, see all others end, and return what they printed."""
+    assert process.stdout is not None
+    first = psutil.Process(process.pid)
+    family = [first, *first.children(recursive=True)]
+    (one,) = [each for each in family if who in " ".join(each.cmdline()[:4])]
+    one.kill()
+    said = process.stdout.read()
+    process.wait()
     assert process.returncode != 0
     assert "Traceback" not in said
     _, alive = psutil.wait_procs(family, timeout=5)
     assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
-    return reached
+    return said
