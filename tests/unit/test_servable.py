@@ -365,7 +365,7 @@ def ids_kept(call: list[str], home: Path) -> list[Path]:
     # Nothing else of this environment: its packages keep no id where CI, or the like, is set.
     env = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", *call],
+        [sys.executable, "-B", "-X", "importtime", *call],  # no bytecode among a version's files
         env=env,
         capture_output=True,
         text=True,
