@@ -20,7 +20,7 @@ import psutil
 import pytest
 import requests
 from selenium import webdriver
-from test_http import answers, connect
+from test_http import FLOODS, Probe, answers, connect, flood
 from test_server import asked
 
 from atlas_page import Page, of_the_book, space
@@ -277,6 +277,16 @@ def test_large_calls_do_not_hold_up_small_calls(url: str) -> None:
             num_small += 1
         assert all(each.result().status_code == 200 for each in begun)
     assert num_small >= 10
+
+
+def test_a_flood_of_large_bodies_does_not_delay_the_answer_that_the_server_lives(
+    url: str, slowness: float
+) -> None:
+    with Probe(url) as probe:
+        flood(url, FLOODS["all kinds"])
+    print(probe, f"{slowness:.1f} times slower")
+    assert set(probe.statuses) == {200}
+    assert statistics.median(probe.seconds) < 0.05 * slowness, str(probe)
 
 
 @pytest.mark.parametrize("kind", ["dead", "silent"])
