@@ -8,6 +8,7 @@ import io
 import socket
 import struct
 import subprocess
+import threading
 import time
 import zlib
 from collections import Counter
@@ -16,12 +17,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import requests
 from PIL import Image
 
 from checkouts import Checkout, Project
+from latentworks.server.app import MAX_BODY
 from latentworks.server.budget import MEMORY, Budget, Overloaded, Share
 from servers import closed_port, for_servers, server_of, serving, until
 
@@ -59,16 +62,26 @@ def answers(connection: socket.socket, sent: bytes) -> Iterator[bytes]:
 # --- connections ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("request_line", ["POST /nothing", "GET /live", "POST /decode/x"])
+@pytest.mark.parametrize(
+    ("request_line", "num_bytes", "status"),
+    [
+        ("POST /nothing", 0, 404),
+        ("GET /live", 0, 200),
+        ("POST /decode/x", 0, 404),
+        ("DELETE /decode", 0, 405),
+        ("POST /decode", MAX_BODY + 1, 413),
+    ],
+)
 def test_a_connection_is_closed_if_the_body_of_an_answered_request_does_not_end(
-    url: str, request_line: str
+    url: str, request_line: str, num_bytes: int, status: int
 ) -> None:
     """The client sends a byte now and then, which must not renew the deadline."""
+    head = f"{request_line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n"
     with connect(url) as connection:
-        connection.sendall(
-            f"{request_line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999\r\n\r\n".encode()
-        )
-        assert b"" in answers(connection, b" ")
+        connection.sendall(head.encode() + b" " * num_bytes)
+        came = answers(connection, b" ")
+        assert next(came, b"").startswith(f"HTTP/1.1 {status}".encode())
+        assert b"" in came
 
 
 def test_blank_lines_between_requests_do_not_keep_a_connection_open(url: str) -> None:
@@ -179,34 +192,72 @@ OBJECTS = b'{"inputs":[' + b'{"":0},' * 2_200_000 + b"0]}"
 ALL = b'{"num":10000,"seed":0}'
 
 
-@pytest.mark.parametrize(
-    ("verb", "body", "num"),
-    [
-        ("encode", PICTURE, 40),
-        ("encode", PALETTE, 20),
-        ("encode", LISTS, 6),
-        ("encode", OBJECTS, 6),
-        ("sample", ALL, 40),
-    ],
-    ids=["pictures", "palettes", "lists", "objects", "samples"],
-)
-def test_memory_is_bounded_and_given_back(url: str, verb: str, body: bytes, num: int) -> None:
-    process = process_of(url)
-    assert requests.post(f"{url}/sample", json={"num": 1}, timeout=60).ok
-    resting = process.memory_info().rss
-    Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # resets the peak
+FLOODS = {  # requests that are sent together
+    "pictures": [("encode", PICTURE)] * 40,
+    "palettes": [("encode", PALETTE)] * 20,
+    "lists": [("encode", LISTS)] * 6,
+    "objects": [("encode", OBJECTS)] * 6,
+    "samples": [("sample", ALL)] * 40,
+}
+FLOODS["all kinds"] = [same[0] for same in FLOODS.values()] * 5
 
-    def ask(_: int) -> int:
+
+def flood(url: str, sent: list[tuple[str, bytes]]) -> Counter[int]:
+    """Send requests, all at once, and count the statuses of their answers."""
+
+    def ask(verb: str, body: bytes) -> int:
         answer = requests.post(f"{url}/{verb}", data=body, timeout=120)
         if answer.status_code == 503:
             assert answer.headers["Retry-After"] == "1"
         return answer.status_code
 
-    with concurrent.futures.ThreadPoolExecutor(num) as pool:
-        counts = Counter(pool.map(ask, range(num)))
+    with concurrent.futures.ThreadPoolExecutor(len(sent)) as pool:
+        return Counter(pool.map(ask, *zip(*sent, strict=True)))
+
+
+class Probe:
+    """Asks /live about twenty times a second, as long as its block lasts."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.seconds: list[float] = []  # that each answer took
+        self.statuses: Counter[int] = Counter()
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._ask)
+
+    def __enter__(self) -> "Probe":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def __str__(self) -> str:
+        median, most = np.percentile(self.seconds, [50, 95]) * 1e3
+        return f"/live: {len(self.seconds)} times, median {median:.0f} ms, 95 % in {most:.0f} ms"
+
+    def _ask(self) -> None:
+        with requests.Session() as session:
+            while not self.over.wait(0.05):
+                began = time.monotonic()
+                self.statuses[session.get(f"{self.url}/live", timeout=60).status_code] += 1
+                self.seconds.append(time.monotonic() - began)
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_memory_is_bounded_and_given_back(url: str, kind: str) -> None:
+    process = process_of(url)
+    assert requests.post(f"{url}/sample", json={"num": 1}, timeout=60).ok
+    resting = process.memory_info().rss
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # resets the peak
+    with Probe(url) as probe:
+        counts = flood(url, FLOODS[kind])
+    print(f"{kind}: {counts}, {resting / 1e6:.0f} MB, then {peak(process.pid) / 1e6:.0f} MB")
+    print(probe)
+    assert set(probe.statuses) == {200}
     assert set(counts) <= {200, 422, 503}, counts
     assert counts[200] + counts[422] >= 1, counts
-    print(f"{verb}: {counts}, {resting / 1e6:.0f} MB, then {peak(process.pid) / 1e6:.0f} MB")
     assert peak(process.pid) <= 2.5 * resting + MEMORY
     until(lambda: process.memory_info().rss < 1.5 * resting)
 

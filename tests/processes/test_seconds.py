@@ -20,6 +20,7 @@ import psutil
 import pytest
 import requests
 from selenium import webdriver
+from test_http import FLOODS, Probe, answers, connect, flood
 from test_server import asked
 
 from atlas_page import Page, of_the_book, space
@@ -218,16 +219,18 @@ def test_rollback_takes_seconds(pair: Project, slowness: float) -> None:
     assert statistics.median(times) <= 5 * slowness, times  # other programs share the machine
 
 
+HEAD = b"POST /decode HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+
+
 def test_a_client_that_sends_too_slowly_gets_status_408(url: str) -> None:
     host, port = url.removeprefix("http://").split(":")
-    head = b"POST /decode HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
     with ExitStack() as stack:
         connections = [
             stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
             for _ in range(3)
         ]
         started = time.monotonic()
-        for connection, begun in zip(connections, (head + b"{", head[:30], b""), strict=True):
+        for connection, begun in zip(connections, (HEAD + b"{", HEAD[:30], b""), strict=True):
             connection.sendall(begun)
         for connection in connections:
             answer = connection.recv(10_000)
@@ -238,6 +241,20 @@ def test_a_client_that_sends_too_slowly_gets_status_408(url: str) -> None:
                 assert more, answer
                 answer += more
             assert b"\r\nx-content-type-options: nosniff\r\n" in answer.lower()
+    assert asked(url, "sample", num=1)
+
+
+@pytest.mark.parametrize("begun", [HEAD[:30], HEAD + b"{"], ids=["head", "body"])
+def test_a_client_that_sends_a_byte_now_and_then_gets_status_408(url: str, begun: bytes) -> None:
+    """No byte renews the deadline, and the connection is closed soon after the answer."""
+    with connect(url) as connection:
+        started = time.monotonic()
+        connection.sendall(begun)
+        came = answers(connection, b" ")
+        assert next(came, b"").startswith(b"HTTP/1.1 408")
+        assert 8 < time.monotonic() - started < 20
+        assert b"" in came
+        assert time.monotonic() - started < 30
     assert asked(url, "sample", num=1)
 
 
@@ -260,6 +277,16 @@ def test_large_calls_do_not_hold_up_small_calls(url: str) -> None:
             num_small += 1
         assert all(each.result().status_code == 200 for each in begun)
     assert num_small >= 10
+
+
+def test_a_flood_of_large_bodies_does_not_delay_the_answer_that_the_server_lives(
+    url: str, slowness: float
+) -> None:
+    with Probe(url) as probe:
+        flood(url, FLOODS["all kinds"])
+    print(probe, f"{slowness:.1f} times slower")
+    assert set(probe.statuses) == {200}
+    assert statistics.median(probe.seconds) < 0.05 * slowness, str(probe)
 
 
 @pytest.mark.parametrize("kind", ["dead", "silent"])

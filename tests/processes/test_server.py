@@ -5,10 +5,12 @@ import concurrent.futures
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -24,7 +26,7 @@ import requests
 from mlflow import MlflowClient
 from PIL import Image
 
-from checkouts import KEYS, NAME, Checkout, Project, environment
+from checkouts import KEYS, NAME, ROOT, Checkout, Project, environment
 from latentworks.registry.signatures import Keys
 from latentworks.registry.versions import SHA256, SOURCE
 from latentworks.server.connections import let_many_in
@@ -135,6 +137,7 @@ BAD = [
     (without_a_file, False, "interface.json is missing"),
     (flipped, False, "does not match its sha256"),
 ]
+ABSOLUTE = re.compile(r"(?<![\w…/])/\w")  # the start of a path of this machine
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +275,13 @@ def test_the_pages_load_nothing_from_other_hosts(url: str) -> None:
     assert {f"/{verb}" for verb in ("sample", "decode", "invocations")} <= set(described["paths"])
 
 
+def test_without_cors_no_page_of_another_site_may_read_answers(url: str) -> None:
+    headers = {"Origin": "https://app.example.org"}
+    answer = requests.post(f"{url}/sample", json={"num": 1}, headers=headers, timeout=10)
+    assert answer.ok
+    assert "Access-Control-Allow-Origin" not in answer.headers
+
+
 def test_concurrent_requests_get_the_answers_of_single_requests(url: str) -> None:
     rng = np.random.default_rng(0)
     points = rng.normal(size=(200, 2)).round(3).tolist()
@@ -327,6 +337,12 @@ REFUSED: list[tuple[str, bytes, int, str]] = [
     ("encode", b"RIFF\x00\x00", 422, "The picture cannot be used"),
     ("encode", b'{"inputs": [[0.5]]}', 422, "x * 255, rounded to uint8"),
     ("encode", b" " * 16_000_001, 413, "at most"),
+    (
+        "invocations",
+        json.dumps({"inputs": [[0] * 64] * 3, "params": {"verb": "encode"}}).encode(),
+        400,
+        "3 images with all pixels",
+    ),
     ("invocations", b'{"dataframe_split": {}}', 400, "The body needs one of the fields inputs"),
     ("invocations", b'{"inputs": [[1, 2]], "params": {"verb": "paint"}}', 400, "verb is one of"),
     ("invocations", b'{"inputs": [[1, 2]], "params": 3}', 400, "params is an object"),
@@ -522,7 +538,10 @@ def test_no_call_fails_during_twenty_swaps_and_five_bad_versions(
                         and found
                     )
                 )
-                assert BAD[bad.index(number)][2] in state["refused"][str(number)]
+                reason = state["refused"][str(number)]
+                assert BAD[bad.index(number)][2] in reason
+                assert not ABSOLUTE.search(reason)  # anybody may read this page
+                assert not any(str(path) in reason for path in (tmp_path, ROOT, sys.prefix))
                 assert state["model"] == f"{NAME}/{current}"
                 assert state["ready"]
             else:

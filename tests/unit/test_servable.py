@@ -318,6 +318,9 @@ def test_mlflow_drops_unknown_params_and_a_servable_refuses_wrong_params(
     assert "sede" in caplog.text
     with pytest.raises(MlflowException, match="encode has no param 'num'"):
         model.predict(images, params={"verb": "encode", "num": 3})
+    flat = images[:3].reshape(3, -1)  # would be one image, and so one answer
+    with pytest.raises(MlflowException, match=r"Send images as \[N, h, w, c\]"):
+        model.predict(flat, params={"verb": "encode"})
     with pytest.raises(MlflowException, match="Latents have the shape"):
         model.unwrap_python_model().predict(None, [[1.0]], {"verb": "decode"})
 
