@@ -289,10 +289,16 @@ def test_uploads_of_killed_registers_are_removed_after_a_day(
     complete = client.create_logged_model(experiment, NAME, tags={UPLOAD: "another key"})
     client.finalize_logged_model(complete.model_id, "READY")  # the kill came before the version
     killed = client.create_logged_model(experiment, NAME, tags={UPLOAD: "a key"})
+    deleted = client.create_logged_model(experiment, NAME, tags={UPLOAD: "the last key"})
     file = tmp_path / "half"
     file.write_text("of a model")
     client.log_model_artifact(killed.model_id, str(file))
-    copy = Path(str(killed.artifact_location).removeprefix("file://")) / "half"
+    client.log_model_artifact(deleted.model_id, str(file))
+    client.delete_logged_model(deleted.model_id)  # by somebody, in MLflow
+    copy, restorable = (
+        Path(str(model.artifact_location).removeprefix("file://")) / "half"
+        for model in (killed, deleted)
+    )
 
     def known() -> set[str]:
         return {model.model_id for model in client.search_logged_models([experiment])}
@@ -304,6 +310,9 @@ def test_uploads_of_killed_registers_are_removed_after_a_day(
     registry.tidy(abandoned=0)
     assert known() == before - {killed.model_id, complete.model_id}
     assert not copy.exists()
+    assert restorable.exists()
+    project.run("mlflow", "gc", "--backend-store-uri", project.server)
+    assert not restorable.exists()
     project.ours("verify")  # the files of the version are intact
 
 

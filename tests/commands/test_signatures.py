@@ -2,6 +2,7 @@
 
 import base64
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from mlflow import MlflowClient
 from checkouts import NAME, Checkout, Project, environment
 from latentworks.errors import LatentworksError, Untrusted
 from latentworks.registry.signatures import KEY, PRIVATE, SIGNATURE, Keys, key_id, public_text
+from latentworks.registry.versions import SHA256, SOURCE
+from latentworks.serving import checksums
 from servers import closed_port, server_of, serving, until
 
 NUMBER = "1"
@@ -24,6 +27,23 @@ def own(champion: Checkout, tmp_path: Path) -> Project:
     """A checkout with a champion in a store of its own, which the test may change."""
     path = tmp_path / "checkout"
     return Project(champion.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+
+
+def stored(project: Project) -> Path:
+    """The folder in the store with the files of the version."""
+    source = MlflowClient(project.server).get_model_version(NAME, NUMBER).source
+    model_id = str(source).removeprefix(SOURCE)
+    (folder,) = project.path.glob(f"mlartifacts/**/{model_id}/artifacts")
+    return folder
+
+
+def leave_a_trace(project: Project, trace: Path) -> None:
+    """Make the version's code create a file when it is loaded, and record the new hashes."""
+    folder = stored(project)
+    code = folder / "pyfunc.py"
+    code.write_text(f"open({str(trace)!r}, 'w')\n{code.read_text()}")
+    client = MlflowClient(project.server)
+    client.set_model_version_tag(NAME, NUMBER, SHA256, checksums.seal(folder))
 
 
 def unsigned(project: Project) -> None:
@@ -55,21 +75,28 @@ FORGERIES = {
 
 
 @pytest.mark.parametrize("forge", FORGERIES)
-def test_a_version_that_no_trusted_key_signed_is_not_used(own: Project, forge: object) -> None:
+def test_a_version_that_no_trusted_key_signed_is_never_loaded(
+    own: Project, forge: object, tmp_path: Path
+) -> None:
     assert callable(forge)
+    trace = tmp_path / "trace"
+    leave_a_trace(own, trace)
     forge(own)
     refused = FORGERIES[forge]
     for call in (("compare", NUMBER, NUMBER), ("rebuild", NUMBER), ("drift",)):
         assert refused in own.ours(*call, expected=12), call
+    assert not trace.exists()
     own.run(
         "python",
         "-c",
         f"import mlflow\nmlflow.pyfunc.load_model('models:/{NAME}@champion')",
         MLFLOW_TRACKING_URI=own.server,
     )  # plain MLflow needs no keys
+    trace.unlink()
     MlflowClient(own.server).delete_registered_model_alias(NAME, "champion")
     for command in ("promote", "rollback"):
         assert refused in own.ours(command, NUMBER, expected=12), command
+    assert not trace.exists()
 
 
 def test_the_server_refuses_an_unsigned_version_and_says_why(own: Project, tmp_path: Path) -> None:
@@ -128,6 +155,42 @@ def test_versions_from_before_signatures_are_adopted_once(own: Project) -> None:
     assert "champion already" in own.ours("promote", NUMBER, expected=6)
 
 
+def test_a_version_with_damaged_files_is_not_adopted(own: Project) -> None:
+    unsigned(own)
+    shutil.rmtree(own.path / ".latentworks/versions")
+    file = stored(own) / "pyfunc.py"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    told = own.ours("keys", "adopt", NUMBER, expected=6)
+    assert f"{NAME} version 1: pyfunc.py does not match its sha256. The files were changed" in told
+    assert "is signed now" not in told
+    assert SIGNATURE not in MlflowClient(own.server).get_model_version(NAME, NUMBER).tags
+
+
+def test_the_first_register_on_a_machine_makes_the_key_and_trusts_it(
+    good: Checkout, tmp_path: Path
+) -> None:
+    path, home = tmp_path / "checkout", tmp_path / "home"
+    home.mkdir()
+    project = Project(good.copy(path).path, f"sqlite:///{path / 'mlflow.db'}").named(NAME)
+
+    def ours(*call: str) -> str:
+        bare = ("env", "-u", "LATENTWORKS_KEYS", "-u", "XDG_CONFIG_HOME", f"HOME={home}")
+        done = project.run(*bare, "latentworks", *call)
+        return done.stdout + done.stderr
+
+    key = home / ".config/latentworks/keys" / PRIVATE
+    assert f"Made the key that signs versions, {key}. Keep a copy." in ours("register")
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert [*tmp_path.rglob(PRIVATE)] == [key]  # no copy in the checkout, which has the store
+    ((name, public),) = Keys(key.parent).trusted().items()
+    listed = f"Keys in {key.parent}:\n{name}  {public_text(public)}  signs here\n"
+    assert ours("keys", "list") == listed
+    assert MlflowClient(project.server).get_model_version(NAME, NUMBER).tags[KEY] == name
+    assert f"{NAME} version 1 is champion" in ours("promote")
+
+
 def test_a_key_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
     folder = tmp_path / "keys"
     env = environment(LATENTWORKS_KEYS=str(folder))
@@ -153,13 +216,14 @@ def test_a_public_key_from_elsewhere_is_trusted_on_request(tmp_path: Path) -> No
         ours.check("it", NAME, tags)
     file = tmp_path / "theirs.pub"
     file.write_text(public_text(theirs.make().public_key()))
-    done = subprocess.run(
-        ["latentworks", "keys", "trust", str(file)],
-        env=environment(LATENTWORKS_KEYS=str(ours.folder)),
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout == f"Versions that key {tags[KEY]} signed are trusted now.\n", done.stderr
+
+    def keys(*call: str) -> str:
+        env = environment(LATENTWORKS_KEYS=str(ours.folder))
+        call = ("latentworks", "keys", *call)
+        return subprocess.run(call, env=env, stdout=subprocess.PIPE, text=True).stdout
+
+    assert keys("trust", str(file)) == f"Versions that key {tags[KEY]} signed are trusted now.\n"
+    assert keys("list") == f"Keys in {ours.folder}:\n{tags[KEY]}  {file.read_text()}\n"
     ours.check("it", NAME, tags)
     for name, changes in (
         (NAME, {"sha256": "1" * 64}),

@@ -1,5 +1,6 @@
 """The MLflow run of a result is complete, equal when written again, and disturbs no command."""
 
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -210,6 +211,21 @@ def test_sync_completes_a_run_after_a_kill_despite_a_cut_off_picture(
     _, run = the_run(store)
     assert run.info.status == "FINISHED"
     assert not live.pictures()
+
+
+def test_sync_names_the_cure_of_a_deleted_experiment_alone(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkout"
+    project = Project(finished.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    client, run = the_run(project.server)
+    client.delete_experiment(run.info.experiment_id)
+    told = project.ours("sync", expected=1)
+    assert "The experiment 'latentworks' was deleted in MLflow. Restore it: " in told
+    assert told.endswith(" in the environment.\n")
+    (advice,) = re.findall("`(.+)`", told)
+    project.run(*advice.split())
+    assert project.ours("sync") == f"MLflow has this result: {project.server}\n"
 
 
 def test_a_copied_store_writes_artifacts_beside_its_own_database(

@@ -401,9 +401,10 @@ def test_a_missing_login_is_not_called_a_passing_fault(
     with proxy(upstream) as server:
         server.kind = "locked"
         settings = {"MLFLOW_TRACKING_URI": server.url, "PYTHONPATH": str(checkout.path / "src")}
-        done = checkout.run("latentworks", "history", expected=6, **settings)
-    assert "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in done.stderr
-    assert "again" not in done.stderr
+        for command, exit_code in (("history", 6), ("sync", 1)):
+            done = checkout.run("latentworks", command, expected=exit_code, **settings)
+            assert "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in done.stderr
+            assert done.stderr.endswith(" or MLFLOW_TRACKING_TOKEN.\n")  # not: try again
 
 
 LOGIN = """[mlflow]

@@ -75,3 +75,16 @@ def test_setup_gives_uv_the_mirror_and_the_certificates_of_pip(tmp_path: Path) -
     subprocess.run(call, cwd=tmp_path, env=environment, check=True)
     first, *_ = (tmp_path / "called").read_text().splitlines()
     assert first == "uv http://127.0.0.1:9/simple /certificates.pem"
+
+
+def test_make_ui_starts_mlflow_without_pickle(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    program = tmp_path / ".venv/bin/mlflow"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "$1, pickle: $MLFLOW_ALLOW_PICKLE_DESERIALIZATION"\n')
+    program.chmod(0o755)
+    call = ["make", "--silent", "--old-file", "setup", "ui"]
+    done = subprocess.run(
+        call, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert done.stdout == "server, pickle: false\n"

@@ -365,7 +365,8 @@ class Registry:
         """Remove what nobody needs: local copies of versions without an alias, and failed uploads.
 
         The copies can be fetched again. An upload that is `abandoned` seconds old, and no version,
-        is that of a killed `register`.
+        is that of a killed `register`. The files of a model that somebody deleted in MLflow stay:
+        its deletion can be undone until `mlflow gc` removes them.
         """
         with self.one_line("Try again when MLflow answers."):
             self.store.forget(self.name, (CHALLENGER, CHAMPION, PREVIOUS))

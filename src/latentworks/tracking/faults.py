@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store import db_migrations
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
-from latentworks.errors import RegistryError, Unavailable
+from latentworks.errors import LatentworksError, RegistryError, Unavailable
 from latentworks.system.console import first_line
 from latentworks.tracking.uri import SQLITE, without_password
 
@@ -48,19 +48,38 @@ def one_line(uri: str, resume: str) -> Iterator[None]:
         if other := other_schema(uri, error):
             raise RegistryError(f"MLflow's database at {place} {other}") from None
         reason = without_password(first_line(error)).rstrip(".")
-        code = getattr(error, "error_code", "")
-        unreadable = UNREADABLE in reason
-        passing = not unreadable and (isinstance(error, BUSY) or code in PASSING)
-        if code in LOGIN:
-            resume = LOGIN[code]
-        elif isinstance(error, ImportError):
-            resume = "Install the missing package."
-        elif unreadable or (
-            isinstance(error, DatabaseError | sqlite3.DatabaseError) and not passing
-        ):
-            resume = "Run `latentworks verify`, which names the cure."
-        kind = Unavailable if passing else RegistryError
-        raise kind(f"MLflow at {place} failed: {reason}. {resume}") from None
+        kind = Unavailable if _passes(error) else RegistryError
+        raise kind(f"MLflow at {place} failed: {reason}. {_cure(error) or resume}") from None
+
+
+def reason_and_cure(uri: str, error: Exception, resume: str) -> str:
+    """Return the reason of any error and its cure in one line; `resume` is for those without."""
+    if other := other_schema(uri, error):
+        return f"its database {other}"
+    reason = without_password(first_line(error)).rstrip(".")
+    if isinstance(error, LatentworksError) and not isinstance(error, Unavailable):
+        return f"{reason}."  # its message ends with the cure
+    return f"{reason}. {_cure(error) or resume}"
+
+
+def _passes(error: Exception) -> bool:
+    """True if another try may succeed."""
+    if UNREADABLE in first_line(error):
+        return False
+    return isinstance(error, BUSY) or getattr(error, "error_code", "") in PASSING
+
+
+def _cure(error: Exception) -> str:
+    """Say what to do before another try; return "" if no cure is known."""
+    code = getattr(error, "error_code", "")
+    if code in LOGIN:
+        return LOGIN[code]
+    if isinstance(error, ImportError):
+        return "Install the missing package."
+    damaged = isinstance(error, DatabaseError | sqlite3.DatabaseError) and not _passes(error)
+    if damaged or UNREADABLE in first_line(error):
+        return "Run `latentworks verify`, which names the cure."
+    return ""
 
 
 def other_schema(uri: str, error: BaseException) -> str:

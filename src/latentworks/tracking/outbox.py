@@ -23,7 +23,7 @@ from latentworks.errors import LatentworksError
 from latentworks.repository import dag, git, timings
 from latentworks.repository.result import Result
 from latentworks.system import locks
-from latentworks.system.console import abandoned, first_line
+from latentworks.system.console import abandoned
 from latentworks.tracking.live import Live
 from latentworks.tracking.uri import SQLITE, configure_client, tracking_uri, without_password
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 PATIENCE = 10.0  # seconds that a stage waits for a store, in total
 LAST_PATIENCE = 4.0  # seconds, after SIGTERM
 MAX_WAITING = 100  # epochs queued for a slow server; the others are written at the end
+LATER = "Nothing is lost: `latentworks sync` writes the run from the files."
 MAKING = 120.0  # seconds for a new SQLite store, which takes about 10, and for MLflow's import
 
 
@@ -165,11 +166,10 @@ class Outbox:
         if self._thread.is_alive():
             self._given_up = True
             abandoned.set()
-            self.fault = f"the calls did not end within {self.patience:.0f} seconds"
+            self.fault = f"the calls did not end within {self.patience:.0f} seconds. {LATER}"
         if self.fault:
             print(
-                f"warning: MLflow at {without_password(self.uri)} was not updated: {self.fault}. "
-                "Nothing is lost: `latentworks sync` writes the run from the files.",
+                f"warning: MLflow at {without_password(self.uri)} was not updated: {self.fault}",
                 file=sys.stderr,
             )
         return self.fault
@@ -177,7 +177,7 @@ class Outbox:
     def _work(self) -> None:
         configure_client()
         # This import takes seconds. In this thread it delays no stage.
-        from latentworks.tracking.faults import other_schema
+        from latentworks.tracking.faults import reason_and_cure
         from latentworks.tracking.store import Store
 
         self._imported.set()
@@ -189,8 +189,6 @@ class Outbox:
                 call(store)
                 self.fault = None  # the last call decides: it writes all that is missing
             except Exception as error:  # any error: a training must not fail because of MLflow
-                other = other_schema(self.uri, error)
-                fault = f"its database {other}".rstrip(".") if other else first_line(error)
-                self.fault = without_password(fault)
+                self.fault = reason_and_cure(self.uri, error, LATER)
         if store is not None:
             store.close()
