@@ -4,10 +4,12 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
@@ -21,8 +23,10 @@ PATIENCE = 120.0  # seconds; a busy machine needs 16 to 30
 
 
 @contextmanager
-def server() -> Iterator[dict[Setting, str]]:
-    """Yield the settings of its clients. Raises LatentworksError if it does not start.
+def server(patience: float = PATIENCE) -> Iterator[dict[Setting, str]]:
+    """Yield the settings of its clients.
+
+    Raises LatentworksError if the server does not answer within `patience` seconds.
 
     The password is in no file. Prefect would start a server itself, but that server outlives a
     killed flow.
@@ -43,18 +47,31 @@ def server() -> Iterator[dict[Setting, str]]:
     with processes.started(call, Path.cwd(), environment, out=subprocess.DEVNULL) as process:
         try:
             address = f"http://127.0.0.1:{port}/api"
-            _wait(process, f"{address}/health")
+            _wait(process, f"{address}/health", patience)
             yield {PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: auth}
         finally:
             process.terminate()
 
 
-def _wait(process: "subprocess.Popen[str]", address: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(address, timeout=5):
+def _wait(process: "subprocess.Popen[str]", address: str, patience: float) -> None:
+    """Wait for an answer in a thread: the timeout of a call bounds only each piece of an answer."""
+    answered, over = threading.Event(), threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            try:
+                with urllib.request.urlopen(address, timeout=5):
+                    answered.set()
+                    return
+            except (OSError, HTTPException):
+                over.wait(0.1)
+
+    threading.Thread(target=ask, daemon=True, name="wait for Prefect").start()
+    deadline = time.monotonic() + patience
+    try:
+        while process.poll() is None and time.monotonic() < deadline:
+            if answered.wait(0.1):
                 return
-        except OSError:
-            time.sleep(0.1)
+    finally:
+        over.set()
     raise LatentworksError("Prefect's temporary server did not start. See the lines above.")

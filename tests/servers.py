@@ -36,6 +36,12 @@ def closed_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def dead_proxy() -> dict[str, str]:
+    """Environment variables that name a proxy for all addresses, which does not exist."""
+    names, proxy = ("http_proxy", "https_proxy", "all_proxy"), f"http://127.0.0.1:{closed_port()}"
+    return {**dict.fromkeys(names, proxy), "no_proxy": "example.org", "NO_PROXY": "example.org"}
+
+
 def for_servers(**changes: str) -> dict[str, str]:
     safe = ("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION")
     return environment(**{**dict.fromkeys(safe, "false"), **changes})

@@ -23,7 +23,7 @@ from latentworks.system import disk
 from latentworks.tracking import outbox
 from latentworks.tracking.live import Live
 from latentworks.tracking.uri import without_password
-from servers import mlflow_server
+from servers import dead_proxy, mlflow_server
 
 LIVE = ("images/", "system/")  # logged only during a training: no file holds them
 
@@ -292,6 +292,11 @@ def test_setting_mlflow_tracking_uri_moves_the_run_to_a_server(
     assert done.stdout == f"MLflow has this result: {server}\n"
     assert not (checkout.path / "mlflow.db").exists()
     assert contents(server) == expected
+
+
+def test_a_proxy_is_not_asked_for_an_mlflow_server_on_this_machine(candidate: Project) -> None:
+    done = candidate.run("latentworks", "history", **dead_proxy())
+    assert f"No decision about {candidate.name} exists yet" in done.stdout
 
 
 def test_a_second_training_with_an_equal_model_keeps_the_first_run(

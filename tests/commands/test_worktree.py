@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from dvc.rwlock import SCHEMA
+from mlflow import MlflowClient
 
-from checkouts import Checkout
+from checkouts import Checkout, Project
 from latentworks.errors import LatentworksError, Refused
 from latentworks.repository import git
 from latentworks.runner.worktree import Worktree
@@ -407,6 +408,22 @@ def test_images_in_another_sub_folder_are_those_in_git(folder: Source) -> None:
     (folder.path.parent / "photos/b.png").write_bytes(b"b")
     with pytest.raises(LatentworksError, match=r"others are not, such as \.\./photos/b\.png"):
         worktree.link_images()
+
+
+def test_commands_run_in_a_sub_folder_of_a_monorepo(
+    finished: Checkout, server: str, tmp_path: Path
+) -> None:
+    product = Project(finished.copy(tmp_path / "home/products/digits").path, server)
+    product.named(tmp_path.name)
+    (product.path / ".git").rename(tmp_path / "home/.git")
+    commit = Source(product.path).commit()
+    (product.path.parent / "letters").mkdir()
+    (product.path.parent / "letters/dvc.yaml").write_text("stages: {}\n")  # another's, uncommitted
+    assert product.ours("plan") == "everything is up to date\n"
+    assert "everything is up to date" in product.ours("repro")
+    assert f"{product.name} version 1 is registered" in product.ours("register")
+    version = MlflowClient(server).get_model_version(product.name, "1")
+    assert version.tags["git.commit"] == commit
 
 
 def test_the_worktree_follows_a_source_that_moves_into_a_monorepo(source: Source) -> None:

@@ -5,6 +5,7 @@ import itertools
 import math
 import re
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -296,7 +297,9 @@ def all_runs(client: mlflow.MlflowClient) -> list[Run]:
     return list(client.search_runs([experiment.experiment_id])) if experiment else []
 
 
-@pytest.mark.parametrize("command", ["sync", "register", "history"])
+@pytest.mark.parametrize(
+    "command", ["sync", "register", "history", "compare 1 2", "drift", "verify"]
+)
 def test_a_command_ends_although_an_answer_never_does(
     better: Checkout, upstream: str, tmp_path: Path, command: str
 ) -> None:
@@ -307,9 +310,29 @@ def test_a_command_ends_although_an_answer_never_does(
         settings = {"MLFLOW_TRACKING_URI": server.url, bounded.SECONDS: "3"}
         settings["PYTHONPATH"] = str(checkout.path / "src")
         expected = 1 if command == "sync" else 69
-        done = checkout.run("latentworks", command, expected=expected, **settings)
+        done = checkout.run("latentworks", *command.split(), expected=expected, **settings)
     assert f"MLflow at {server.url} did not complete a call within 3 seconds" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_repro_ends_with_its_result_although_an_answer_never_does(
+    better: Checkout, upstream: str, tmp_path: Path
+) -> None:
+    """The lock of the checkout is free afterwards, and the next command writes the run."""
+    checkout = better.copy(tmp_path / "checkout")
+    shutil.rmtree(checkout.path / "data/samples")
+    with proxy(upstream) as server:
+        server.kind = "dripping"
+        settings = {"MLFLOW_TRACKING_URI": server.url, "PYTHONPATH": str(checkout.path / "src")}
+        done = checkout.run("latentworks", "repro", **settings, **{bounded.SECONDS: "3"})
+        said = f"MLflow at {server.url} did not complete a call within 3 seconds"
+        assert f"warning: MLflow at {server.url} was not updated: {said}" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert recorded_result(checkout.path) is not None
+        assert (checkout.path / "data/samples").is_dir()
+        server.kind = "sound"
+        done = checkout.run("latentworks", "repro", **settings)
+        assert f"MLflow has this result: {server.url}" in done.stdout
 
 
 def test_all_calls_of_a_command_have_one_deadline(
@@ -470,3 +493,21 @@ def test_an_unreachable_database_is_reported_with_its_driver_s_reason(
         done = checkout.run("latentworks", "history", expected=exit_code, **settings)
         assert said in done.stderr
         assert "cret" not in done.stderr
+
+
+def test_a_command_ends_although_a_database_never_answers(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts connections
+        database = f"127.0.0.1:{silent.getsockname()[1]}/mlflow"
+        settings = {"MLFLOW_TRACKING_URI": f"postgresql://user:secret@{database}"}
+        settings |= {"PYTHONPATH": str(checkout.path / "src"), bounded.SECONDS: "3"}
+        done = checkout.run("latentworks", "history", expected=69, **settings)
+        silent.settimeout(0)
+        connection, _ = silent.accept()
+        assert connection.recv(8)  # the greeting of the driver
+        connection.close()
+    said = f"MLflow at postgresql://{database} did not complete a call within 3 seconds"
+    assert said in done.stderr
+    assert "secret" not in done.stderr

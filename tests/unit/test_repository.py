@@ -50,6 +50,17 @@ def test_make_setup_keeps_dvcs_site_cache_in_the_clone(tmp_path: Path) -> None:
         assert local.read_text() == text
 
 
+def test_a_clone_has_no_crlf_although_git_is_set_to_write_it(tmp_path: Path) -> None:
+    """Other bytes in the files that DVC hashes would make every stage run again."""
+    clone = tmp_path / "clone"
+    call = ["git", "-c", "core.autocrlf=true", "clone", "--quiet", str(ROOT), str(clone)]
+    subprocess.run(call, check=True)
+    sources = sorted((clone / "src").rglob("*.py"))
+    assert sources
+    for file in (clone / "params.yaml", clone / "dvc.yaml", clone / "dvc.lock", *sources):
+        assert b"\r" not in file.read_bytes(), file
+
+
 def test_setup_gives_uv_the_mirror_and_the_certificates_of_pip(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "requirements").mkdir()
