@@ -25,9 +25,10 @@ from conftest import FULL
 from latentworks.errors import RegistryError
 from latentworks.registry import backups, database
 from latentworks.registry.aliases import CHALLENGER, CHAMPION, PROMOTED, REFUSED
-from latentworks.registry.decisions import Entry
+from latentworks.registry.decisions import Decisions, Entry
 from latentworks.registry.registry import Registry
-from latentworks.registry.versions import SINCE, SOURCE, WITHDRAWN
+from latentworks.registry.versions import SINCE, SOURCE, WITHDRAWN, Versions
+from latentworks.serving import checksums
 from latentworks.tracking import local_store
 from servers import aliases
 from versions import log_scaled
@@ -255,6 +256,19 @@ class States(RuleBasedStateMachine):
         told = self.registry.history_table()
         assert now is None or "No decision about" not in told
         self._note()
+
+    @invariant()
+    def a_server_gets_the_files_of_the_champion_that_the_last_decision_made(self) -> None:
+        now = aliases(self.ladder.project.server, NAME).get(CHAMPION)
+        finished = [each for each in self.registry.history() if each.status == "FINISHED"]
+        made = [each.version for each in finished if each.champion_after == each.version]
+        followed = Decisions(self.client).champions(NAME)
+        is_open = any(each.status == "RUNNING" for each in self.registry.history())
+        assert followed == {*made[-1:]} or is_open
+        if now in followed:
+            store = Versions(self.ladder.project.server, self.ladder.saved / "server")
+            version = store.get(NAME, now)
+            checksums.verify(store.fetch(version), version.sha256, str(version))
 
     def _assert_no_refused_version_won(self, entry: Entry, earlier: list[Entry]) -> None:
         """A version that was refused against a champion does not win when no champion is left."""
