@@ -21,9 +21,9 @@ from latentworks.registry.versions import SHA256
 DEADLINE = 300.0  # seconds to wait for a condition, also on a slow machine that does other work
 
 
-def until(condition: Callable[[], Any]) -> Any:
+def until(condition: Callable[[], Any], seconds: float = DEADLINE) -> Any:
     """Wait until `condition` returns a true value, and return the value."""
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.2)

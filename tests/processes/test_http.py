@@ -234,14 +234,18 @@ class Probe:
         self.thread.join()
 
     def __str__(self) -> str:
-        median, most = np.percentile(self.seconds, [50, 95]) * 1e3
+        median, most = np.percentile(self.seconds or [np.inf], [50, 95]) * 1e3
         return f"/live: {len(self.seconds)} times, median {median:.0f} ms, 95 % in {most:.0f} ms"
 
     def _ask(self) -> None:
         with requests.Session() as session:
             while not self.over.wait(0.05):
                 began = time.monotonic()
-                self.statuses[session.get(f"{self.url}/live", timeout=60).status_code] += 1
+                try:
+                    status = session.get(f"{self.url}/live", timeout=60).status_code
+                except requests.RequestException:
+                    status = 0
+                self.statuses[status] += 1
                 self.seconds.append(time.monotonic() - began)
 
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from checkouts import Checkout
+from checkouts import HANGS, Checkout
 from conftest import FULL
 from latentworks.errors import Busy
 from latentworks.repository import dag, dvc
@@ -336,7 +336,7 @@ def test_rebuild_of_an_unknown_version_is_refused(project: Project) -> None:
 
 @pytest.mark.cold
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a child with its parent")
-def test_killed_at_any_level_it_goes_on_with_the_next_run(project: Project) -> None:
+def test_killed_at_any_level_it_goes_on_with_the_next_run(project: Project, tmp_path: Path) -> None:
     """SIGKILL ends in turn the stage, `retrain`, DVC and the flow; the same retraining resumes.
 
     The flow also ends while it registers the result, or lets the gate decide.
@@ -347,11 +347,11 @@ def test_killed_at_any_level_it_goes_on_with_the_next_run(project: Project) -> N
     levels = ("latentworks.stages train", "pipeline retrain", "dvc", "pipeline flow")
     for who in levels if FULL else levels[:2]:
         reached = kill_in_training(project, who, reached, *options)
-    told = kill_in_command(project, "register", *options)
+    told = kill_in_command(project, "register", tmp_path / "register", *options)
     (goes_on,) = re.findall(r"train: goes on after epoch (\d+) of 60", told)
     assert int(goes_on) >= reached - 1
     if FULL:
-        kill_in_command(project, "promote", *options)
+        kill_in_command(project, "promote", tmp_path / "promote", *options)
     project.run("python", "-m", "pipeline", "retrain", *options, expected=None)
     found = versions(project)
     assert len(found) == number + 1
@@ -363,7 +363,7 @@ def test_killed_at_any_level_it_goes_on_with_the_next_run(project: Project) -> N
 
 def kill_in_training(project: Project, who: str, after: int, *options: str) -> int:
     """Kill a process in the second epoch of a run, and return the epoch."""
-    with retraining(project, *options) as process:
+    with retraining(project, subprocess.PIPE, *options) as process:
         assert process.stdout is not None
         begun = (re.search(r"Epoch (\d+)/60", line) for line in process.stdout)
         epochs = (int(epoch[1]) for epoch in begun if epoch)
@@ -372,45 +372,47 @@ def kill_in_training(project: Project, who: str, after: int, *options: str) -> i
     return reached
 
 
-def kill_in_command(project: Project, command: str, *options: str) -> str:
-    """Kill the flow while it runs a `latentworks` command, and return what it printed."""
-    with retraining(project, *options) as process:
-        until(lambda: f"latentworks {command}" in names(process) or process.poll() is not None)
-        return kill(process, "pipeline flow")
+def kill_in_command(project: Project, command: str, log: Path, *options: str) -> str:
+    """Kill the flow while it runs a `latentworks` command, and return what it wrote to `log`."""
+    call = f"latentworks {command}"
+    with log.open("w") as out, retraining(project, out, *options) as process:
+        until(lambda: process.poll() is not None or family(process, call), HANGS)
+        kill(process, "pipeline flow")
+    told = log.read_text()
+    assert "Traceback" not in told
+    return told
 
 
-def retraining(project: Project, *options: str) -> "subprocess.Popen[str]":
+def retraining(project: Project, out: Any, *options: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         ["python", "-m", "pipeline", "retrain", *options],
         cwd=project.path,
         env=project.environment(),
-        stdout=subprocess.PIPE,
+        stdout=out,
         stderr=subprocess.STDOUT,
         text=True,
     )
 
 
-def names(process: "subprocess.Popen[str]") -> str:
-    """The command lines of a process and of its child processes."""
-    lines = []
+def family(process: "subprocess.Popen[str]", who: str = "") -> list[psutil.Process]:
+    """A process and its child processes whose command line begins with words that have `who`."""
+    found = []
     with suppress(psutil.NoSuchProcess):
-        for each in psutil.Process(process.pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                lines.append(" ".join(each.cmdline()[:4]))
-    return "\n".join(lines)
+        first = psutil.Process(process.pid)
+        for each in (first, *first.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):  # a command may just have ended
+                if who in " ".join(each.cmdline()[:4]):
+                    found.append(each)
+    return found
 
 
-def kill(process: "subprocess.Popen[str]", who: str) -> str:
-    """Kill one process of a retraining, see all others end, and return what they printed."""
-    assert process.stdout is not None
-    first = psutil.Process(process.pid)
-    family = [first, *first.children(recursive=True)]
-    (one,) = [each for each in family if who in " ".join(each.cmdline()[:4])]
+def kill(process: "subprocess.Popen[str]", who: str) -> None:
+    """Kill one process of a retraining, and see all others end."""
+    all_of_them = family(process)
+    (one,) = family(process, who)
     one.kill()
-    said = process.stdout.read()
-    process.wait()
-    assert process.returncode != 0
-    assert "Traceback" not in said
-    _, alive = psutil.wait_procs(family, timeout=5)
+    if process.stdout is not None:
+        assert "Traceback" not in process.stdout.read()
+    assert process.wait() != 0
+    _, alive = psutil.wait_procs(all_of_them, timeout=5)
     assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
-    return said

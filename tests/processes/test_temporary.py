@@ -21,7 +21,12 @@ with temporary.server() as settings, temporary_settings(settings):
     ours = environment(PYTHONPATH=str(ROOT), PREFECT_HOME=str(tmp_path / "home"), **dead_proxy())
     (tmp_path / "home").mkdir()
     done = subprocess.run(
-        ["python", "-c", script], cwd=tmp_path, env=ours, capture_output=True, text=True
+        ["python", "-c", script],
+        cwd=tmp_path,
+        env=ours,
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
     )
     assert done.returncode == 0, done.stderr
     assert "Finished in state Completed()" in done.stderr

@@ -52,9 +52,18 @@ def test_make_setup_keeps_dvcs_site_cache_in_the_clone(tmp_path: Path) -> None:
 
 def test_a_clone_has_no_crlf_although_git_is_set_to_write_it(tmp_path: Path) -> None:
     """Other bytes in the files that DVC hashes would make every stage run again."""
-    clone = tmp_path / "clone"
-    call = ["git", "-c", "core.autocrlf=true", "clone", "--quiet", str(ROOT), str(clone)]
-    subprocess.run(call, check=True)
+    origin, clone = tmp_path / "origin", tmp_path / "clone"
+    shutil.copytree(ROOT / "src", origin / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".gitattributes", "params.yaml", "dvc.yaml", "dvc.lock"):
+        shutil.copy(ROOT / name, origin)
+    author = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
+    for call in (
+        ("init", "--quiet"),
+        ("add", "--all"),
+        (*author, "commit", "--quiet", "--message", "files"),
+        ("-c", "core.autocrlf=true", "clone", "--quiet", ".", str(clone)),
+    ):
+        subprocess.run(["git", *call], cwd=origin, check=True)
     sources = sorted((clone / "src").rglob("*.py"))
     assert sources
     for file in (clone / "params.yaml", clone / "dvc.yaml", clone / "dvc.lock", *sources):

@@ -1,1 +1,1 @@
-"""Facts about a checkout: its stages, DVC's and git's view of it, the plan, the last result."""
+"""Facts about a checkout: stages, the plan, the last result, and what DVC and git know of it."""

@@ -1,1 +1,1 @@
-"""Actions on a checkout: run its stages, repair it after a kill, make a worktree."""
+"""Actions on a checkout: run its stages, verify its files, repair it, make a worktree."""

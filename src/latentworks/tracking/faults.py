@@ -56,9 +56,9 @@ def reason_and_cure(uri: str, error: Exception, resume: str) -> str:
     """Return the reason of any error and its cure in one line; `resume` is for those without."""
     if other := other_schema(uri, error):
         return f"its database {other}"
-    reason = without_password(first_line(error)).rstrip(".")
     if isinstance(error, LatentworksError) and not isinstance(error, Unavailable):
-        return f"{reason}."  # its message ends with the cure
+        return without_password(" ".join(str(error).split()))  # its message ends with the cure
+    reason = without_password(first_line(error)).rstrip(".")
     return f"{reason}. {_cure(error) or resume}"
 
 
