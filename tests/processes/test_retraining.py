@@ -374,7 +374,7 @@ def kill_in_training(project: Project, who: str, after: int, *options: str) -> i
 
 def kill_in_command(project: Project, command: str, log: Path, *options: str) -> str:
     """Kill the flow while it runs a `latentworks` command, and return what it wrote to `log`."""
-    call = f"latentworks {command}"
+    call = f"latentworks.cli {command}"
     with log.open("w") as out, retraining(project, out, *options) as process:
         until(lambda: process.poll() is not None or family(process, call), HANGS)
         kill(process, "pipeline flow")
