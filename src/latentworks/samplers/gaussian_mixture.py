@@ -41,6 +41,7 @@ class GaussianMixture:
         # Imported here: a server does not fit, and has no scikit-learn.
         from sklearn import mixture
         from sklearn.exceptions import ConvergenceWarning
+        from threadpoolctl import threadpool_limits  # it comes with scikit-learn
 
         z, mean, scale = standardised(latents)
         num_distinct = len(np.unique(z, axis=0))
@@ -56,7 +57,8 @@ class GaussianMixture:
         expectation_maximisation = mixture.GaussianMixture(
             num_components, reg_covar=REGULARISATION, max_iter=MAX_ITERATIONS, random_state=seed
         )
-        with warnings.catch_warnings():
+        # With more threads, the last digits would depend on the number of cores.
+        with threadpool_limits(1), warnings.catch_warnings():
             # A mixture that has not converged after MAX_ITERATIONS is good enough.
             warnings.simplefilter("ignore", ConvergenceWarning)
             fitted = expectation_maximisation.fit(z)

@@ -20,7 +20,8 @@ def to_images(inputs: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
     """Return images, all of the same size, as uint8 or uint16 [N, h, w, c] with N >= 1.
 
     A single image may lack the axis N, and a grey image the axis c. Raises InputError, also for
-    what may be N images with all pixels in a row: `image_shape` is the shape of the model's images.
+    what may be N images with all pixels in a row: a call never has fewer answers than images.
+    `image_shape` is the shape of the model's images.
     """
     array = _to_array(inputs, "images, whole numbers from 0 to 255")
     if array.dtype.kind not in "iu":
@@ -35,7 +36,7 @@ def to_images(inputs: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
             )
         array = array.astype(np.uint8)
     check_pixels(array.size)
-    if _may_be_rows(array.shape, math.prod(image_shape)):
+    if _may_be_rows(array.shape, image_shape):
         raise InputError(
             f"This may be one image, or {len(array)} images with all pixels in a row. Send images "
             "as [N, h, w, c], and a single image as [1, h, w, c]. "
@@ -67,21 +68,19 @@ def _cure(array: np.ndarray) -> str:
     return f" from {low:g} to {high:g}."
 
 
-def _may_be_rows(shape: tuple[int, ...], num_values: int) -> bool:
-    """True if an array may be [N, h * w * c] or [N, h * w, c].
+def _may_be_rows(shape: tuple[int, ...], image_shape: tuple[int, int, int]) -> bool:
+    """True if an array may be [N, h * w * c] or [N, h * w, c] as well as one image.
 
-    A model has images of `num_values`; rows of square images of other sizes are known, too.
+    An image of the model's size, or a square one, is one image. Any other [h, w] may be rows. A
+    colour image may be rows if its width is the number of pixels of a square image.
     """
-    if math.prod(shape[1:]) == num_values and (
-        len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4)
-    ):
-        return True
-    if len(shape) != 2:
-        return False
-    height, width = shape
-    sides = [math.isqrt(width // c) for c in (1, 3) if width % c == 0]
-    rows = [side for side in sides if side >= 8 and width in (side**2, 3 * side**2)]
-    return height != width and any(side >= 16 or width >= 4 * height for side in rows)
+    if len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4):
+        height, width = shape[:2]
+        if math.prod(shape[1:]) == math.prod(image_shape):
+            return True
+        is_image = height == width or (height, width) == image_shape[:2]
+        return not is_image and (len(shape) == 2 or math.isqrt(width) ** 2 == width)
+    return False
 
 
 def check_pixels(num: int) -> None:
