@@ -15,7 +15,7 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -36,9 +36,10 @@ from latentworks.cli import Params
 from latentworks.datasets import idx, image_folder, npz
 from latentworks.datasets.decoding import decoded
 from latentworks.datasets.source import MAX_PIXELS, Source
-from latentworks.errors import DataError, ParamsError
+from latentworks.errors import DataError, InputError, ParamsError
 from latentworks.params import recipes
 from latentworks.preprocess import prepare_image
+from latentworks.serving.inputs import to_images
 
 WANTED = os.environ.get("FUZZ_EXAMPLES")
 LONGEST_LINE = 500  # characters in a line of a message
@@ -603,3 +604,23 @@ def test_npz_with_invalid_member_names_is_refused(tmp_path: Path) -> None:
     ):
         path.write_bytes(content)
         assert prepared(lambda: npz.load(path)) is None
+
+
+# --- images of a call ----------------------------------------------------------------------------
+
+
+@given(
+    num=st.integers(1, 300),
+    side=st.integers(2, 40),
+    channels=st.sampled_from([1, 3, 4]),
+    flat=st.booleans(),
+    model=st.sampled_from([(8, 8, 1), (32, 32, 1), (64, 64, 3)]),
+)
+def test_flattened_images_get_an_answer_each_or_an_error(
+    num: int, side: int, channels: int, flat: bool, model: tuple[int, int, int]
+) -> None:
+    shape = (num, side**2 * channels) if flat else (num, side**2, channels)
+    if shape[0] == shape[1]:
+        return  # a square is one image
+    with suppress(InputError):
+        assert len(to_images(np.zeros(shape, np.uint8), model)) >= num

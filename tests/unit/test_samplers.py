@@ -1,5 +1,6 @@
 """Samplers: the properties of every sampler, then those of each kind."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -262,6 +263,32 @@ def test_more_components_give_the_latents_a_higher_likelihood(latents: np.ndarra
     gaussian = GaussianConfig(kind="gaussian").fit(latents, None, seed=0)
     assert likelihoods[0] == pytest.approx(gaussian.log_density(latents).mean(), abs=1e-6)
     assert likelihoods[1] > likelihoods[0] + 1  # nats per latent, since the blobs are far apart
+
+
+FITTING = """
+import hashlib, sys
+import numpy as np
+from latentworks.samplers.config import GaussianMixtureConfig
+
+rng = np.random.default_rng(0)
+z = (rng.standard_normal((20_000, 16)) @ rng.standard_normal((16, 16))).astype(np.float32)
+sampler = GaussianMixtureConfig(kind="gaussian_mixture", num_components=10).fit(z, None, 0)
+print(hashlib.sha256(sampler.means.tobytes() + sampler.choleskys.tobytes()).hexdigest())
+"""
+
+
+def test_a_mixture_has_the_same_bytes_on_a_machine_with_more_processors() -> None:
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", FITTING],
+            env={**os.environ, "OMP_NUM_THREADS": number, "OPENBLAS_NUM_THREADS": number},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
+        for number in ("1", "2", "16")
+    }
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize("copies", [1, 100])
