@@ -16,13 +16,18 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from latentworks.datasets import fashion_mnist, idx, image_folder, npz
+from latentworks.datasets.arrays import MAX_CLASSES
 from latentworks.datasets.decoding import CHUNK_ITEMS, CHUNKS_PER_WORKER, decoded
 from latentworks.datasets.image_folder import read_image
 from latentworks.datasets.source import MAX_PIXELS, Item, Reject, Source, Split
@@ -227,6 +232,10 @@ def test_an_idx_header_with_gigantic_images_is_refused(tmp_path: Path) -> None:
         ({"images": IMAGES}, "expected an array called x_train or x. Received: images"),
         ({"x": np.full((3, 8, 8), np.nan)}, "numbers that are not finite"),
         ({"x": IMAGES.astype(int) - 256}, "int64 from -256 to -1. Scale them to 0 to 255"),
+        (
+            {"x": IMAGES.astype(int) * 16},
+            "from 0 to 4080. If their range is 0 to 65535, save",
+        ),
         ({"x": IMAGES * 1e3}, "float64 from 0 to 255000. Scale them to 0 to 255"),
         ({"x": IMAGES > 0}, "Received: bool"),
         ({"x": IMAGES[0]}, r"expected images \[N, height, width\].* Received shape: \(8, 8\)"),
@@ -312,6 +321,87 @@ def test_both_splits_are_made_right_by_one_line(of_images: str, tmp_path: Path) 
     items = everything(npz.load(save_npz(tmp_path / "images.npz", **arrays)))
     assert np.array_equal([image[..., 0] for image, _, _ in items], [*bright, *dark])
     assert [label for _, label, _ in items] == [0, 1, 1, 2, 1, 1]
+
+
+# Each form with the range that its message must ask about, if it asks.
+FORMS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "uint8": ("", lambda x: x),
+    "bool": ("", lambda x: x > 127),
+    **{name: (name.partition(",")[0], change) for name, change in IMAGES_AS.items()},
+    "int64": ("", IMAGES_AS["int64"]),
+    "uint32": ("", IMAGES_AS["uint32"]),
+    "Fortran order": ("", IMAGES_AS["Fortran order"]),
+    "int8": ("-128 to 127", lambda x: (x.astype(np.int16) - 128).astype(np.int8)),
+    "int64 from -128": ("-128 to 127", lambda x: x.astype(np.int64) - 128),
+    "16 bits": ("0 to 65535", lambda x: x.astype(np.int64) * 257),
+    "16 bits, floats": ("0 to 65535", lambda x: x * 257.0),
+}
+CLASSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "numbers": lambda y: y,
+    **LABELS_AS,
+    "from -1": lambda y: y.astype(int) - 1,
+    "sparse": lambda y: y.astype(int) * 10**6,
+}
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    splits=st.lists(
+        st.tuples(
+            st.integers(1, 4).flatmap(
+                lambda num: st.tuples(
+                    st_numpy.arrays(np.uint8, (num, 2, 3)),
+                    st_numpy.arrays(np.int64, num, elements=st.integers(0, 9)),
+                )
+            )
+        ),
+        min_size=1,
+        max_size=2,
+    ),
+    of_images=st.sampled_from([*FORMS]),
+    of_labels=st.sampled_from([*CLASSES]),
+)
+def test_any_refusal_says_what_makes_the_arrays_right(
+    splits: list[Any], of_images: str, of_labels: str, tmp_path: Path
+) -> None:
+    """Images of any form, one split or two: pixels and classes are those that were meant."""
+    asked, change = FORMS[of_images]
+    pixels = [images for ((images, _),) in splits]
+    classes = [labels for ((_, labels),) in splits]
+    pixels[0][0, 0] = 0, 255, 1  # the whole range, which tells the forms apart
+    if of_images == "bool":
+        pixels = [np.where(images > 127, 255, 0).astype(np.uint8) for images in pixels]
+    ends = ["_train", "_test"] if splits[1:] else [""]
+    arrays: dict[str, Any] = {}
+    for end, images, labels in zip(ends, pixels, classes, strict=True):
+        arrays |= {f"x{end}": change(images), f"y{end}": CLASSES[of_labels](labels)}
+    for _ in range(2 * len(arrays) + 1):
+        try:
+            items = everything(npz.load(save_npz(tmp_path / "images.npz", **arrays)))
+            break
+        except DataError as error:
+            (name,) = re.findall(r"npz: (\w+):", str(error))
+            (code,) = re.findall("[Ss]ave `(.+)`", str(error))
+            for condition in re.findall("If their range is (.+?), save", str(error)):
+                assert condition == asked
+            exec(code if " = " in code else f"{name} = {code}", {"np": np, **arrays}, arrays)
+            arrays.pop("a", None)
+    else:
+        pytest.fail("the advice does not lead to arrays that are accepted")
+    expected = np.concatenate(classes)
+    if of_labels in ("names", "from -1", "sparse"):
+        saved = CLASSES[of_labels](expected)
+        ranks = np.unique(saved, return_inverse=True)[1]
+        is_accepted = saved.dtype.kind == "i" and saved.min() >= 0 and saved.max() < MAX_CLASSES
+        expected = saved if is_accepted else ranks
+    assert np.array_equal(
+        [_as_uint8(image[..., 0]) for image, _, _ in items], np.concatenate(pixels)
+    )
+    assert [label for _, label, _ in items] == expected.tolist()
+
+
+def _as_uint8(image: np.ndarray) -> np.ndarray:
+    return (image // 257).astype(np.uint8) if image.dtype == np.uint16 else image
 
 
 def test_binary_images_become_black_and_white(tmp_path: Path) -> None:

@@ -105,8 +105,9 @@ def open_parts(parts: list[Part]) -> Source:
     for part in parts:
         _check_images(part.images, [each.images for each in parts])
         if part.labels is not None:
-            _check_labels(part.labels, part.images, [each.labels for each in parts if each.labels])
-            num_classes = max(num_classes, _num_classes(part.labels))
+            every = [each.labels for each in parts if each.labels]
+            _check_labels(part.labels, part.images, every)
+            num_classes = max(num_classes, _num_classes(part.labels, every))
     items = chain.from_iterable(_items(part, part.split if parts[1:] else None) for part in parts)
     num_items = sum(part.images.shape[0] for part in parts)
     return Source(items, num_items, tuple(str(label) for label in range(num_classes)))
@@ -188,9 +189,15 @@ def _as_pixels(images: ArrayFile, every: list[ArrayFile]) -> str:
     elif low >= 0 and high <= 1:
         code = _code("{}.astype('uint8') * 255", alike, "x")
         return f"{received} If 1 is white, save {code}."
-    elif low >= 0 and high <= 65535:
-        dtype = "uint8" if high <= 255 else "uint16"
-        return f"{received} Save {_code('{}.astype(' + repr(dtype) + ')', alike, 'x')}."
+    elif low >= 0 and high <= 255:
+        code = _code("{}.astype('uint8')", alike, "x")
+        return f"{received} Save {code}."
+    elif low >= 0 and high <= 65535:  # 12-bit images would be nearly black
+        code = _code("{}.astype('uint16')", alike, "x")
+        return f"{received} If their range is 0 to 65535, save {code}."
+    elif low >= -128 and high <= 127:
+        code = _code("({}.astype('int16') + 128).astype('uint8')", alike, "x")
+        return f"{received} If their range is -128 to 127, save {code}."
     return f"{received} Scale them to 0 to 255."
 
 
@@ -211,10 +218,15 @@ def _as_numbers(labels: ArrayFile, every: list[ArrayFile]) -> str:
     if kind == "b" or (kind == "f" and 0 not in labels.shape and _are_whole(labels)):
         return f"Save {_code('{}.astype(' + repr('int64') + ')', [labels], 'y')}."
     if kind in "US" and all(each.dtype.kind in "US" for each in every):
-        names = ", ".join(_variable(each, "y") for each in every)
-        number = f"np.searchsorted(np.unique(np.concatenate([{names}])), {{}})"
-        return f"Save {_code(number, every, 'y')}."
+        return f"Save {_ranks(every)}."
     return "Save the number of the class of each image, or leave the labels out."
+
+
+def _ranks(every: list[ArrayFile]) -> str:
+    """Code that numbers the classes of all splits from 0, in the order of their labels."""
+    names = ", ".join(_variable(each, "y") for each in every)
+    number = f"np.searchsorted(np.unique(np.concatenate([{names}])), {{}})"
+    return _code(number, every, "y")
 
 
 def _code(formula: str, arrays: list[ArrayFile], otherwise: str) -> str:
@@ -248,14 +260,15 @@ def _rows(array: ArrayFile) -> int:
     return max(1, BLOCK_BYTES // array.row_bytes)
 
 
-def _num_classes(labels: ArrayFile) -> int:
+def _num_classes(labels: ArrayFile, every: list[ArrayFile]) -> int:
     highest = 0
     for block in labels.blocks(_rows(labels)):
         low, high = int(block.min()), int(block.max())
         if low < 0 or high >= MAX_CLASSES:
             raise DataError(
                 f"{labels.where}: expected class numbers from 0 to {MAX_CLASSES - 1}. "
-                f"Received: {low if low < 0 else high}."
+                f"Received: {low if low < 0 else high}. If each number is a class, save "
+                f"{_ranks(every)}."
             )
         highest = max(highest, high)
     return highest + 1
