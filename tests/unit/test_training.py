@@ -15,11 +15,12 @@ import pytest
 
 from checkouts import ROOT, environment
 from families import FAMILIES, NUM_CLASSES, OF_KIND, autoencoder
-from latentworks.engine import training
+from latentworks.engine import refinement, training
 from latentworks.engine.batches import Batches
 from latentworks.engine.checkpoint import Checkpoint, Epoch, Progress
+from latentworks.engine.detail import Detail
 from latentworks.errors import ParamsError, TrainingError
-from latentworks.models.config import TrainConfig
+from latentworks.models.config import RefineConfig, TrainConfig
 
 SMALL = autoencoder(filters=(4,))
 CONFIG = TrainConfig(
@@ -62,7 +63,11 @@ def train(
     held_out = Batches(images, np.arange(100, 120), 8, None, labels)
     checkpoint = Checkpoint(path, "fingerprint")
     validated = held_out if validation else None
-    return model, training.fit(model, batches, validated, config, checkpoint, report)
+    progress = training.fit(model, batches, validated, config, checkpoint, report)
+    if config.refine is not None:
+        second = config.refine
+        refinement.refine(model, batches, validated, second, progress, checkpoint, report)
+    return model, progress
 
 
 @pytest.mark.parametrize("validation", [True, False])
@@ -232,6 +237,88 @@ def test_batches_hold_each_image_once_in_an_order_from_seed_and_epoch() -> None:
     assert sorted(first) == sorted(second) == list(range(5, 45))
     assert first != second
     assert first == seen(0)
+
+
+# --- the second phase ----------------------------------------------------------------------------
+
+REFINE = RefineConfig(steps=75, learning_rate=0.003, energy=1.0, moments=0.5, features=0.1)
+REFINED = CONFIG.model_copy(update={"epochs": 12, "refine": REFINE})
+
+
+def detail_lost(model: Any) -> tuple[float, float]:
+    """The energy that reconstructions lack, and their mean squared error."""
+    images = blobs(120, seed=1)[100:]
+    found = np.asarray(model.decode(model.encode(images)))
+    energy = Detail(images).distances(images.astype(np.float32) / 255, found).energy
+    return float(energy), float(np.mean((images / 255 - found) ** 2))
+
+
+def test_the_second_phase_brings_detail_back(tmp_path: Path) -> None:
+    plain, _ = train(tmp_path / "plain.npz", REFINED.model_copy(update={"refine": None}))
+    refined, progress = train(tmp_path / "refined.npz", REFINED)
+    assert progress.refinement is not None
+    assert not progress.refinement.is_undone
+    assert [each["epoch"] for each in progress.curves] == [*range(1, 16)]
+    (energy, before), (less, after) = detail_lost(plain), detail_lost(refined)
+    assert less < 0.8 * energy
+    assert after < 1.1 * before
+
+
+def test_without_steps_the_second_phase_changes_nothing(tmp_path: Path) -> None:
+    none = RefineConfig(steps=0, learning_rate=0.1, energy=1, moments=1, features=1)
+    plain, _ = train(tmp_path / "plain.npz")
+    same, progress = train(tmp_path / "same.npz", CONFIG.model_copy(update={"refine": none}))
+    assert progress.refinement is None
+    for ours, theirs in zip(same.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("validation", [True, False])
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+@pytest.mark.parametrize("family", [SMALL, *FAMILIES], ids=lambda config: config.kind)
+def test_an_interrupted_second_phase_ends_with_the_same_weights(
+    tmp_path: Path, family: Any, schedule: str, validation: bool
+) -> None:
+    config = CONFIG.model_copy(
+        update={"epochs": 2, "schedule": schedule, "warmup_steps": 0, "refine": REFINE}
+    )
+    whole, expected = train(tmp_path / "whole.npz", config, validation, family=family)
+    for killed in (2, 3, 4):  # at the end of the first phase, and in the second
+
+        def kill(epoch: Epoch, killed: int = killed) -> None:
+            if epoch["epoch"] == killed:
+                raise Killed
+
+        with pytest.raises(Killed):
+            train(tmp_path / "cut.npz", config, validation, kill, killed, family)
+    resumed, progress = train(
+        tmp_path / "cut.npz", config, validation, initial_seed=9, family=family
+    )
+    assert progress.curves == expected.curves
+    for ours, theirs in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_second_phase_that_ruins_the_images_is_undone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    far = REFINE.model_copy(update={"learning_rate": 0.3, "moments": 1e4})
+    plain, _ = train(tmp_path / "plain.npz")
+    same, progress = train(tmp_path / "same.npz", CONFIG.model_copy(update={"refine": far}))
+    assert "the second phase was undone: mse" in capsys.readouterr().out
+    assert progress.curves == progress.epochs
+    for ours, theirs in zip(same.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_distances_of_detail_are_0_for_equal_images_and_grow_with_blur() -> None:
+    sharp = np.random.default_rng(0).random((8, 16, 16, 3)).astype(np.float32)
+    detail = Detail((255 * sharp).astype(np.uint8))
+    assert {*map(float, detail.distances(sharp, sharp))} == {0.0}
+    blurred = (sharp + np.roll(sharp, 1, 1)) / 2
+    softer = (blurred + np.roll(blurred, 1, 2)) / 2
+    less, more = (map(float, detail.distances(sharp, each)) for each in (blurred, softer))
+    assert all(0 < a < b for a, b in zip(less, more, strict=True))
 
 
 # --- threads -------------------------------------------------------------------------------------

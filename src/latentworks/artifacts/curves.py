@@ -5,8 +5,9 @@ from pathlib import Path
 
 from latentworks.system import disk
 
-# A cell is empty if it has no value: val_… without validation images, kl_loss without a KL term.
-CURVES = ("epoch", "loss", "val_loss", "kl_loss", "val_kl_loss", "learning_rate")
+# A cell is empty if it has no value: val_… without validation images, kl_loss without a KL term,
+# phase in the epochs of the first one.
+CURVES = ("epoch", "loss", "val_loss", "kl_loss", "val_kl_loss", "learning_rate", "phase")
 
 
 def write_curves(path: Path, epochs: list[dict[str, float]]) -> None:

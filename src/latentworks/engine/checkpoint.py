@@ -19,12 +19,31 @@ Epoch = dict[str, float]  # epoch, loss, learning_rate and, with validation imag
 
 
 @dataclass
+class Refinement:
+    """The state of the second phase, besides the variables of model and optimizer."""
+
+    weights: list[float]  # of the distances
+    mse: float  # of the validation images, before the phase
+    start: list[np.ndarray]  # the model's weights before the phase
+    rounds: list[Epoch] = field(default_factory=list)
+    is_undone: bool = False
+
+
+@dataclass
 class Progress:
     """The state of a training, besides the variables of model and optimizer."""
 
     epochs: list[Epoch] = field(default_factory=list)
     best_weights: list[np.ndarray] | None = None  # None without validation images
     finished: bool = False
+    refinement: Refinement | None = None  # the second phase, once it has begun
+
+    @property
+    def curves(self) -> list[Epoch]:
+        """The epochs of the first phase, and the rounds of the second, unless it was undone."""
+        if self.refinement is None or self.refinement.is_undone:
+            return self.epochs
+        return [*self.epochs, *self.refinement.rounds]
 
     @property
     def best_epoch(self) -> int:
@@ -41,7 +60,7 @@ class Checkpoint:
         self.fingerprint = fingerprint
 
     def save(self, model: keras.Model, progress: Progress) -> None:
-        note = {
+        note: dict[str, Any] = {
             "fingerprint": self.fingerprint,
             "epochs": progress.epochs,
             "finished": progress.finished,
@@ -49,21 +68,31 @@ class Checkpoint:
         arrays = {"note": np.frombuffer(json.dumps(note).encode(), np.uint8)}
         arrays |= _numbered("variable", [np.asarray(variable) for variable in _variables(model)])
         arrays |= _numbered("best", progress.best_weights or [])
+        if refinement := progress.refinement:
+            note["second phase"] = [refinement.weights, refinement.mse, refinement.rounds]
+            arrays |= _numbered("start", refinement.start)
         with disk.replacing(self.path) as temporary:
             disk.write_arrays(temporary, arrays)
 
-    def restore(self, model: keras.Model) -> Progress:
+    def restore(self, model: keras.Model, phase: int = 1) -> Progress:
         """Restore the variables of `model`, and return the progress of its training.
 
-        A missing or damaged file, or one of another training, restores nothing.
+        A missing or damaged file, or one of another training, restores nothing. Variables are
+        restored if the training was in this phase, which has an optimizer of its own.
         """
         note, arrays = self._read()
         if note.get("fingerprint") != self.fingerprint:
             return Progress()
-        for variable, value in zip(_variables(model), _listed("variable", arrays), strict=True):
-            variable.assign(value)
+        if phase == (2 if "second phase" in note else 1):
+            saved = _listed("variable", arrays)
+            for variable, value in zip(_variables(model), saved, strict=True):
+                variable.assign(value)
         best = _listed("best", arrays)
-        return Progress(note["epochs"], best or None, note["finished"])
+        progress = Progress(note["epochs"], best or None, note["finished"])
+        if second := note.get("second phase"):
+            weights, mse, rounds = second
+            progress.refinement = Refinement(weights, mse, _listed("start", arrays), rounds)
+        return progress
 
     def became(self, model: str) -> None:
         """Record that the finished training was written as a model file with the MD5 `model`."""

@@ -57,21 +57,11 @@ class _EveryEpoch(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         if logs:
-            self._require_finite("loss", logs["loss"], f"step {batch + 1}")
-
-    def _require_finite(self, name: str, value: float, when: str) -> None:
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"Training diverged: {name} is {value} in epoch {len(self.progress.epochs) + 1}, "
-                f"{when}. Expected a finite number. Lower train.learning_rate, or raise "
-                "train.warmup_steps."
-            )
+            number = len(self.progress.epochs) + 1
+            _require_finite("loss", logs["loss"], number, f"step {batch + 1}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        # The last step may have made weights infinite or NaN after its loss was computed.
-        weights = sum(float(np.sum(np.abs(value))) for value in self.model.get_weights())
-        for name, value in {**(logs or {}), "the sum of the weights": weights}.items():
-            self._require_finite(name, value, "at its end")
+        require_finite(self.model, logs or {}, epoch + 1)
         rate = float(self.model.optimizer.learning_rate)
         numbers = {"epoch": epoch + 1, **(logs or {}), "learning_rate": rate}
         self.progress.epochs.append({name: float(value) for name, value in numbers.items()})
@@ -87,6 +77,22 @@ class _EveryEpoch(keras.callbacks.Callback):
             # Report first: a kill in between repeats the epoch, and its report is not lost.
             self.report(self.progress.epochs[-1])
             self.checkpoint.save(self.model, self.progress)
+
+
+def require_finite(model: keras.Model, logs: Epoch, epoch: int) -> None:
+    """Raise TrainingError if a number of an epoch, or a weight of the model, is not finite."""
+    # The last step may have made weights infinite or NaN after its loss was computed.
+    weights = sum(float(np.sum(np.abs(value))) for value in model.get_weights())
+    for name, value in {**logs, "the sum of the weights": weights}.items():
+        _require_finite(name, value, epoch, "at its end")
+
+
+def _require_finite(name: str, value: float, epoch: int, when: str) -> None:
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"Training diverged: {name} is {value} in epoch {epoch}, {when}. Expected a finite "
+            "number. Lower train.learning_rate, or raise train.warmup_steps."
+        )
 
 
 def fit(
@@ -106,6 +112,8 @@ def fit(
     model.compile(optimizer=keras.optimizers.Adam(learning_rate(config, len(batches))))
     model.optimizer.build(model.trainable_variables)
     progress = checkpoint.restore(model)
+    if progress.refinement is not None:
+        return progress  # the model is in its second phase
     if progress.epochs:
         print(f"train: goes on after epoch {len(progress.epochs)} of {config.epochs}")
     if not progress.finished:

@@ -12,6 +12,7 @@ nearby latents decode to similar images, and new latents are easier to sample. `
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +29,7 @@ class Autoencoder(keras.Model):
 
     num_classes = 0  # of the labels that the model takes
     kl_warmup_steps = 0  # in which the KL weight rises
+    refinement: Callable[[Tensor, Tensor], Tensor] | None = None  # added in the second phase
 
     def __init__(
         self,
@@ -97,8 +99,18 @@ class Autoencoder(keras.Model):
 
         The images are the targets. Added losses are divided by the number of pixels, too.
         """
-        loss = keras.losses.get(self.loss_name)
-        return sum(self.losses, ops.mean(loss(scale(x), y_pred)))
+        loss = sum(self.losses, self._reconstruction_loss(x, y_pred))
+        if training and self.refinement is not None:
+            loss += self.refinement(scale(x), y_pred)
+        return loss
+
+    def _reconstruction_loss(self, images: Tensor, reconstructions: Tensor) -> Tensor:
+        return ops.mean(keras.losses.get(self.loss_name)(scale(images), reconstructions))
+
+    def excess(self, images: Tensor, reconstructions: Tensor) -> float:
+        """The reconstruction loss above its minimum, which cross-entropy has above 0."""
+        perfect = self._reconstruction_loss(images, scale(images))
+        return float(self._reconstruction_loss(images, reconstructions) - perfect)
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -113,8 +113,24 @@ ModelConfig = Annotated[
 ]
 
 
+STEPS_PER_ROUND = 25  # of the second phase, between two checkpoints
+
+
+class RefineConfig(Config):
+    """The second phase, see engine/refinement.py. Weights are shares of the loss that was reached.
+
+    `steps: 0` leaves it out.
+    """
+
+    steps: Annotated[int, Field(ge=0, le=10_000, multiple_of=STEPS_PER_ROUND)]
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    energy: Annotated[float, Field(ge=0)]
+    moments: Annotated[float, Field(ge=0)]
+    features: Annotated[float, Field(ge=0)]
+
+
 class TrainConfig(Config):
-    """The optimizer Adam, its warm-up and schedule, and early stopping."""
+    """The optimizer Adam, its warm-up and schedule, early stopping, and the second phase."""
 
     epochs: Annotated[int, Field(ge=1, le=100_000)]
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
@@ -123,3 +139,4 @@ class TrainConfig(Config):
     schedule: Literal["constant", "cosine"]
     patience: Annotated[int, Field(ge=1)]
     num_threads: Annotated[int, Field(ge=1, le=256)]
+    refine: RefineConfig | None = None

@@ -67,7 +67,7 @@ class VAE(Autoencoder):
 
     def _weight(self, training: bool | None) -> Tensor:
         """The KL weight: β, or in training the part of β that the warm-up has reached."""
-        if not training or not self.kl_warmup_steps:
+        if not training or not self.kl_warmup_steps or self.refinement is not None:
             return self.beta
         step = ops.cast(self.optimizer.iterations, "float32")
         return self.beta * ops.minimum(1.0, step / self.kl_warmup_steps)

@@ -1,5 +1,6 @@
 """The curves of training: losses and the learning rate, epoch by epoch."""
 
+import math
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -25,27 +26,35 @@ def curves(epochs: list[dict[str, float]]) -> Figure:
     """Draw the losses and the learning rate.
 
     `epochs` has a row for each epoch: epoch, loss, learning_rate, and val_loss if there are
-    validation images.
+    validation images. Rounds of the second phase follow, with `phase`. Their training loss is not
+    drawn: it has more terms.
     """
+    rounds = [epoch for epoch in epochs if "phase" in epoch]
     numbers = [epoch["epoch"] for epoch in epochs]
     names = {"loss": "training", "val_loss": "validation"}
     names = {key: name for key, name in names.items() if key in epochs[0]}
     watched = list(names)[-1]
-    kept = min(epochs, key=lambda epoch: epoch.get("val_loss", -epoch["epoch"]))
+    kept = min(rounds[-1:] or epochs, key=lambda epoch: epoch.get("val_loss", -epoch["epoch"]))
     title = f"Best validation loss {kept[watched]:.4f}, in epoch {kept['epoch']:.0f}"
     subtitle = f"Training loss at the end, epoch {numbers[-1]:.0f}: {epochs[-1]['loss']:.4f}."
     if watched == "loss":
         title = f"Training loss {kept['loss']:.4f}, after epoch {kept['epoch']:.0f}"
         subtitle = "There are no validation images, so the last weights are kept."
+    if rounds:
+        reached = f"Validation loss {kept[watched]:.4f} after" if watched == "val_loss" else "After"
+        title = f"{reached} {len(rounds)} rounds of the second phase"
     figure = blank_page(WIDTH, 640, title, subtitle)
     line: dict[str, Any] = {"lw": 2, "ms": 4, "marker": "o" if len(epochs) <= 40 else ""}
     left = MARGIN + NUMBERS
     losses = add_axes(figure, left, HEADER + 28, WIDTH - left - MARGIN, 310)
     rates = add_axes(figure, left, HEADER + 404, WIDTH - left - MARGIN, 104)
     for key, colour in zip(names, (PALETTE[0], PALETTE[2]), strict=False):
-        values = [epoch[key] for epoch in epochs]
+        values = [math.nan if key == "loss" and epoch in rounds else epoch[key] for epoch in epochs]
         losses.plot(numbers, values, color=colour, label=names[key], **line)
     losses.plot(kept["epoch"], kept[watched], "o", ms=12, mfc="none", mec=INK, label="kept")
+    if rounds:
+        for axes in (losses, rates):
+            axes.axvline(rounds[0]["epoch"] - 0.5, color=RULE, lw=1)
     losses.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper right")
     values = [epoch["learning_rate"] for epoch in epochs]
     rates.plot(numbers, values, color=FAINT, clip_on=False, **line)

@@ -9,7 +9,7 @@ from latentworks.artifacts.curves import write_curves
 from latentworks.artifacts.images import read_prepared
 from latentworks.artifacts.model import write_model
 from latentworks.config import Config, Seed
-from latentworks.engine import backend, training
+from latentworks.engine import backend, refinement, training
 from latentworks.engine.batches import Batches
 from latentworks.engine.checkpoint import Checkpoint, Epoch
 from latentworks.models.config import ModelConfig, TrainConfig
@@ -62,10 +62,13 @@ def main(prepared: Path, model: Path) -> None:
             live.log_epoch(epoch, plots.tile(pairs, NUM_WATCHED))
 
         progress = training.fit(network, batches, validation, params.train, checkpoint, report)
+        if params.train.refine is not None:
+            refine = params.train.refine
+            refinement.refine(network, batches, validation, refine, progress, checkpoint, report)
         with disk.replacing(model) as folder:
             folder.mkdir()
             write_model(folder, network, params.model)
-            write_curves(folder / "curves.csv", progress.epochs)
+            write_curves(folder / "curves.csv", progress.curves)
         checkpoint.became(dag.md5_of(model))
         live.finish(model)
 
