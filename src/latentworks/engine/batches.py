@@ -21,12 +21,12 @@ class Batches(keras.utils.PyDataset):
         batch_size: int,
         seed: int | None = None,
         labels: np.ndarray | None = None,
-        num_batches: int | None = None,
+        length: int | None = None,
     ) -> None:
         """Select `rows`, int64 [n], of `images`, uint8 [N, H, W, C].
 
         With `seed`, `shuffle` gives the rows a new order. `labels`, int64 [N], cover all `images`.
-        An epoch has `num_batches`, for which rows are left out or repeated; by default, each row
+        An epoch has `length` batches, for which rows are left out or repeated; by default, each row
         once.
         """
         super().__init__()
@@ -35,21 +35,21 @@ class Batches(keras.utils.PyDataset):
         self.rows = self.order = rows
         self.batch_size = batch_size
         self.seed = seed
-        self.num_batches = num_batches
+        self.length = length
         self.shuffle(0)
 
     def shuffle(self, epoch: int) -> None:
         """Shuffle the rows for `epoch`, counted from 0. Without a seed, keep their order."""
         if self.seed is not None:
             rng = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
-            num = len(self) * self.batch_size if self.num_batches else len(self.rows)
+            num = len(self) * self.batch_size if self.length else len(self.rows)
             orders = [rng.permutation(self.rows) for _ in range(math.ceil(num / len(self.rows)))]
             self.order = np.concatenate(orders)[:num]
 
-    def of(self, num_batches: int) -> "Batches":
+    def of_length(self, length: int) -> "Batches":
         """Return batches of the same rows with another length of an epoch."""
         size, seed = self.batch_size, self.seed
-        return Batches(self.images, self.rows, size, seed, self.labels, num_batches)
+        return Batches(self.images, self.rows, size, seed, self.labels, length)
 
     def sample(self, num: int) -> "Batches":
         """Return batches of at most `num` rows, always the same, in their order."""
@@ -57,7 +57,7 @@ class Batches(keras.utils.PyDataset):
         return Batches(self.images, rows, self.batch_size, None, self.labels)
 
     def __len__(self) -> int:
-        return self.num_batches or math.ceil(len(self.rows) / self.batch_size)
+        return self.length or math.ceil(len(self.rows) / self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[Any]:
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]

@@ -65,12 +65,12 @@ class Checkpoint:
             "epochs": progress.epochs,
             "finished": progress.finished,
         }
-        arrays = {"note": np.frombuffer(json.dumps(note).encode(), np.uint8)}
-        arrays |= _numbered("variable", [np.asarray(variable) for variable in _variables(model)])
+        arrays = _numbered("variable", [np.asarray(variable) for variable in _variables(model)])
         arrays |= _numbered("best", progress.best_weights or [])
         if refinement := progress.refinement:
             note["second phase"] = [refinement.weights, refinement.mse, refinement.rounds]
             arrays |= _numbered("start", refinement.start)
+        arrays["note"] = np.frombuffer(json.dumps(note).encode(), np.uint8)
         with disk.replacing(self.path) as temporary:
             disk.write_arrays(temporary, arrays)
 

@@ -90,7 +90,9 @@ def refine(
     if known is not None:
         checkpoint.restore(model, phase=2)
         print(f"train: the second phase goes on after round {len(known.rounds)} of {num_rounds}")
-    rounds = batches.of(STEPS_PER_ROUND)
+    else:
+        print(f"train: the second phase has {config.steps} steps in {num_rounds} rounds")
+    rounds = batches.of_length(STEPS_PER_ROUND)
     model.refinement = _added(detail, refinement.weights)
     try:
         if len(refinement.rounds) < num_rounds:
@@ -112,7 +114,7 @@ def refine(
         refinement.is_undone = True
         print(f"train: the second phase was undone: {told}. Lower train.refine.energy and moments.")
     else:
-        print(f"train: second phase of {config.steps} steps: {told}")
+        print(f"train: second phase: {told}")
 
 
 def _begin(
