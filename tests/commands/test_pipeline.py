@@ -74,6 +74,8 @@ def test_metrics_are_in_groups_and_have_plausible_values(finished: Checkout) -> 
             *("features", "frechet", "frechet_floor", "frechet_blur", "frechet_sampler", "kid"),
             *("precision", "recall", "density", "coverage", "class_balance"),
             *("precision_real", "recall_real", "density_real", "coverage_real"),
+            *("precision_reconstructed", "recall_reconstructed", "density_reconstructed"),
+            *("coverage_reconstructed", "frechet_floor_std"),
         },
     }
     assert metrics["samples"]["features"] == "trained"
@@ -150,7 +152,10 @@ def test_stages_of_a_conditional_model_pass_the_labels_on(
     assert samples.labels is not None
     assert set(samples.labels) == set(range(10))
     scores = disk.read_json(checkout.path / "reports/metrics.json")["samples"]
-    of_classes = {"label_agreement", "label_agreement_real", "classification_accuracy"}
+    of_classes = {
+        *("label_agreement", "label_agreement_real", "label_agreement_reconstructed"),
+        "classification_accuracy",
+    }
     former = disk.read_json(finished.path / "reports/metrics.json")["samples"]
     assert set(scores) == {*former, *of_classes}
     assert all(0 < scores[name] <= 1 for name in of_classes)

@@ -66,8 +66,8 @@ def scored(see: See, digits: np.ndarray, labels: np.ndarray) -> Scored:
         asked: np.ndarray | None = None,
         reconstructions: np.ndarray | None = None,
     ) -> dict[str, float]:
-        again = test if reconstructions is None else see(reconstructions)
-        pieces = metrics.generation_metrics(see(samples, asked), test, train, again)
+        again = test if reconstructions is None else see(reconstructions, labels[TEST])
+        pieces = metrics.generation_metrics(see(samples, asked), test, [train], again)
         return {name: value for piece in pieces for name, value in piece.items()}
 
     return scores
@@ -99,7 +99,9 @@ def test_real_images_as_samples_score_nearly_perfectly(perfect: dict[str, float]
         *("frechet", "frechet_floor", "frechet_blur", "frechet_sampler", "kid"),
         *("precision", "recall", "density", "coverage"),
         *("precision_real", "recall_real", "density_real", "coverage_real"),
-        *("class_balance", "label_agreement", "label_agreement_real"),
+        *("precision_reconstructed", "recall_reconstructed", "density_reconstructed"),
+        *("coverage_reconstructed", "class_balance", "label_agreement", "label_agreement_real"),
+        "label_agreement_reconstructed",
     }
     assert all(type(value) is float for value in perfect.values())
     # The floor is measured with twice as many images, whose covariance is more certain. Measured:
@@ -137,10 +139,12 @@ def test_more_noise_raises_distances_and_lowers_neighbour_metrics(
 
 
 def test_blur_of_the_model_and_faults_of_the_sampler_are_told_apart(
-    digits: np.ndarray, labels: np.ndarray, scored: Scored
+    digits: np.ndarray, labels: np.ndarray, scored: Scored, perfect: dict[str, float]
 ) -> None:
     of_model = scored(blurred(digits[TRAIN], 2), None, blurred(digits[TEST], 2))
     assert of_model["frechet_blur"] > 5 * of_model["frechet_sampler"]
+    for name in ("recall", "coverage"):
+        assert of_model[f"{name}_reconstructed"] < 0.9 * perfect[f"{name}_reconstructed"], name
     some = TRAIN[labels[TRAIN] < 5]
     of_sampler = scored(digits[some])
     assert of_sampler["frechet_sampler"] > 5 * of_sampler["frechet_blur"]
@@ -196,6 +200,32 @@ def test_repeated_samples_have_precision_without_recall(
     assert scores["precision"] == 1
     assert scores["recall"] < 0.1
     assert scores["coverage"] < perfect["coverage"] / 2
+
+
+def test_the_floor_is_the_mean_over_disjoint_sets(see: See, digits: np.ndarray) -> None:
+    test, first, second = (see(digits[rows]) for rows in (TEST, TRAIN[::2], TRAIN[1::2]))
+
+    def floor(*train: metrics.Seen) -> dict[str, float]:
+        pieces = metrics.generation_metrics(first, test, train, test)
+        found = {name: value for piece in pieces for name, value in piece.items()}
+        return {name: value for name, value in found.items() if "floor" in name}
+
+    one, other, both = floor(first), floor(second), floor(first, second)
+    values = one["frechet_floor"], other["frechet_floor"]
+    assert set(one) == {"frechet_floor"}
+    assert both["frechet_floor"] == pytest.approx(np.mean(values))
+    assert both["frechet_floor_std"] == pytest.approx(np.std(values, ddof=1))
+
+
+@pytest.mark.parametrize(("num", "sizes"), [(30, [30, 30, 30]), (40, [40, 40]), (200, [100])])
+def test_disjoint_subsets_share_no_row(num: int, sizes: list[int]) -> None:
+    rows = np.arange(0, 300, 3)
+    subsets = metrics.disjoint_subsets(rows, num, 3)
+    assert [len(each) for each in subsets] == sizes
+    np.testing.assert_array_equal(subsets[0], metrics.subset(rows, num))
+    chosen = np.concatenate(subsets)
+    assert len({*chosen.tolist()}) == len(chosen)
+    assert set(chosen) <= set(rows)
 
 
 def test_compare_gives_the_network_the_right_images_and_labels(
@@ -346,15 +376,16 @@ def test_label_agreement_ignores_images_without_a_label() -> None:
     assert metrics.label_agreement(some) == 0.5
     assert metrics.label_agreement(Seen(features, classes, np.full(4, -1))) is None
     unlabelled = Seen(features, classes)
-    assert metrics.class_metrics(some, unlabelled) == {"class_balance": 1}
-    assert metrics.class_metrics(Seen(features), unlabelled) == {}
+    assert metrics.class_metrics(some, unlabelled, some) == {"class_balance": 1}
+    assert metrics.class_metrics(Seen(features), unlabelled, some) == {}
     wrong = Seen(features, classes, 1 - classes)
-    assert metrics.class_metrics(wrong, some)["label_agreement"] == 0
+    scores = metrics.class_metrics(wrong, some, wrong)
+    assert scores["label_agreement"] == scores["label_agreement_reconstructed"] == 0
 
 
 def test_a_single_test_image_gives_no_metrics() -> None:
     one, many = Seen(np.ones((1, 3))), Seen(gaussians(9, num_features=3)[0])
-    assert list(metrics.generation_metrics(many, one, many, many)) == []
+    assert list(metrics.generation_metrics(many, one, [many], many)) == []
 
 
 # --- maps ----------------------------------------------------------------------------------------

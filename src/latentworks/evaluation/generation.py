@@ -21,14 +21,14 @@ def compare(judge: Features, model: Network, data: Prepared, samples: Samples) -
     """Measure `metrics.generation_metrics` of samples and of reconstructions.
 
     At most metrics.MAX_SEEN images of each kind are used, always the same ones, and as many samples
-    as training images. Only one batch of them is in memory.
+    as training images in each of their sets. Only one batch of them is in memory.
     """
     network = classifier.load(data.image_shape, judge.weights)
     # A Fréchet distance grows with fewer images, so that samples and the floor need as many.
     num = min(len(samples.images), len(data.rows("train")), metrics.MAX_SEEN)
     drawn = metrics.subset(np.arange(len(samples.images)), num)
     test = metrics.subset(data.rows("test"), metrics.MAX_SEEN)
-    train = metrics.subset(data.rows("train"), num)
+    train = metrics.disjoint_subsets(data.rows("train"), num, metrics.NUM_FLOORS)
     requested = None if samples.labels is None else samples.labels[drawn]
     pairs = inference.reconstruct(model, data.images, test, data.labels(test))
 
@@ -40,8 +40,10 @@ def compare(judge: Features, model: Network, data: Prepared, samples: Samples) -
     pieces = metrics.generation_metrics(
         samples=seen(classifier.batches(samples.images, drawn), len(drawn), requested),
         test=seen(classifier.batches(data.images, test), len(test), data.labels(test)),
-        train=seen(classifier.batches(data.images, train), len(train)),
-        reconstructions=seen((to_pixels(again) for _, again in pairs), len(test)),
+        train=[seen(classifier.batches(data.images, some), len(some)) for some in train],
+        reconstructions=seen(
+            (to_pixels(again) for _, again in pairs), len(test), data.labels(test)
+        ),
     )
     bar = tqdm(pieces, unit=" comparisons", desc="evaluate", disable=None)
     return {name: value for piece in bar for name, value in piece.items()}

@@ -7,6 +7,7 @@ A function `*_metrics` returns a section of metrics.json, or a part of a section
 from latentworks.metrics.frechet import frechet_distance
 from latentworks.metrics.generation import (
     MAX_SEEN,
+    NUM_FLOORS,
     Seen,
     class_balance,
     class_metrics,
@@ -22,7 +23,7 @@ from latentworks.metrics.latents import (
 )
 from latentworks.metrics.nearest import nearest_images
 from latentworks.metrics.neighbours import NUM_NEAREST, neighbour_metrics
-from latentworks.metrics.pixels import CHUNK_IMAGES, chunks, subset, thumbnails
+from latentworks.metrics.pixels import CHUNK_IMAGES, chunks, disjoint_subsets, subset, thumbnails
 from latentworks.metrics.reconstructions import (
     GREY_ENTROPY,
     MAX_PSNR,
@@ -52,6 +53,7 @@ __all__ = [
     "MAX_SEARCHED",
     "MAX_SEEN",
     "MAX_TRUSTED",
+    "NUM_FLOORS",
     "NUM_NEAREST",
     "Seen",
     "active_units",
@@ -59,6 +61,7 @@ __all__ = [
     "chunks",
     "class_balance",
     "class_metrics",
+    "disjoint_subsets",
     "distance_ratio",
     "frechet_distance",
     "generation_metrics",

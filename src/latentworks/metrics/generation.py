@@ -1,6 +1,6 @@
 """Comparison of samples with real images by the features and classes of a classifier."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from latentworks.metrics.kernel import kernel_distance
 from latentworks.metrics.neighbours import neighbour_metrics
 
 MAX_SEEN = 10_000  # samples, test images, training images and reconstructions, each
+NUM_FLOORS = 4  # sets of training images whose distances give the floor and its spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,53 +23,64 @@ class Seen:
 
 
 def generation_metrics(
-    samples: Seen, test: Seen, train: Seen, reconstructions: Seen
+    samples: Seen, test: Seen, train: Sequence[Seen], reconstructions: Seen
 ) -> Iterator[dict[str, float]]:
     """Compute the metrics of section `samples` that need a classifier, in parts of a few seconds.
 
+    `train` holds disjoint sets of training images, one or more.
+
     - `frechet`, `kid`: distance from the samples to the test images.
-    - `frechet_floor`: distance from the training images to the test images. A perfect sampler
-      reaches it, and so does one that copies training images.
+    - `frechet_floor`: mean distance from a set of training images to the test images. A perfect
+      sampler reaches it, and so does one that copies training images. `frechet_floor_std` is the
+      standard deviation over the sets, and is missing for a single set.
     - `frechet_blur`: distance from the reconstructions of the test images to these images, the
       loss of the model.
     - `frechet_sampler`: distance from the samples to the reconstructions, the loss of the sampler.
-    - `precision`, `recall`, `density`, `coverage`: of the samples; with `_real`, of the training
-      images.
+    - `precision`, `recall`, `density`, `coverage`: of the samples; with `_real`, of the first set
+      of training images; with `_reconstructed`, of the reconstructions, which bound the samples'.
 
     Yields nothing if one of the sets has less than 2 images.
     """
-    if min(len(each.features) for each in (samples, test, train, reconstructions)) < 2:
+    if min(len(each.features) for each in (samples, test, *train, reconstructions)) < 2:
         return
     yield {
         name: frechet_distance(first.features, second.features)
         for name, first, second in (
             ("frechet", samples, test),
-            ("frechet_floor", train, test),
             ("frechet_blur", reconstructions, test),
             ("frechet_sampler", samples, reconstructions),
         )
     }
+    floors = [frechet_distance(each.features, test.features) for each in train]
+    yield {"frechet_floor": float(np.mean(floors))}
+    if len(floors) > 1:
+        yield {"frechet_floor_std": float(np.std(floors, ddof=1))}
     yield {"kid": kernel_distance(samples.features, test.features)}
     yield neighbour_metrics(test.features, samples.features)
-    of_real = neighbour_metrics(test.features, train.features)
-    yield {f"{name}_real": value for name, value in of_real.items()}
-    yield class_metrics(samples, test)
+    for ending, others in (("real", train[0]), ("reconstructed", reconstructions)):
+        scores = neighbour_metrics(test.features, others.features)
+        yield {f"{name}_{ending}": value for name, value in scores.items()}
+    yield class_metrics(samples, test, reconstructions)
 
 
-def class_metrics(samples: Seen, test: Seen) -> dict[str, float]:
-    """Compute class_balance, label_agreement and label_agreement_real.
+def class_metrics(samples: Seen, test: Seen, reconstructions: Seen) -> dict[str, float]:
+    """Compute class_balance and label_agreement, with `_real` and `_reconstructed`.
 
     `label_agreement` is the share of samples that show the class requested for them, among samples
-    with such a class. `label_agreement_real` is the share of test images that show their true
-    class, among labelled ones. Metrics without the classes or labels that they need are left out.
+    with such a class. With `_real` and `_reconstructed`, it is the share of test images and of
+    their reconstructions that show the true class, among labelled ones. Metrics without the classes
+    or labels that they need are left out.
     """
     if samples.classes is None or test.classes is None:
         return {}
     scores = {"class_balance": class_balance(samples.classes, test.classes)}
-    of_samples, of_test = label_agreement(samples), label_agreement(test)
-    if of_samples is not None and of_test is not None:
-        scores |= {"label_agreement": of_samples, "label_agreement_real": of_test}
-    return scores
+    shares = {
+        "label_agreement": label_agreement(samples),
+        "label_agreement_real": label_agreement(test),
+        "label_agreement_reconstructed": label_agreement(reconstructions),
+    }
+    found = {name: share for name, share in shares.items() if share is not None}
+    return scores | found if len(found) == len(shares) else scores
 
 
 def class_balance(first: np.ndarray, second: np.ndarray) -> float:

@@ -17,6 +17,20 @@ def subset(rows: np.ndarray, num: int) -> np.ndarray:
     return rows[np.sort(np.random.default_rng(0).choice(len(rows), num, replace=False))]
 
 
+def disjoint_subsets(rows: np.ndarray, num: int, max_subsets: int) -> list[np.ndarray]:
+    """Choose disjoint subsets of `num` rows each, at most `max_subsets`; the first is `subset`.
+
+    With fewer than `num` rows, all of them are the only subset.
+    """
+    found = [subset(rows, num)]
+    while len(found) < max_subsets:
+        rows = np.setdiff1d(rows, found[-1], assume_unique=True)
+        if len(rows) < num:
+            break
+        found.append(subset(rows, num))
+    return found
+
+
 def thumbnails(images: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Yield `images[rows]` as vectors, in chunks float32 [n, D], with pixels in [0, 1].
 
