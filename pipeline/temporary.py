@@ -31,11 +31,11 @@ def server(patience: float = PATIENCE) -> Iterator[dict[Setting, str]]:
     The password is in no file. Prefect would start a server itself, but that server outlives a
     killed flow.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    # The server inherits the socket, so that no other program gets the port, and the password.
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
     call = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-    call += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+    call += ["--fd", str(listener.fileno()), "--log-level", "error"]
     auth = new_auth()
     environment = {
         **os.environ,
@@ -44,7 +44,13 @@ def server(patience: float = PATIENCE) -> Iterator[dict[Setting, str]]:
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port}",  # no page at all
         SERVER_AUTH: auth,
     }
-    with processes.started(call, Path.cwd(), environment, out=subprocess.DEVNULL) as process:
+    with (
+        listener,
+        processes.started(
+            call, Path.cwd(), environment, (listener.fileno(),), out=subprocess.DEVNULL
+        ) as process,
+    ):
+        listener.close()  # ours: calls to a server that has ended are refused
         try:
             address = f"http://127.0.0.1:{port}/api"
             _wait(process, f"{address}/health", patience)

@@ -49,8 +49,7 @@ import socket
 import sys
 import threading
 
-port = int(sys.argv[sys.argv.index("--port") + 1])
-with socket.create_server(("127.0.0.1", port)) as server:
+with socket.socket(fileno=int(sys.argv[sys.argv.index("--fd") + 1])) as server:
     connection, _ = server.accept()
     print("dripping", file=sys.stderr)
     while True:
