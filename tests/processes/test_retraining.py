@@ -311,6 +311,21 @@ def test_a_second_retraining_at_the_same_time_is_refused(
     assert (state["type"], state["name"]) == ("CANCELLED", "Busy")
 
 
+def test_a_product_in_a_sub_folder_of_a_monorepo_is_retrained(
+    finished: Checkout, server: PrefectPages, tmp_path: Path
+) -> None:
+    product = Project(finished.copy(tmp_path / "home/products/digits").path, server)
+    (product.path / ".git").rename(tmp_path / "home/.git")
+    product.run("git", "add", "--all")
+    product.commit()
+    before = product.state()
+    assert "autoencoder version 1 is registered" in product.retrain()
+    assert not changes(before, product.state())
+    assert len(versions(product)) == 1
+    assert product.worktree.path == product.worktree.top / "products/digits"
+    assert code(product.worktree.path) == code(product.path)
+
+
 def test_a_version_is_rebuilt_to_the_same_bytes(project: Project) -> None:
     before = project.state()
     database = (project.path / "mlflow.db").read_bytes()
