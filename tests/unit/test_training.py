@@ -324,6 +324,17 @@ def test_the_distances_of_detail_are_0_for_equal_images_and_grow_with_blur() -> 
     assert all(0 < a < b for a, b in zip(less, more, strict=True))
 
 
+def test_a_pattern_that_all_images_share_is_seen_in_the_moments() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.random((64, 16, 16, 1)).astype(np.float32) / 2 + 0.25
+    detail = Detail((255 * images).astype(np.uint8))
+    chessboard = np.where(np.indices((16, 16)).sum(0) % 2, 0.1, -0.1).astype(np.float32)
+    noise = rng.choice(np.array([0.1, -0.1], np.float32), images.shape)
+    shared = detail.distances(images, images + chessboard[..., None])
+    random = detail.distances(images, images + noise)
+    assert float(shared.moments) > 5 * float(random.moments)
+
+
 # --- threads -------------------------------------------------------------------------------------
 
 ENCODING = """
