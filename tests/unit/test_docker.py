@@ -28,7 +28,7 @@ OURS = {name: each for name, each in SERVICES.items() if each["image"].startswit
 
 HEAVY = {"tensorflow", "tensorflow-cpu", "keras", "pandas", "pyarrow", "dvc", "prefect", "mlflow"}
 FASTER = {"httptools", "uvloop"}  # uvicorn uses them where they are installed
-FITTED = {"scikit-learn"}  # imported by `fit` alone
+FITTED = {"scikit-learn", "threadpoolctl"}  # imported by `fit` alone
 OPTIONAL_PARTS = {"setuptools", "ruamel-yaml-clib"}  # imported where they are installed
 PROCESSES = ("run", "watcher", "trial")  # the processes of the server
 

@@ -28,10 +28,11 @@ def test_every_recipe_was_measured(name: str) -> None:
     assert {"minutes", "samples.frechet", *wanted} <= set(params.read(path)[recipes.EXPECTED])
 
 
-def test_the_goal_of_vae_16d_is_half_the_frechet_distance_of_vae_book() -> None:
+def test_the_goal_of_vae_16d_is_less_than_half_the_frechet_distance_of_vae_book() -> None:
     book = params.read(ROOT / "recipes/vae-book.yaml")[recipes.EXPECTED]["samples.frechet"]
     goal = goals(ROOT / "recipes/vae-16d.yaml")["samples.frechet"]
-    assert goal == Goal("at most", pytest.approx(book / 2, abs=0.01))
+    assert goal.side == "at most"
+    assert goal.bound < book / 2
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -198,7 +198,7 @@ def _acts(node: ast.stmt) -> bool:
 PURE = {  # rooms, and the only libraries that they may import
     "models": {"keras", "pydantic"},
     "metrics": {"numpy", "scipy", "skimage", "sklearn"},
-    "samplers": {"numpy", "scipy", "sklearn", "pydantic"},
+    "samplers": {"numpy", "scipy", "sklearn", "threadpoolctl", "pydantic"},
     "plots": {"numpy", "pandas", "matplotlib", "skimage", "PIL"},
     "evaluation.features": {"keras", "numpy", "sklearn", "threadpoolctl"},
     "promotion.decision": {"numpy", "pydantic"},
@@ -338,7 +338,7 @@ def test_the_pipeline_imports_prefect_and_never_keras() -> None:
 
 def test_a_servable_needs_few_libraries() -> None:
     """The code that travels with a version needs neither training nor tracking libraries."""
-    fitted = {"sklearn"}  # imported by `fit` alone
+    fitted = {"sklearn", "threadpoolctl"}  # imported by `fit` alone
     found = needed("latentworks.serving.servable") - fitted
     assert found == {"numpy", "onnxruntime", "PIL", "pydantic", "scipy"}
 
