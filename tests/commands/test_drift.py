@@ -14,7 +14,7 @@ import requests
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from checkouts import Checkout, environment
+from checkouts import HANGS, Checkout, environment
 from latentworks.artifacts.images import read_prepared
 from latentworks.errors import DataError, RegistryError
 from latentworks.monitoring import source
@@ -305,7 +305,7 @@ def test_the_drift_flow_reports_drift_and_a_retraining_starts(
     with prefect_server(tmp_path) as api:
 
         def asked(what: str) -> list[dict[str, Any]]:
-            return list(requests.post(f"{api}/{what}/filter", json={}, timeout=30).json())
+            return list(requests.post(f"{api}/{what}/filter", json={}, timeout=HANGS).json())
 
         def run(*call: str) -> str:
             source = str(champion.path / "src")

@@ -23,7 +23,7 @@ import pytest
 import requests
 from PIL import Image
 
-from checkouts import Checkout, Project
+from checkouts import HANGS, Checkout, Project
 from latentworks.server.app import MAX_BODY
 from latentworks.server.budget import MEMORY, Budget, Overloaded, Share
 from servers import closed_port, for_servers, server_of, serving, until
@@ -140,7 +140,7 @@ def test_one_address_gets_at_most_half_of_the_connections(project: Project, tmp_
             assert answer.startswith(b"HTTP/1.1 503")
             assert b"retry-after" in answer.lower()
             assert b"Too many connections from your address." in answer
-        assert requests.get(f"{url}/live", timeout=10).ok  # from another address
+        assert requests.get(f"{url}/live", timeout=HANGS).ok  # from another address
         for connection in connections:
             connection.close()
 
@@ -318,7 +318,7 @@ def test_the_oldest_of_requests_that_block_each_other_waits_and_is_answered() ->
 )
 def test_a_request_for_another_host_is_refused(url: str, host: str) -> None:
     """A page of another site, whose name leads to this server, cannot read its answers."""
-    answer = requests.get(f"{url}/version", headers={"Host": host}, timeout=10)
+    answer = requests.get(f"{url}/version", headers={"Host": host}, timeout=HANGS)
     assert answer.status_code == 421
     assert "--allowed-hosts" in answer.json()["error"]
 
@@ -327,7 +327,7 @@ def test_a_request_for_another_host_is_refused(url: str, host: str) -> None:
     "host", ["localhost", "LOCALHOST:8000", "127.0.0.1", "[::1]:8000", "models:80"]
 )
 def test_names_of_the_server_and_ip_addresses_are_answered(url: str, host: str) -> None:
-    assert requests.get(f"{url}/live", headers={"Host": host}, timeout=10).ok
+    assert requests.get(f"{url}/live", headers={"Host": host}, timeout=HANGS).ok
 
 
 def test_pages_of_the_given_origin_alone_may_read_answers(url: str) -> None:
@@ -335,21 +335,21 @@ def test_pages_of_the_given_origin_alone_may_read_answers(url: str) -> None:
     preflight = {"Access-Control-Request-Method": "POST"}
     for origin, expected in ((ORIGIN, ORIGIN), ("https://evil.example", None)):
         asked = requests.post(
-            f"{url}/sample", json={"num": 1}, headers={"Origin": origin}, timeout=10
+            f"{url}/sample", json={"num": 1}, headers={"Origin": origin}, timeout=HANGS
         )
         assert asked.headers.get(allowed) == expected
         headers = {"Origin": origin, **preflight}
-        asked = requests.options(f"{url}/sample", headers=headers, timeout=10)
+        asked = requests.options(f"{url}/sample", headers=headers, timeout=HANGS)
         assert asked.headers.get(allowed) == expected
 
 
 def test_redirects_are_relative_and_get_has_head(url: str) -> None:
-    answer = requests.get(f"{url}/docs/", allow_redirects=False, timeout=10)
+    answer = requests.get(f"{url}/docs/", allow_redirects=False, timeout=HANGS)
     assert (answer.status_code, answer.headers["Location"]) == (307, "../docs")
-    assert requests.get(f"{url}/docs/", timeout=10).ok
+    assert requests.get(f"{url}/docs/", timeout=HANGS).ok
     for path in ("/live", "/ready", "/version", "/metrics", "/", "/docs", "/sample?num=1"):
-        got = requests.get(f"{url}{path}", timeout=10)
-        head = requests.head(f"{url}{path}", timeout=10)
+        got = requests.get(f"{url}{path}", timeout=HANGS)
+        head = requests.head(f"{url}{path}", timeout=HANGS)
         assert head.status_code == got.status_code == 200, path
         assert head.headers["Content-Type"] == got.headers["Content-Type"]
         assert not head.content
@@ -357,7 +357,7 @@ def test_redirects_are_relative_and_get_has_head(url: str) -> None:
 
 def test_pages_cannot_be_framed_and_load_only_their_own_scripts(url: str) -> None:
     for path in ("/", "/docs"):
-        headers = requests.get(f"{url}{path}", timeout=10).headers
+        headers = requests.get(f"{url}{path}", timeout=HANGS).headers
         assert headers["X-Frame-Options"] == "DENY"
         policy = headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
@@ -420,7 +420,7 @@ def test_an_option_with_a_wrong_value_is_refused(
 
 
 def test_refusals_at_invocations_are_those_of_mlflow_behind_a_proxy_too(url: str) -> None:
-    answer = requests.post(f"{url}/invocations", json={"instances": [], "x": 1}, timeout=10)
+    answer = requests.post(f"{url}/invocations", json={"instances": [], "x": 1}, timeout=HANGS)
     assert answer.status_code == 400
     assert answer.json()["error_code"] == "BAD_REQUEST"
 
@@ -450,14 +450,14 @@ def test_a_body_in_another_format_is_refused_by_its_name(
     url: str, body: bytes, headers: dict[str, str], named: str
 ) -> None:
     for verb in ("encode", "invocations"):
-        answer = requests.post(f"{url}/{verb}", data=body, headers=headers, timeout=10)
+        answer = requests.post(f"{url}/{verb}", data=body, headers=headers, timeout=HANGS)
         assert answer.status_code == 415
         assert f"The body is {named}. Expected JSON" in answer.text
 
 
 def test_base64_is_read_with_line_breaks_and_as_b64(url: str) -> None:
     def encoded(inputs: Any) -> Any:
-        answer = requests.post(f"{url}/encode", json={"inputs": inputs}, timeout=10)
+        answer = requests.post(f"{url}/encode", json={"inputs": inputs}, timeout=HANGS)
         assert answer.ok, answer.text
         return answer.json()["outputs"]
 
