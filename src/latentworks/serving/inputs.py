@@ -13,6 +13,7 @@ from latentworks.errors import InputError
 MAX_PIXELS = 50_000_000  # in one call, before images are resized
 MAX_NUM = 10_000  # images or latents in one call, sent or returned
 MAX_SEED = 2**32 - 1
+MAX_RATIO = 3  # of the sides of a photo
 MAX_LATENT = 1e6  # far above any real latent, and far below the largest float32
 
 
@@ -20,7 +21,7 @@ def to_images(inputs: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
     """Return images, all of the same size, as uint8 or uint16 [N, h, w, c] with N >= 1.
 
     A single image may lack the axis N, and a grey image the axis c. Raises InputError, also for
-    what may be N images with all pixels in a row: a call never has fewer answers than images.
+    what may be N images with all pixels in a row, so that a call has as many answers as images.
     `image_shape` is the shape of the model's images.
     """
     array = _to_array(inputs, "images, whole numbers from 0 to 255")
@@ -71,16 +72,25 @@ def _cure(array: np.ndarray) -> str:
 def _may_be_rows(shape: tuple[int, ...], image_shape: tuple[int, int, int]) -> bool:
     """True if an array may be [N, h * w * c] or [N, h * w, c] as well as one image.
 
-    An image of the model's size, or a square one, is one image. Any other [h, w] may be rows. A
-    colour image may be rows if its width is the number of pixels of a square image.
+    The size of the model's images is that of rows. Else an image of the model's sides, or a square
+    one, is one image. Others may be rows if the width is the size of a square image; an image
+    [h, w, c] is one image, too, if its sides are those of a photo.
     """
     if len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4):
         height, width = shape[:2]
         if math.prod(shape[1:]) == math.prod(image_shape):
             return True
-        is_image = height == width or (height, width) == image_shape[:2]
-        return not is_image and (len(shape) == 2 or math.isqrt(width) ** 2 == width)
+        if height == width or (height, width) == image_shape[:2]:
+            return False
+        if len(shape) == 2:
+            return any(width % depth == 0 and _is_square(width // depth) for depth in (1, 3, 4))
+        is_photo = max(height, width) <= MAX_RATIO * min(height, width)
+        return _is_square(width) and not is_photo
     return False
+
+
+def _is_square(number: int) -> bool:
+    return math.isqrt(number) ** 2 == number
 
 
 def check_pixels(num: int) -> None:
