@@ -15,7 +15,7 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -36,7 +36,7 @@ from latentworks.cli import Params
 from latentworks.datasets import idx, image_folder, npz
 from latentworks.datasets.decoding import decoded
 from latentworks.datasets.source import MAX_PIXELS, Source
-from latentworks.errors import DataError, InputError, ParamsError
+from latentworks.errors import DataError, ParamsError
 from latentworks.params import recipes
 from latentworks.preprocess import prepare_image
 from latentworks.serving.inputs import to_images
@@ -612,20 +612,3 @@ def test_npz_with_invalid_member_names_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(768, 1024, 3), (1200, 1600, 3), (300, 400, 4), (512, 256, 1)])
 def test_a_photo_is_one_image(shape: tuple[int, int, int]) -> None:
     assert to_images(np.zeros(shape, np.uint8), (32, 32, 1)).shape == (1, *shape)
-
-
-@given(
-    num=st.integers(1, 300),
-    side=st.integers(2, 40),
-    channels=st.sampled_from([1, 3, 4]),
-    flat=st.booleans(),
-    model=st.sampled_from([(8, 8, 1), (32, 32, 1), (64, 64, 3)]),
-)
-def test_flattened_images_get_an_answer_each_or_an_error(
-    num: int, side: int, channels: int, flat: bool, model: tuple[int, int, int]
-) -> None:
-    shape = (num, side**2 * channels) if flat else (num, side**2, channels)
-    if shape[0] == shape[1] or (not flat and max(shape[:2]) <= 3 * min(shape[:2])):
-        return  # a square, and a photo in colour, is one image
-    with suppress(InputError):
-        assert len(to_images(np.zeros(shape, np.uint8), model)) >= num

@@ -13,7 +13,6 @@ from latentworks.errors import InputError
 MAX_PIXELS = 50_000_000  # in one call, before images are resized
 MAX_NUM = 10_000  # images or latents in one call, sent or returned
 MAX_SEED = 2**32 - 1
-MAX_RATIO = 3  # of the sides of a photo
 MAX_LATENT = 1e6  # far above any real latent, and far below the largest float32
 
 
@@ -21,8 +20,7 @@ def to_images(inputs: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
     """Return images, all of the same size, as uint8 or uint16 [N, h, w, c] with N >= 1.
 
     A single image may lack the axis N, and a grey image the axis c. Raises InputError, also for
-    what may be N images with all pixels in a row, so that a call has as many answers as images.
-    `image_shape` is the shape of the model's images.
+    what may be N images with all pixels in a row: `image_shape` is the shape of the model's images.
     """
     array = _to_array(inputs, "images, whole numbers from 0 to 255")
     if array.dtype.kind not in "iu":
@@ -37,7 +35,7 @@ def to_images(inputs: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
             )
         array = array.astype(np.uint8)
     check_pixels(array.size)
-    if _may_be_rows(array.shape, image_shape):
+    if _may_be_rows(array.shape, math.prod(image_shape)):
         raise InputError(
             f"This may be one image, or {len(array)} images with all pixels in a row. Send images "
             "as [N, h, w, c], and a single image as [1, h, w, c]. "
@@ -69,28 +67,21 @@ def _cure(array: np.ndarray) -> str:
     return f" from {low:g} to {high:g}."
 
 
-def _may_be_rows(shape: tuple[int, ...], image_shape: tuple[int, int, int]) -> bool:
-    """True if an array may be [N, h * w * c] or [N, h * w, c] as well as one image.
+def _may_be_rows(shape: tuple[int, ...], num_values: int) -> bool:
+    """True if an array may be [N, h * w * c] or [N, h * w, c].
 
-    The size of the model's images is that of rows. Else an image of the model's sides, or a square
-    one, is one image. Others may be rows if the width is the size of a square image; an image
-    [h, w, c] is one image, too, if its sides are those of a photo.
+    A model has images of `num_values`; rows of square images of other sizes are known, too.
     """
-    if len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4):
-        height, width = shape[:2]
-        if math.prod(shape[1:]) == math.prod(image_shape):
-            return True
-        if height == width or (height, width) == image_shape[:2]:
-            return False
-        if len(shape) == 2:
-            return any(width % depth == 0 and _is_square(width // depth) for depth in (1, 3, 4))
-        is_photo = max(height, width) <= MAX_RATIO * min(height, width)
-        return _is_square(width) and not is_photo
-    return False
-
-
-def _is_square(number: int) -> bool:
-    return math.isqrt(number) ** 2 == number
+    if math.prod(shape[1:]) == num_values and (
+        len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4)
+    ):
+        return True
+    if len(shape) != 2:
+        return False
+    height, width = shape
+    sides = [math.isqrt(width // c) for c in (1, 3) if width % c == 0]
+    rows = [side for side in sides if side >= 8 and width in (side**2, 3 * side**2)]
+    return height != width and any(side >= 16 or width >= 4 * height for side in rows)
 
 
 def check_pixels(num: int) -> None:
