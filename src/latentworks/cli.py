@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import Field
 
 from latentworks import params
 from latentworks.config import Config, Seed
@@ -20,6 +21,7 @@ from latentworks.errors import Differs, LatentworksError, ParamsError, Refused, 
 from latentworks.models.config import ModelConfig, TrainConfig
 from latentworks.monitoring.drift import DriftConfig
 from latentworks.params import recipes
+from latentworks.priors.config import NoPriorConfig, PriorConfig
 from latentworks.promotion.decision import PromotionConfig
 from latentworks.repository import dag, git
 from latentworks.samplers.config import SampleConfig
@@ -37,6 +39,7 @@ class Params(Config):
     prepare: PrepareConfig
     model: ModelConfig
     train: TrainConfig
+    prior: Annotated[PriorConfig, Field(description="Add `prior: {kind: none}`, as before")]
     sample: SampleConfig
     promotion: PromotionConfig
     drift: DriftConfig
@@ -125,7 +128,30 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 def _checked(root: Path) -> Params:
-    return params.load(Params, root / params.PARAMS, whole=True)
+    """Read params.yaml. Raises ParamsError, also for sections that contradict each other."""
+    found = params.load(Params, root / params.PARAMS, whole=True)
+    kind, sampler = found.prior.kind, found.sample.sampler.kind
+    has_prior, is_learned = not isinstance(found.prior, NoPriorConfig), sampler == "learned"
+    fault = None
+    if is_learned and not has_prior:
+        fault = (
+            "sample.sampler.kind learned needs a prior. Received: prior.kind none. Take another "
+            "sampler, or a prior of docs/recipes.md"
+        )
+    elif has_prior and not is_learned:
+        fault = (
+            f"prior.kind {kind} is of use to the sampler learned alone. Received: "
+            f"sample.sampler.kind {sampler}. Set prior.kind to none, or take the sampler learned "
+            "of docs/recipes.md"
+        )
+    elif kind in ("transformer", "lstm") and found.model.kind != "codes":
+        fault = (
+            f"prior.kind {kind} needs codes. Received: model.kind {found.model.kind}. Take the "
+            "model codes of docs/recipes.md, or the prior flow"
+        )
+    if fault:
+        raise ParamsError(f"{params.PARAMS}: {fault}.")
+    return found
 
 
 @app.command()

@@ -30,14 +30,14 @@ def test_plan_shows_changed_params_and_the_stages_that_follow(
     checkout.edit("params.yaml", "epochs: 4", "epochs: 12")
     checkout.edit("params.yaml", "  patience: 3", "  patience: 7")
     stages = planned(checkout)
-    assert list(stages) == ["train", "encode", "sample", "evaluate", "export"]
+    assert list(stages) == ["train", "encode", "prior", "sample", "evaluate", "export"]
     assert re.fullmatch(
         r"train \| runs \| \d+ s \| [\d.]+ MB \| train.epochs 4 → 12", stages["train"][0]
     )
     assert stages["train"][1:] == ["train.patience 3 → 7"]
     assert stages["encode"][0].endswith("after train")
     assert stages["sample"][0].split(" | ")[1] == "may run"
-    assert stages["sample"][0].endswith("after train, encode")
+    assert stages["sample"][0].endswith("after train, encode, prior")
 
 
 @pytest.mark.cold  # the encoding is chosen when Python starts
@@ -94,6 +94,7 @@ def test_plan_shows_stages_that_never_ran_and_refuses_wrong_params(
         "features",
         "train",
         "encode",
+        "prior",
         "sample",
         "evaluate",
         "export",

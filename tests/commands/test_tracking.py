@@ -75,6 +75,7 @@ def test_the_run_has_all_params_metrics_curves_files_and_tags(finished: Checkout
         "prepare",
         "model",
         "train",
+        "prior",
         "sample",
     }
     scores = disk.read_json(finished.path / "reports/metrics.json")
@@ -82,7 +83,7 @@ def test_the_run_has_all_params_metrics_curves_files_and_tags(finished: Checkout
     for group, values in scores.items():
         for name, value in values.items():
             assert run.data.metrics[f"{group}.{name}"] == value
-    for stage in ("fetch", "prepare", "features", "train", "encode", "sample", "evaluate"):
+    for stage in ("fetch", "prepare", "features", "train", "encode", "prior", "sample", "evaluate"):
         assert run.data.metrics[f"seconds.{stage}"] > 0
         assert run.data.metrics[f"peak_memory_mb.{stage}"] > 0
     curves = read_curves(finished.path / "reports/curves.csv")

@@ -71,6 +71,7 @@ DECODERS = {
     "fast": lambda: of_ours("fast"),
     "residual": lambda: of_ours("residual"),
     "conditional": conditional,
+    "codes": lambda: OF_KIND["codes"].build((10, 12, 1)).decoder,
     "of all kinds": of_all_kinds,
 }
 

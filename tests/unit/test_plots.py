@@ -425,6 +425,25 @@ def test_curves_name_the_best_epoch() -> None:
     assert [label.get_text() for label in losses.get_legend().get_texts()] == list(lines)
 
 
+@pytest.mark.parametrize("val", [True, False])
+def test_curves_of_a_second_phase_leave_out_its_training_loss(val: bool) -> None:
+    rows = epochs(9, val=val)
+    rows += [{**each, "epoch": each["epoch"] + 9, "loss": 99, "phase": 2} for each in rows[:3]]
+    figure = plots.curves(rows)
+    reached = "Validation loss 0.3100 after" if val else "After"
+    assert texts(figure)[0] == f"{reached} 3 rounds of the second phase"
+    assert "99" not in texts(figure)[1]
+    lines = {str(line.get_label()): line for line in figure.axes[0].get_lines()}
+    drawn = np.array(lines["training"].get_ydata(), float)
+    assert np.isnan(drawn[9:]).all()
+    assert np.allclose(drawn[:9], 1 / np.arange(1, 10))
+    assert ("kept" in lines) == val
+    if val:
+        assert np.allclose(lines["kept"].get_xydata(), [[12, 0.31]])
+    assert figure.axes[0].get_ylim()[1] < 2
+    canvas(figure)
+
+
 @pytest.mark.parametrize("num", [1, 2, 500])
 def test_curves_without_validation_mark_the_last_epoch(num: int) -> None:
     figure = plots.curves([{**each, "loss": each["epoch"]} for each in epochs(num, val=False)])

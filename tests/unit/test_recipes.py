@@ -94,11 +94,12 @@ def test_every_section_of_a_recipe_is_a_section_of_params() -> None:
         assert set(recipes.sections(ROOT, name)) <= set(params.read(ROOT / "params.yaml"))
 
 
-def test_the_example_section_in_the_docs_is_valid(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "kind"), [(0, "conditional"), (1, "codes")])
+def test_the_example_sections_in_the_docs_are_valid(tmp_path: Path, number: int, kind: str) -> None:
     text = (ROOT / "docs/recipes.md").read_text()
-    (example,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    example = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)[number]
     path = tmp_path / "params.yaml"
     path.write_text(example)
     committed = (ROOT / "params.yaml").read_text()
     path.write_text(recipes.merge(committed, params.read(path)))
-    assert params.load(Params, path, whole=True).model.kind == "conditional"
+    assert params.load(Params, path, whole=True).model.kind == kind

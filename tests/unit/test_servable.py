@@ -236,7 +236,12 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("sample", None, {"seed": -1}, "seed is a whole number"),
     ("sample", None, {"sede": 1}, "Did you mean seed?"),
     ("sample", None, {"label": 3}, "this model has no classes"),
-    ("sample", None, {"model": 3}, "has no param 'model'. It takes num, seed, label."),
+    (
+        "sample",
+        None,
+        {"model": 3},
+        "has no param 'model'. It takes num, seed, label, guidance, temperature.",
+    ),
     ("encode", GREY, {"num": 4}, "has no param 'num'. It takes label."),
     ("smaple", None, {}, "verb is one of reconstruct, encode"),
     (None, None, {}, "verb is one of"),  # type: ignore[list-item]

@@ -21,8 +21,8 @@ STAGES = dag.stages(ROOT)
 # A room imports itself and rooms of earlier lines. Rooms of one line do not import each other.
 LINES = (
     ("errors", "config"),
-    ("preprocess", "metrics", "plots", "system"),
-    ("params", "models", "samplers"),
+    ("preprocess", "quantization", "metrics", "plots", "system"),
+    ("params", "models", "samplers", "priors"),
     ("datasets", "engine", "artifacts", "repository"),
     ("evaluation", "promotion", "tracking", "integrity"),
     ("runner", "serving"),
@@ -42,10 +42,10 @@ LIBRARIES = {
         *("serving.packaging", "serving.preflight", "serving.pyfunc"),
     ),
     "tensorflow": ("engine.backend",),
-    "keras": ("models", "engine", "evaluation.features"),
-    "tf2onnx": ("serving.export",),
-    "onnx": ("serving.export",),
-    "onnxruntime": ("serving.servable",),
+    "keras": ("models", "priors", "engine", "evaluation.features"),
+    "tf2onnx": ("engine.onnx_file",),
+    "onnx": ("engine.onnx_file",),
+    "onnxruntime": ("serving.servable", "samplers.learned"),
     "matplotlib": ("plots", "evaluation.pictures"),
     "skimage": ("metrics", "plots"),
     "sklearn": ("metrics", "samplers", "evaluation.features"),
@@ -196,9 +196,10 @@ def _acts(node: ast.stmt) -> bool:
 # --- pure rooms and configs ----------------------------------------------------------------------
 
 PURE = {  # rooms, and the only libraries that they may import
-    "models": {"keras", "pydantic"},
+    "models": {"keras", "numpy", "pydantic"},
+    "priors": {"keras", "numpy", "threadpoolctl", "pydantic"},
     "metrics": {"numpy", "scipy", "skimage", "sklearn"},
-    "samplers": {"numpy", "scipy", "sklearn", "threadpoolctl", "pydantic"},
+    "samplers": {"numpy", "scipy", "sklearn", "threadpoolctl", "pydantic", "onnxruntime"},
     "plots": {"numpy", "pandas", "matplotlib", "skimage", "PIL"},
     "evaluation.features": {"keras", "numpy", "sklearn", "threadpoolctl"},
     "promotion.decision": {"numpy", "pydantic"},

@@ -38,6 +38,17 @@ class Killed(Exception):
     pass
 
 
+class Cut(Checkpoint):
+    """The checkpoint of a training that is killed once it has saved `rounds` rounds."""
+
+    rounds = 0
+
+    def save(self, model: keras.Model, state: Any) -> None:
+        super().save(model, state)
+        if len(state.epochs) == self.rounds:
+            raise Killed
+
+
 def blobs(num: int, seed: int) -> np.ndarray:
     """Smooth 8x8 images that a small model can learn: uint8 [num, 8, 8, 1]."""
     rng = np.random.default_rng(seed)
@@ -54,7 +65,9 @@ def train(
     report: Callable[[Epoch], None] = lambda epoch: None,
     initial_seed: int = 0,
     family: Any = SMALL,
+    killed_after: int = 0,
 ) -> tuple[keras.Model, Progress]:
+    """Train; `killed_after` rounds of the second phase, if there are so many, raise Killed."""
     keras.utils.set_random_seed(initial_seed)
     model = family.build((8, 8, 1), NUM_CLASSES)
     images = blobs(120, seed=1)
@@ -65,8 +78,12 @@ def train(
     validated = held_out if validation else None
     progress = training.fit(model, batches, validated, config, checkpoint, report)
     if config.refine is not None:
-        second = config.refine
-        refinement.refine(model, batches, validated, second, progress, checkpoint, report)
+        second = Cut(path.with_suffix(".second.npz"), f"fingerprint {config.refine}")
+        second.rounds = killed_after
+        num_epochs = len(progress.epochs)
+        progress.epochs += refinement.refine(
+            model, batches, validated, config.refine, num_epochs, second, report
+        )
     return model, progress
 
 
@@ -147,7 +164,7 @@ def test_a_damaged_or_foreign_checkpoint_is_ignored(tmp_path: Path, damage: str)
         content[:] = b"not a zip file"
     path.write_bytes(content)
     fingerprint = "another training" if damage == "other" else "fingerprint"
-    assert Checkpoint(path, fingerprint).restore(SMALL.build((8, 8, 1))).epochs == []
+    assert Checkpoint(path, fingerprint).restore(SMALL.build((8, 8, 1)), Progress) is None
     if damage != "other":
         again, progress = train(path)
         assert len(progress.epochs) == 4
@@ -194,7 +211,7 @@ def test_training_without_validation_keeps_the_weights_of_the_last_epoch(tmp_pat
     _, progress = train(tmp_path / "c.npz", validation=False)
     assert [set(epoch) for epoch in progress.epochs] == [{"epoch", "loss", "learning_rate"}] * 4
     assert progress.best_epoch == 3
-    assert progress.best_weights is None
+    assert progress.kept == []
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
@@ -249,16 +266,14 @@ def detail_lost(model: Any) -> tuple[float, float]:
     """The energy that reconstructions lack, and their mean squared error."""
     images = blobs(120, seed=1)[100:]
     found = np.asarray(model.decode(model.encode(images)))
-    energy = Detail(images).distances(images.astype(np.float32) / 255, found).energy
+    energy = Detail(1, [images]).distances(images.astype(np.float32) / 255, found).energy
     return float(energy), float(np.mean((images / 255 - found) ** 2))
 
 
 def test_the_second_phase_brings_detail_back(tmp_path: Path) -> None:
     plain, _ = train(tmp_path / "plain.npz", REFINED.model_copy(update={"refine": None}))
     refined, progress = train(tmp_path / "refined.npz", REFINED)
-    assert progress.refinement is not None
-    assert not progress.refinement.is_undone
-    assert [each["epoch"] for each in progress.curves] == [*range(1, 16)]
+    assert [each["epoch"] for each in progress.epochs] == [*range(1, 16)]
     (energy, before), (less, after) = detail_lost(plain), detail_lost(refined)
     assert less < 0.8 * energy
     assert after < 1.1 * before
@@ -267,8 +282,7 @@ def test_the_second_phase_brings_detail_back(tmp_path: Path) -> None:
 def test_without_steps_the_second_phase_changes_nothing(tmp_path: Path) -> None:
     none = RefineConfig(steps=0, learning_rate=0.1, energy=1, moments=1, features=1)
     plain, _ = train(tmp_path / "plain.npz")
-    same, progress = train(tmp_path / "same.npz", CONFIG.model_copy(update={"refine": none}))
-    assert progress.refinement is None
+    same, _ = train(tmp_path / "same.npz", CONFIG.model_copy(update={"refine": none}))
     for ours, theirs in zip(same.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -285,19 +299,100 @@ def test_an_interrupted_second_phase_ends_with_the_same_weights(
         update={"epochs": 2, "schedule": schedule, "warmup_steps": 0, "refine": REFINE}
     )
     whole, expected = train(tmp_path / "whole.npz", config, validation, family=family)
-    for seed, killed in enumerate((2, 3, 4)):  # at the end of the first phase, and in the second
 
-        def kill(epoch: Epoch, killed: int = killed) -> None:
-            if epoch["epoch"] == killed:
-                raise Killed
+    def kill(epoch: Epoch) -> None:
+        if epoch["epoch"] == 2:  # the end of the first phase
+            raise Killed
 
+    def ignore(epoch: Epoch) -> None:
+        pass
+
+    for seed, (report, rounds) in enumerate(((kill, 0), (ignore, 1), (ignore, 2))):
         with pytest.raises(Killed):
-            train(tmp_path / "cut.npz", config, validation, kill, seed, family)
+            train(tmp_path / "cut.npz", config, validation, report, seed, family, rounds)
     resumed, progress = train(
         tmp_path / "cut.npz", config, validation, initial_seed=9, family=family
     )
-    assert progress.curves == expected.curves
+    assert progress.epochs == expected.epochs
     for ours, theirs in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_second_phase_that_diverges_is_undone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    far = REFINE.model_copy(update={"moments": 1e38})
+    plain, _ = train(tmp_path / "plain.npz")
+    same, progress = train(tmp_path / "same.npz", CONFIG.model_copy(update={"refine": far}))
+    said = capsys.readouterr().out
+    assert "the second phase was undone: Training diverged: loss is" in said
+    assert "Lower train.refine.learning_rate." in said
+    assert len(progress.epochs) == 4
+    for ours, theirs in zip(same.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_second_phase_of_a_vae_has_its_whole_weight_of_the_kl_divergence() -> None:
+    model = OF_KIND["vae"].model_copy(update={"beta": 2.0, "kl_warmup_steps": 100}).build((8, 8, 1))
+    model.compile(optimizer="adam")
+    assert float(model._weight(True)) == 0
+    model.refinement = lambda images, others: 0.0
+    assert float(model._weight(True)) == 2
+
+
+def test_rounds_have_a_fixed_length_and_rows_in_equal_numbers() -> None:
+    images = np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1)
+    for batch_size in (16, 4096):
+        rounds = Batches(images, np.arange(40), batch_size, 3, np.arange(40)).of_length(5)
+        rounds.shuffle(0)
+        pairs = [rounds[number][0] for number in range(5)]
+        seen = np.concatenate([labels for _, labels in pairs])
+        assert len(rounds) == 5
+        assert len(seen) == 5 * min(batch_size, 40)
+        assert np.ptp(np.bincount(seen, minlength=40)) <= 1
+        assert all((given.ravel() == labels).all() for given, labels in pairs)
+
+
+def test_a_sample_of_batches_is_spread_over_all_rows() -> None:
+    images = np.arange(200, dtype=np.uint8).reshape(200, 1, 1, 1)
+    batches = Batches(images, np.arange(200), 16, 3)
+    seen = np.concatenate([*batches.sample(101).pictures()]).ravel()
+    assert len(set(seen)) == 101
+    assert (seen < 100).sum() == pytest.approx(50, abs=15)
+    # Folders of images are in the order of their classes; a batch must not hold one class alone.
+    assert np.ptp(next(batches.sample(101).pictures()).ravel()) > 100
+    np.testing.assert_array_equal(seen, np.concatenate([*batches.sample(101).pictures()]).ravel())
+
+
+def test_detail_is_measured_alike_in_batches_of_any_size() -> None:
+    images = np.random.default_rng(0).integers(0, 255, (12, 16, 16, 3), np.uint8)
+    whole, single = Detail(3, [images]), Detail(3, [image[None] for image in images])
+    for ours, theirs in zip(whole.scales, single.scales, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+def test_an_unused_colour_does_not_outweigh_the_others() -> None:
+    images = np.random.default_rng(0).random((16, 16, 16, 3)).astype(np.float32)
+    images[..., 2] = 0
+    detail = Detail(3, [(255 * images).astype(np.uint8)])
+    slightly = images.copy()
+    slightly[..., 2] = 0.01
+    blurred = (images + np.roll(images, 1, 1)) / 2
+    less, more = (detail.distances(images, each).moments for each in (slightly, blurred))
+    assert float(less) < 0.1 * float(more)
+
+
+def test_another_second_phase_keeps_the_first(tmp_path: Path) -> None:
+    train(tmp_path / "c.npz", REFINED)
+    other = REFINED.model_copy(update={"refine": REFINE.model_copy(update={"steps": 50})})
+    whole, expected = train(tmp_path / "whole.npz", other)
+    reported: list[float] = []
+    again, progress = train(
+        tmp_path / "c.npz", other, report=lambda epoch: reported.append(epoch["epoch"])
+    )
+    assert reported == [14]  # the last round, and no epoch of the first phase
+    assert progress.epochs == expected.epochs
+    for ours, theirs in zip(again.get_weights(), whole.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -309,14 +404,14 @@ def test_a_second_phase_that_ruins_the_images_is_undone(
     plain, _ = train(tmp_path / "plain.npz", config)
     same, progress = train(tmp_path / "same.npz", config.model_copy(update={"refine": far}))
     assert "the second phase was undone: mse" in capsys.readouterr().out
-    assert progress.curves == progress.epochs
+    assert len(progress.epochs) == 30
     for ours, theirs in zip(same.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_distances_of_detail_are_0_for_equal_images_and_grow_with_blur() -> None:
     sharp = np.random.default_rng(0).random((8, 16, 16, 3)).astype(np.float32)
-    detail = Detail((255 * sharp).astype(np.uint8))
+    detail = Detail(3, [(255 * sharp).astype(np.uint8)])
     assert {*map(float, detail.distances(sharp, sharp))} == {0.0}
     blurred = (sharp + np.roll(sharp, 1, 1)) / 2
     softer = (blurred + np.roll(blurred, 1, 2)) / 2
@@ -327,10 +422,10 @@ def test_the_distances_of_detail_are_0_for_equal_images_and_grow_with_blur() -> 
 def test_a_pattern_that_all_images_share_is_seen_in_the_moments() -> None:
     rng = np.random.default_rng(0)
     images = rng.random((64, 16, 16, 1)).astype(np.float32) / 2 + 0.25
-    detail = Detail((255 * images).astype(np.uint8))
-    chessboard = np.where(np.indices((16, 16)).sum(0) % 2, 0.1, -0.1).astype(np.float32)
+    detail = Detail(1, [(255 * images).astype(np.uint8)])
+    checkerboard = np.where(np.indices((16, 16)).sum(0) % 2, 0.1, -0.1).astype(np.float32)
     noise = rng.choice(np.array([0.1, -0.1], np.float32), images.shape)
-    shared = detail.distances(images, images + chessboard[..., None])
+    shared = detail.distances(images, images + checkerboard[..., None])
     random = detail.distances(images, images + noise)
     assert float(shared.moments) > 5 * float(random.moments)
 

@@ -191,7 +191,7 @@ def _as_pixels(images: ArrayFile, every: list[ArrayFile]) -> str:
         return f"{received} If 1 is white, save {code}."
     elif low >= 0 and high <= 255:
         code = _code("{}.astype('uint8')", alike, "x")
-        return f"{received} Save {code}."
+        return f"{received} If their range is 0 to 255, save {code}."
     elif low >= 0 and high <= 65535:  # 12-bit images would be nearly black
         code = _code("{}.astype('uint16')", alike, "x")
         return f"{received} If their range is 0 to 65535, save {code}."
@@ -224,7 +224,7 @@ def _as_numbers(labels: ArrayFile, every: list[ArrayFile]) -> str:
 
 def _ranks(every: list[ArrayFile]) -> str:
     """Code that numbers the classes of all splits from 0, in the order of their labels."""
-    names = ", ".join(_variable(each, "y") for each in every)
+    names = ", ".join(f"{_variable(each, 'y')}.ravel()" for each in every)
     number = f"np.searchsorted(np.unique(np.concatenate([{names}])), {{}})"
     return _code(number, every, "y")
 

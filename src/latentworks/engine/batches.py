@@ -1,6 +1,7 @@
 """Batches of images, shuffled by (seed, epoch) alone: resumed training sees the same batches."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -48,13 +49,19 @@ class Batches(keras.utils.PyDataset):
 
     def of_length(self, length: int) -> "Batches":
         """Return batches of the same rows with another length of an epoch."""
-        size, seed = self.batch_size, self.seed
-        return Batches(self.images, self.rows, size, seed, self.labels, length)
+        size = min(self.batch_size, len(self.rows))
+        return Batches(self.images, self.rows, size, self.seed, self.labels, length)
 
     def sample(self, num: int) -> "Batches":
-        """Return batches of at most `num` rows, always the same, in their order."""
-        rows = self.rows[:: math.ceil(len(self.rows) / num)]
+        """Return batches of at most `num` rows, chosen and mixed at random, always the same."""
+        rows = np.random.default_rng(0).permutation(self.rows)[:num]
         return Batches(self.images, rows, self.batch_size, None, self.labels)
+
+    def pictures(self) -> Iterator[np.ndarray]:
+        """Yield the images of each batch, without labels."""
+        for number in range(len(self)):
+            (given,) = self[number]
+            yield given[0] if isinstance(given, tuple) else given
 
     def __len__(self) -> int:
         return self.length or math.ceil(len(self.rows) / self.batch_size)

@@ -2,13 +2,13 @@
 
 Keras's `BackupAndRestore` does not save random states and may read a half-written file. A
 checkpoint here is one file, replaced atomically after each epoch. It holds every variable of the
-model and of the optimizer, the best weights so far, and the curves.
+model and of the optimizer, and the state of the training.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,37 +19,35 @@ Epoch = dict[str, float]  # epoch, loss, learning_rate and, with validation imag
 
 
 @dataclass
-class Refinement:
-    """The state of the second phase, besides the variables of model and optimizer."""
-
-    weights: list[float]  # of the distances
-    mse: float  # of the validation images, before the phase
-    start: list[np.ndarray]  # the model's weights before the phase
-    rounds: list[Epoch] = field(default_factory=list)
-    is_undone: bool = False
-
-
-@dataclass
-class Progress:
+class State:
     """The state of a training, besides the variables of model and optimizer."""
 
     epochs: list[Epoch] = field(default_factory=list)
-    best_weights: list[np.ndarray] | None = None  # None without validation images
-    finished: bool = False
-    refinement: Refinement | None = None  # the second phase, once it has begun
+    kept: list[np.ndarray] = field(default_factory=list)  # weights of the model, to come back to
 
-    @property
-    def curves(self) -> list[Epoch]:
-        """The epochs of the first phase, and the rounds of the second, unless it was undone."""
-        if self.refinement is None or self.refinement.is_undone:
-            return self.epochs
-        return [*self.epochs, *self.refinement.rounds]
+
+@dataclass
+class Progress(State):
+    """The state of the first phase. It keeps the best weights, if there are validation images."""
+
+    finished: bool = False
 
     @property
     def best_epoch(self) -> int:
         """Index of the epoch with the lowest val_loss; without validation, of the last epoch."""
         losses = [epoch.get("val_loss", -number) for number, epoch in enumerate(self.epochs)]
         return int(np.argmin(losses))
+
+
+@dataclass
+class Refinement(State):
+    """The state of the second phase. It keeps the weights from before it; its epochs are rounds."""
+
+    weights: list[float] = field(default_factory=list)  # of the distances
+    mse: float = 0.0  # of the validation images, before the phase
+
+
+S = TypeVar("S", bound=State)
 
 
 class Checkpoint:
@@ -59,58 +57,47 @@ class Checkpoint:
         self.path = path
         self.fingerprint = fingerprint
 
-    def save(self, model: keras.Model, progress: Progress) -> None:
-        note: dict[str, Any] = {
-            "fingerprint": self.fingerprint,
-            "epochs": progress.epochs,
-            "finished": progress.finished,
-        }
+    def save(self, model: keras.Model, state: State) -> None:
+        """Replace the file by one with the variables of `model`, and the state of its training."""
+        values = {each.name: getattr(state, each.name) for each in fields(state)}
         arrays = _numbered("variable", [np.asarray(variable) for variable in _variables(model)])
-        arrays |= _numbered("best", progress.best_weights or [])
-        if refinement := progress.refinement:
-            note["second phase"] = [refinement.weights, refinement.mse, refinement.rounds]
-            arrays |= _numbered("start", refinement.start)
-        arrays["note"] = np.frombuffer(json.dumps(note).encode(), np.uint8)
+        arrays |= _numbered("kept", values.pop("kept"))
+        note = json.dumps({"fingerprint": self.fingerprint, **values})
+        arrays["note"] = np.frombuffer(note.encode(), np.uint8)
         with disk.replacing(self.path) as temporary:
             disk.write_arrays(temporary, arrays)
 
-    def restore(self, model: keras.Model, phase: int = 1) -> Progress:
-        """Restore the variables of `model`, and return the progress of its training.
+    def restore(self, model: keras.Model, kind: type[S]) -> S | None:
+        """Restore the variables of `model`, and return the state of its training.
 
-        A missing or damaged file, or one of another training, restores nothing. Variables are
-        restored if the training was in this phase, which has an optimizer of its own.
+        Returns None, and restores nothing, if the file is missing, damaged, or of another training.
         """
         note, arrays = self._read()
-        if note.get("fingerprint") != self.fingerprint:
-            return Progress()
-        if phase == (2 if "second phase" in note else 1):
-            saved = _listed("variable", arrays)
-            for variable, value in zip(_variables(model), saved, strict=True):
-                variable.assign(value)
-        best = _listed("best", arrays)
-        progress = Progress(note["epochs"], best or None, note["finished"])
-        if second := note.get("second phase"):
-            weights, mse, rounds = second
-            progress.refinement = Refinement(weights, mse, _listed("start", arrays), rounds)
-        return progress
+        if note.pop("fingerprint", None) != self.fingerprint:
+            return None
+        for variable, value in zip(_variables(model), _listed("variable", arrays), strict=True):
+            variable.assign(value)
+        return kind(**note, kept=_listed("kept", arrays))
 
-    def became(self, model: str) -> None:
-        """Record that the finished training was written as a model file with the MD5 `model`."""
-        note = {"fingerprint": self.fingerprint, "model": model}
+    def became(self, out: str) -> None:
+        """Record that the finished training was written as an out with the MD5 `out`."""
+        note = {"fingerprint": self.fingerprint, "model": out}
         disk.write_json(self._result, note)
 
-    def forget_finished(self, recorded: str | None) -> None:
-        """Delete the checkpoint of a finished training if its model has the MD5 in dvc.lock.
+    def forget_finished(self, recorded: str | None, *others: "Checkpoint") -> None:
+        """Delete the checkpoints of a finished training if its out has the MD5 in dvc.lock.
 
-        `recorded` is this MD5. Without it, DVC may have been killed before it recorded the model,
-        and the next run reuses the checkpoint. With it, the user forced a new training.
+        `recorded` is this MD5, and `others` are the checkpoints of earlier phases. Without it, DVC
+        may have been killed before it recorded the out, and the next run reuses the checkpoints.
+        With it, the user forced a new training.
         """
         try:
             result = disk.read_json(self._result)
         except (OSError, ValueError):
             return
         if recorded is not None and result == {"fingerprint": self.fingerprint, "model": recorded}:
-            self.path.unlink(missing_ok=True)
+            for each in (self, *others):
+                each.path.unlink(missing_ok=True)
         self._result.unlink()
 
     @property

@@ -1,16 +1,18 @@
-"""The second phase of training: some hundred steps that also match statistics of detail.
+"""The second phase of training: a few hundred steps that also match statistics of detail.
 
-It begins when the first phase has converged; from the first step on, these losses make a model
-worse. The loss of the first phase stays, and each distance of `detail` is added with a weight:
+It begins when the first phase has ended. Used from the first step of a training, these losses make
+the model worse. The loss of the first phase stays, and each distance of `detail` is added with a
+weight:
 
     weight = share * excess / distance
 
 `share` is a param. `excess` is the loss that was reached, above its minimum for these images, and
 `distance` the distance that was reached. So a share means the same for grey and colour images, and
-for both kinds of loss. If the mean squared error of the validation images ends more than a tenth
-higher, the weights of the first phase come back.
+for both kinds of loss. The phase is undone, and the weights of the first phase come back, if the
+mean squared error of the validation images ends more than a tenth higher, or training diverges.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 
@@ -19,46 +21,45 @@ import numpy as np
 from latentworks.engine import training
 from latentworks.engine.backend import keras
 from latentworks.engine.batches import Batches
-from latentworks.engine.checkpoint import Checkpoint, Epoch, Progress, Refinement
+from latentworks.engine.checkpoint import Checkpoint, Epoch, Refinement
 from latentworks.engine.detail import Detail, Distances
+from latentworks.errors import TrainingError
 from latentworks.models.autoencoder import Autoencoder, scale
 from latentworks.models.config import STEPS_PER_ROUND, RefineConfig
 from latentworks.models.network import Tensor
 
 MAX_RISE = 0.1  # of the mean squared error of the validation images, as a share
-NUM_MEASURED = 1024  # images that decide the weights, and the deviations of features
+NUM_MEASURED = 1024  # training images that decide the weights, and the deviations of features
 
 
 class _EveryRound(keras.callbacks.Callback):
-    """Shuffles before each round, which is an epoch for Keras. After it: reports and saves."""
+    """Shuffles before each round, which is an epoch for Keras, and saves after it."""
 
     def __init__(
         self,
         batches: Batches,
-        progress: Progress,
+        first: int,
         refinement: Refinement,
         checkpoint: Checkpoint,
-        report: Callable[[Epoch], None],
     ) -> None:
+        """`first`: the number of epochs before the first round."""
         super().__init__()
         self.batches = batches
-        self.progress = progress
+        self.first = first
         self.refinement = refinement
         self.checkpoint = checkpoint
-        self.report = report
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self.batches.shuffle(len(self.progress.epochs) + epoch)
+        self.batches.shuffle(self.first + epoch)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        number = len(self.progress.epochs) + epoch + 1
+        number = self.first + epoch + 1
         numbers = {"epoch": number, "phase": 2, **(logs or {})}
         numbers["learning_rate"] = float(self.model.optimizer.learning_rate)
         training.require_finite(self.model, numbers, number)
-        self.refinement.rounds.append({name: float(value) for name, value in numbers.items()})
+        self.refinement.epochs.append({name: float(value) for name, value in numbers.items()})
         with training.undisturbed():
-            self.report(self.refinement.rounds[-1])
-            self.checkpoint.save(self.model, self.progress)
+            self.checkpoint.save(self.model, self.refinement)
 
 
 def refine(
@@ -66,73 +67,76 @@ def refine(
     batches: Batches,
     validation: Batches | None,
     config: RefineConfig,
-    progress: Progress,
+    num_epochs: int,
     checkpoint: Checkpoint,
     report: Callable[[Epoch], None],
-) -> None:
-    """Train a model, which `training.fit` has trained, in the second phase.
+) -> list[Epoch]:
+    """Train a model in the second phase, after `num_epochs` epochs of `training.fit`.
 
-    An interrupted phase goes on after its last round. `report` is called after each round. Raises
-    TrainingError if the loss or a weight is not finite.
+    An interrupted phase goes on after its last round. Returns the rounds, or nothing if the phase
+    was undone. `report` is called once, with the last round: until then, the phase may be undone.
     """
     if not config.steps:
-        return
+        return []
     num_rounds = config.steps // STEPS_PER_ROUND
     some = batches.sample(NUM_MEASURED)
-    rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.steps)
-    detail = Detail(some.images[some.rows])
+    detail = Detail(some.images.shape[-1], some.pictures())
     watched = validation or some
-    known = progress.refinement
-    refinement = known or _begin(model, some, watched, config, detail)
-    progress.refinement = refinement
+    rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.steps)
     model.compile(optimizer=keras.optimizers.Adam(rate))
     model.optimizer.build(model.trainable_variables)
-    if known is not None:
-        checkpoint.restore(model, phase=2)
-        print(f"train: the second phase goes on after round {len(known.rounds)} of {num_rounds}")
-    else:
-        print(f"train: the second phase has {config.steps} steps in {num_rounds} rounds")
+    refinement = checkpoint.restore(model, Refinement)
+    if refinement is None:
+        refinement = _begin(model, some, watched, config, detail)
+    done = len(refinement.epochs)
+    said = f"goes on after round {done} of {num_rounds}" if done else f"has {config.steps} steps"
+    print(f"train: the second phase {said}")
     rounds = batches.of_length(STEPS_PER_ROUND)
     model.refinement = _added(detail, refinement.weights)
     try:
-        if len(refinement.rounds) < num_rounds:
+        if done < num_rounds:
             model.fit(
                 rounds,
                 shuffle=False,
                 validation_data=validation,
                 epochs=num_rounds,
-                initial_epoch=len(refinement.rounds),
-                callbacks=[_EveryRound(rounds, progress, refinement, checkpoint, report)],
+                initial_epoch=done,
+                callbacks=[_EveryRound(rounds, num_epochs, refinement, checkpoint)],
                 verbose=1 if sys.stdout.isatty() else 2,
             )
+        after = mean_squared_error(model, watched)
+        told = f"mse {refinement.mse:.5f} before, {after:.5f} after"
+        cure = "energy and moments"
+    except TrainingError as error:
+        after, told, cure = math.nan, str(error).partition(". ")[0], "learning_rate"
     finally:
         model.refinement = None
-    after = mean_squared_error(model, watched)
-    told = f"mse {refinement.mse:.5f} before, {after:.5f} after"
-    if after > (1 + MAX_RISE) * refinement.mse:
-        model.set_weights(refinement.start)
-        refinement.is_undone = True
-        print(f"train: the second phase was undone: {told}. Lower train.refine.energy and moments.")
-    else:
+    if after <= (1 + MAX_RISE) * refinement.mse:
         print(f"train: second phase: {told}")
+        report(refinement.epochs[-1])
+        return refinement.epochs
+    model.set_weights(refinement.kept)
+    print(f"train: the second phase was undone: {told}. Lower train.refine.{cure}.")
+    return []
 
 
 def _begin(
     model: Autoencoder, batches: Batches, watched: Batches, config: RefineConfig, detail: Detail
 ) -> Refinement:
     """Measure what the first phase has reached, and choose the weights of the distances."""
-    excesses, distances = [], []
+    sums, count = np.zeros(1 + len(Distances._fields)), 0
     for images, targets, reconstructions in _reconstructed(model, batches):
-        excesses.append(model.excess(images, reconstructions))
-        distances.append(detail.distances(targets, reconstructions))
-    excess = float(np.mean(excesses))
-    shares = Distances(config.energy, config.moments, config.features)
-    reached = [float(np.mean(values)) for values in zip(*distances, strict=True)]
+        reached = model.excess(images, reconstructions), *detail.distances(targets, reconstructions)
+        sums += len(images) * np.array([float(value) for value in reached])
+        count += len(images)
+    excess, *distances = sums / count
+    shares = config.energy, config.moments, config.features
     weights = [
-        share * excess / distance if distance else 0.0
-        for share, distance in zip(shares, reached, strict=True)
+        float(share * excess / distance) if distance else 0.0
+        for share, distance in zip(shares, distances, strict=True)
     ]
-    return Refinement(weights, mean_squared_error(model, watched), model.get_weights())
+    mse = mean_squared_error(model, watched)
+    return Refinement(kept=model.get_weights(), weights=weights, mse=mse)
 
 
 def _added(detail: Detail, weights: list[float]) -> Callable[[Tensor, Tensor], Tensor]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,8 +17,22 @@ from latentworks.engine.backend import keras, tf
 from latentworks.engine.batches import Batches
 from latentworks.engine.checkpoint import Checkpoint, Epoch, Progress
 from latentworks.errors import ParamsError, TrainingError
-from latentworks.models.config import TrainConfig
 from latentworks.system import disk
+
+
+class Settings(Protocol):
+    """The params of a training, of the sections `train` and `prior`."""
+
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def warmup_steps(self) -> int: ...
+    @property
+    def schedule(self) -> str: ...
+    @property
+    def patience(self) -> int: ...
 
 
 @contextmanager
@@ -42,8 +56,9 @@ class _EveryEpoch(keras.callbacks.Callback):
         batches: Batches,
         checkpoint: Checkpoint,
         progress: Progress,
-        config: TrainConfig,
+        config: Settings,
         report: Callable[[Epoch], None],
+        section: str,
     ) -> None:
         super().__init__()
         self.batches = batches
@@ -51,6 +66,7 @@ class _EveryEpoch(keras.callbacks.Callback):
         self.progress = progress
         self.config = config
         self.report = report
+        self.section = section
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.batches.shuffle(epoch)
@@ -58,19 +74,19 @@ class _EveryEpoch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         if logs:
             number = len(self.progress.epochs) + 1
-            _require_finite("loss", logs["loss"], number, f"step {batch + 1}")
+            _require_finite("loss", logs["loss"], number, f"step {batch + 1}", self.section)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        require_finite(self.model, logs or {}, epoch + 1)
+        require_finite(self.model, logs or {}, epoch + 1, self.section)
         rate = float(self.model.optimizer.learning_rate)
         numbers = {"epoch": epoch + 1, **(logs or {}), "learning_rate": rate}
         self.progress.epochs.append({name: float(value) for name, value in numbers.items()})
         best = self.progress.best_epoch
         if "val_loss" in numbers and best == epoch:
-            self.progress.best_weights = self.model.get_weights()
-        # While β rises, the loss changes its meaning: patience counts from the end of the warm-up.
-        warmed_up = self.model.kl_warmup_steps // len(self.batches)
-        patient = "val_loss" not in numbers or epoch - max(best, warmed_up) < self.config.patience
+            self.progress.kept = self.model.get_weights()
+        # A loss whose weights still rise changes its meaning: patience counts from then on.
+        settled = self.model.settled_after // len(self.batches)
+        patient = "val_loss" not in numbers or epoch - max(best, settled) < self.config.patience
         self.progress.finished = epoch + 1 == self.config.epochs or not patient
         self.model.stop_training = self.progress.finished
         with undisturbed():
@@ -79,19 +95,19 @@ class _EveryEpoch(keras.callbacks.Callback):
             self.checkpoint.save(self.model, self.progress)
 
 
-def require_finite(model: keras.Model, logs: Epoch, epoch: int) -> None:
+def require_finite(model: keras.Model, logs: Epoch, epoch: int, section: str = "train") -> None:
     """Raise TrainingError if a number of an epoch, or a weight of the model, is not finite."""
     # The last step may have made weights infinite or NaN after its loss was computed.
     weights = sum(float(np.sum(np.abs(value))) for value in model.get_weights())
     for name, value in {**logs, "the sum of the weights": weights}.items():
-        _require_finite(name, value, epoch, "at its end")
+        _require_finite(name, value, epoch, "at its end", section)
 
 
-def _require_finite(name: str, value: float, epoch: int, when: str) -> None:
+def _require_finite(name: str, value: float, epoch: int, when: str, section: str) -> None:
     if not math.isfinite(value):
         raise TrainingError(
             f"Training diverged: {name} is {value} in epoch {epoch}, {when}. Expected a finite "
-            "number. Lower train.learning_rate, or raise train.warmup_steps."
+            f"number. Lower {section}.learning_rate, or raise {section}.warmup_steps."
         )
 
 
@@ -99,23 +115,25 @@ def fit(
     model: keras.Model,
     batches: Batches,
     validation: Batches | None,
-    config: TrainConfig,
+    config: Settings,
     checkpoint: Checkpoint,
     report: Callable[[Epoch], None],
+    section: str = "train",
 ) -> Progress:
     """Train `model`, from its checkpoint if there is one, and give it the best weights.
 
-    `report` is called after each epoch. Raises TrainingError if the loss or a weight is not finite,
-    and ParamsError if a warm-up takes all steps.
+    `model.settled_after` is the number of steps after which its loss keeps its meaning. `section`
+    of params.yaml has the config. `report` is called after each epoch. Raises TrainingError if the
+    loss or a weight is not finite, and ParamsError if a warm-up takes all steps.
     """
-    _require_more(config.epochs, len(batches), "model.kl_warmup_steps", model.kl_warmup_steps)
-    model.compile(optimizer=keras.optimizers.Adam(learning_rate(config, len(batches))))
+    settled = model.settled_after
+    _require_more(config.epochs, len(batches), "model.kl_warmup_steps", settled, section)
+    rate = learning_rate(config, len(batches), section)
+    model.compile(optimizer=keras.optimizers.Adam(rate))
     model.optimizer.build(model.trainable_variables)
-    progress = checkpoint.restore(model)
-    if progress.refinement is not None:
-        return progress  # the model is in its second phase
+    progress = checkpoint.restore(model, Progress) or Progress()
     if progress.epochs:
-        print(f"train: goes on after epoch {len(progress.epochs)} of {config.epochs}")
+        print(f"{section}: goes on after epoch {len(progress.epochs)} of {config.epochs}")
     if not progress.finished:
         model.fit(
             batches,
@@ -123,21 +141,22 @@ def fit(
             validation_data=validation,
             epochs=config.epochs,
             initial_epoch=len(progress.epochs),
-            callbacks=[_EveryEpoch(batches, checkpoint, progress, config, report)],
+            callbacks=[_EveryEpoch(batches, checkpoint, progress, config, report, section)],
             verbose=1 if sys.stdout.isatty() else 2,
         )
-    if progress.best_weights is not None:
-        model.set_weights(progress.best_weights)
+    if progress.kept:
+        model.set_weights(progress.kept)
     return progress
 
 
-def learning_rate(config: TrainConfig, steps_per_epoch: int) -> Any:
+def learning_rate(config: Settings, steps_per_epoch: int, section: str = "train") -> Any:
     """A linear warm-up to `learning_rate`, then constant or a cosine to 0.
 
     Loshchilov and Hutter 2017. Raises ParamsError if the warm-up takes all steps.
     """
     num_steps = config.epochs * steps_per_epoch
-    _require_more(config.epochs, steps_per_epoch, "train.warmup_steps", config.warmup_steps)
+    name = f"{section}.warmup_steps"
+    _require_more(config.epochs, steps_per_epoch, name, config.warmup_steps, section)
     if config.schedule == "constant" and config.warmup_steps == 0:
         return config.learning_rate
     return keras.optimizers.schedules.CosineDecay(
@@ -149,12 +168,14 @@ def learning_rate(config: TrainConfig, steps_per_epoch: int) -> Any:
     )
 
 
-def _require_more(epochs: int, steps_per_epoch: int, name: str, warmup_steps: int) -> None:
+def _require_more(
+    epochs: int, steps_per_epoch: int, name: str, warmup_steps: int, section: str
+) -> None:
     num_steps = epochs * steps_per_epoch
     if warmup_steps >= num_steps:
         raise ParamsError(
             f"{name} leaves no step after the warm-up. Expected less than the {num_steps} steps of "
-            f"{epochs} epochs. Received: {warmup_steps}. Lower {name}, or raise train.epochs."
+            f"{epochs} epochs. Received: {warmup_steps}. Lower {name}, or raise {section}.epochs."
         )
 
 

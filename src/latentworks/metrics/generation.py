@@ -8,8 +8,9 @@ import numpy as np
 from latentworks.metrics.frechet import frechet_distance
 from latentworks.metrics.kernel import kernel_distance
 from latentworks.metrics.neighbours import neighbour_metrics
+from latentworks.metrics.pixels import subset
 
-MAX_SEEN = 10_000  # samples, test images, training images and reconstructions, each
+MAX_SEEN = 10_000  # samples, test images, reconstructions, and each set of training images
 NUM_FLOORS = 4  # sets of training images whose distances give the floor and its spread
 
 
@@ -37,7 +38,7 @@ def generation_metrics(
       loss of the model.
     - `frechet_sampler`: distance from the samples to the reconstructions, the loss of the sampler.
     - `precision`, `recall`, `density`, `coverage`: of the samples; with `_real`, of the first set
-      of training images; with `_reconstructed`, of the reconstructions, which bound the samples'.
+      of training images; with `_reconstructed`, of as many reconstructions of test images.
 
     Yields nothing if one of the sets has less than 2 images.
     """
@@ -57,8 +58,12 @@ def generation_metrics(
         yield {"frechet_floor_std": float(np.std(floors, ddof=1))}
     yield {"kid": kernel_distance(samples.features, test.features)}
     yield neighbour_metrics(test.features, samples.features)
-    for ending, others in (("real", train[0]), ("reconstructed", reconstructions)):
-        scores = neighbour_metrics(test.features, others.features)
+    as_many = subset(np.arange(len(reconstructions.features)), len(samples.features))
+    for ending, others in (
+        ("real", train[0].features),
+        ("reconstructed", reconstructions.features[as_many]),
+    ):
+        scores = neighbour_metrics(test.features, others)
         yield {f"{name}_{ending}": value for name, value in scores.items()}
     yield class_metrics(samples, test, reconstructions)
 
@@ -79,8 +84,7 @@ def class_metrics(samples: Seen, test: Seen, reconstructions: Seen) -> dict[str,
         "label_agreement_real": label_agreement(test),
         "label_agreement_reconstructed": label_agreement(reconstructions),
     }
-    found = {name: share for name, share in shares.items() if share is not None}
-    return scores | found if len(found) == len(shares) else scores
+    return scores | {name: share for name, share in shares.items() if share is not None}
 
 
 def class_balance(first: np.ndarray, second: np.ndarray) -> float:

@@ -5,6 +5,9 @@ multiplications of `plain`: only the pixels are computed at full size. `residual
 as many as `plain`, and suits longer training and accelerators.
 """
 
+import math
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -22,7 +25,27 @@ def build_encoder(
 
     The model returns an array [B, units] for a single output, and a list of arrays for several.
     """
-    x = images = layers.Input(input_shape, name="images")
+    images = layers.Input(input_shape, name="images")
+    x = layers.Flatten(name="flatten")(_strided(images, architecture, filters))
+    heads = [layers.Dense(units, name=name)(x) for name, units in outputs.items()]
+    return keras.Model(images, heads[0] if len(heads) == 1 else heads, name="encoder")
+
+
+def build_grid_encoder(
+    architecture: str, input_shape: tuple[int, int, int], filters: tuple[int, ...], depth: int
+) -> keras.Model:
+    """Build an encoder from images [B, H, W, C] to a grid [B, h, w, depth].
+
+    Each layer of `filters` halves the sides, which are rounded up.
+    """
+    images = layers.Input(input_shape, name="images")
+    x = _strided(images, architecture, filters)
+    x = _residual_block(x, "grid_block")
+    return keras.Model(images, _conv(depth, 1, 1, "grid")(x), name="encoder")
+
+
+def _strided(x: keras.KerasTensor, architecture: str, filters: tuple[int, ...]) -> Any:
+    """The convolutions of an encoder, one of stride 2 for each of `filters`."""
     if architecture == "residual":
         x = _conv(filters[0], KERNEL, 1, "stem")(x)
     for number, num_filters in enumerate(filters, start=1):
@@ -30,9 +53,7 @@ def build_encoder(
         x = _conv(num_filters, kernel, STRIDE, f"conv_{number}", activation="relu")(x)
         if architecture == "residual":
             x = _residual_block(x, f"block_{number}")
-    x = layers.Flatten(name="flatten")(x)
-    heads = [layers.Dense(units, name=name)(x) for name, units in outputs.items()]
-    return keras.Model(images, heads[0] if len(heads) == 1 else heads, name="encoder")
+    return x
 
 
 def build_decoder(
@@ -46,16 +67,43 @@ def build_decoder(
 
     With `num_classes`, the inputs are latents and one-hot labels, float32 [B, num_classes].
     """
-    height, width, channels = image_shape
-    reduction = STRIDE ** len(filters)
-    # A side that the strides do not divide is rounded up here, and cropped after the last layer.
-    smallest = (-(-height // reduction), -(-width // reduction), filters[-1])
+    smallest = (*grid_sides(image_shape, filters), filters[-1])
     x = inputs = layers.Input((latent_dim,), name="latents")
     if num_classes:
         inputs = [inputs, layers.Input((num_classes,), name="labels")]
         x = layers.Concatenate(name="latents_and_labels")(inputs)
-    x = layers.Dense(smallest[0] * smallest[1] * smallest[2], name="dense")(x)
+    x = layers.Dense(math.prod(smallest), name="dense")(x)
     x = layers.Reshape(smallest, name="reshape")(x)
+    return keras.Model(inputs, _pixels(x, architecture, image_shape, filters), name="decoder")
+
+
+def grid_to_pixels(
+    grid: keras.KerasTensor,
+    architecture: str,
+    image_shape: tuple[int, int, int],
+    filters: tuple[int, ...],
+) -> Any:
+    """Decode a grid [B, h, w, K] to images [B, H, W, C] in [0, 1]."""
+    x = _conv(filters[-1], KERNEL, 1, "from_grid", activation="relu")(grid)
+    x = _residual_block(x, "grid_block")
+    return _pixels(x, architecture, image_shape, filters)
+
+
+def grid_sides(image_shape: tuple[int, int, int], filters: tuple[int, ...]) -> tuple[int, int]:
+    """The sides of an image after all strides. Sides that 2 does not divide are rounded up."""
+    reduction = STRIDE ** len(filters)
+    height, width, _ = image_shape
+    return -(-height // reduction), -(-width // reduction)
+
+
+def _pixels(
+    x: keras.KerasTensor,
+    architecture: str,
+    image_shape: tuple[int, int, int],
+    filters: tuple[int, ...],
+) -> Any:
+    """The convolutions of a decoder, to images; what the rounding of sides added is cropped."""
+    height, width, channels = image_shape
     # In `fast`, the last step is the layer of the pixels.
     steps = filters[:-1] if architecture == "fast" else filters
     for number, num_filters in enumerate(reversed(steps), start=1):
@@ -75,11 +123,11 @@ def build_decoder(
         )(x)
     else:
         x = _conv(channels, KERNEL, 1, "pixels", activation="sigmoid")(x)
-    surplus = (smallest[0] * reduction - height, smallest[1] * reduction - width)
+    surplus = (x.shape[1] - height, x.shape[2] - width)
     if any(surplus):
         cropping = tuple((extra // 2, extra - extra // 2) for extra in surplus)
         x = layers.Cropping2D(cropping, name="crop")(x)
-    return keras.Model(inputs, x, name="decoder")
+    return x
 
 
 def _conv(

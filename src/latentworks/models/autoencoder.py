@@ -27,8 +27,9 @@ from latentworks.models.network import Tensor
 class Autoencoder(keras.Model):
     """Reconstructs images: uint8 [B, H, W, C] to float32 [B, H, W, C] in [0, 1]."""
 
+    levels: tuple[int, ...] | None = None  # the latents are not quantised
     num_classes = 0  # of the labels that the model takes
-    kl_warmup_steps = 0  # in which the KL weight rises
+    settled_after = 0  # steps after which the weights within the loss are constant
     refinement: Callable[[Tensor, Tensor], Tensor] | None = None  # added in the second phase
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,14 +13,17 @@ from latentworks.errors import DataError
 
 if TYPE_CHECKING:
     from latentworks.models.autoencoder import Autoencoder
+    from latentworks.models.codes import Codes
     from latentworks.models.conditional import Conditional
     from latentworks.models.vae import VAE
+
+
+MAX_VALUES = 2**15  # of a code: it is kept in 16 bits
 
 
 class _Network(Config):
     """The params that all families share."""
 
-    latent_dim: Annotated[int, Field(ge=1, le=1024)]
     architecture: Literal["plain", "fast", "residual"]
     filters: Annotated[
         tuple[Annotated[int, Field(ge=1, le=2048)], ...], Field(min_length=1, max_length=8)
@@ -30,7 +34,11 @@ class _Network(Config):
         return self.model_dump(exclude={"kind"})
 
 
-class AutoencoderConfig(_Network):
+class _WithLatents(_Network):
+    latent_dim: Annotated[int, Field(ge=1, le=1024)]
+
+
+class AutoencoderConfig(_WithLatents):
     """The convolutional autoencoder of Foster, *Generative Deep Learning* (2nd ed.), chapter 3.
 
     With `latent_l2` it is regularised (Ghosh et al. 2020). `latent_noise` needs `latent_l2`.
@@ -60,7 +68,7 @@ class AutoencoderConfig(_Network):
         return Autoencoder.load(path)
 
 
-class VAEConfig(_Network):
+class VAEConfig(_WithLatents):
     """A variational autoencoder (Kingma and Welling 2014). `beta` weights the KL divergence."""
 
     kind: Literal["vae"]
@@ -80,7 +88,7 @@ class VAEConfig(_Network):
         return VAE.load(path)
 
 
-class ConditionalConfig(_Network):
+class ConditionalConfig(_WithLatents):
     """A variational autoencoder whose encoder and decoder take the label (Sohn et al. 2015)."""
 
     kind: Literal["conditional"]
@@ -108,8 +116,36 @@ class ConditionalConfig(_Network):
         return Conditional.load(path)
 
 
+class CodesConfig(_Network):
+    """An autoencoder with finite scalar quantization (Mentzer et al. 2023)."""
+
+    kind: Literal["codes"]
+    levels: Annotated[
+        tuple[Annotated[int, Field(ge=2, le=64)], ...], Field(min_length=1, max_length=8)
+    ]
+
+    @field_validator("levels")
+    @classmethod
+    def _are_few(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
+        if math.prod(levels) > MAX_VALUES:
+            raise ValueError(f"should have a product of at most {MAX_VALUES}")
+        return levels
+
+    def build(self, image_shape: tuple[int, int, int], num_classes: int = 0) -> Codes:
+        """Build a model with fresh weights. `image_shape`: (height, width, channels)."""
+        from latentworks.models.codes import Codes
+
+        return Codes(image_shape, **self._settings())
+
+    def load(self, path: Path) -> Codes:
+        """Load a model from a `.keras` file, without executing code in the file."""
+        from latentworks.models.codes import Codes
+
+        return Codes.load(path)
+
+
 ModelConfig = Annotated[
-    AutoencoderConfig | VAEConfig | ConditionalConfig, Field(discriminator="kind")
+    AutoencoderConfig | VAEConfig | ConditionalConfig | CodesConfig, Field(discriminator="kind")
 ]
 
 

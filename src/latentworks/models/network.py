@@ -10,6 +10,7 @@ class Network(Protocol):
 
     image_shape: tuple[int, int, int]  # height, width, channels
     latent_dim: int
+    levels: tuple[int, ...] | None  # of quantised latents: see `latentworks.quantization`
     num_classes: int  # of the labels that the model takes; 0 for models without labels
     encoder: Any  # keras.Model
     decoder: Any  # keras.Model

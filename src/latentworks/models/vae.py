@@ -41,7 +41,7 @@ class VAE(Autoencoder):
     ) -> None:
         super().__init__(image_shape, latent_dim, architecture, filters, loss, name=name, **kwargs)
         self.beta = beta
-        self.kl_warmup_steps = kl_warmup_steps
+        self.kl_warmup_steps = self.settled_after = kl_warmup_steps
         self.seeds = keras.random.SeedGenerator(name="seeds")
         self.kl_loss = keras.metrics.Mean(name="kl_loss")  # nats per image
 

@@ -21,7 +21,9 @@ def as_line(schema: type[BaseModel], fault: dict[str, Any], sections: dict[str, 
         hint = f"Did you mean {near[0]}?" if near else f"Expected one of: {', '.join(names)}."
         return f"{where} is not a known key. {hint}"
     if fault["type"] == "missing":
-        return f"{where} is missing."
+        section = schema.model_fields.get(where)
+        cure = section and section.description  # of a section that older files lack
+        return f"{where} is missing." + (f" {cure}." if cure else "")
     if fault["type"] == "union_tag_not_found":
         return f"{where}.kind is missing."
     message = re.sub(r"^(Input|Tuple|List|String|Value error,) ", "", fault["msg"])

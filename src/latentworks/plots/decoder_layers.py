@@ -169,6 +169,11 @@ def _rescale(layer: Layer) -> list[Step]:
     return [("affine", {}, arrays)]
 
 
+def _round(layer: Layer) -> list[Step]:
+    """The rounding of codes. `models.codes` has the layer."""
+    return [("round", {}, [np.array(layer.config["levels"]) - 1])]
+
+
 def _last(layer: Layer) -> bool:
     axis = layer.config["axis"]
     axis = axis[0] if isinstance(axis, list | tuple) and len(axis) == 1 else axis
@@ -184,6 +189,7 @@ def _nothing(layer: Layer) -> list[Step]:
     return []
 
 
+OWN = {"latentworks>Rounding"}  # layers of this project; all others are those of Keras
 LAYERS: dict[str, Callable[[Layer], list[Step]]] = {
     "Activation": _activation,
     "Add": _elementwise("add"),
@@ -203,6 +209,7 @@ LAYERS: dict[str, Callable[[Layer], list[Step]]] = {
     "ReLU": _relu,
     "Rescaling": _rescale,
     "Reshape": _nothing,
+    "Rounding": _round,
     "UpSampling2D": _upsample,
     "ZeroPadding2D": lambda layer: _pad(layer, 1),
 }

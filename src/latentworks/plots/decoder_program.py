@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from latentworks.plots.decoder_layers import LAYERS, Layer, Shape, UnknownLayer
+from latentworks.plots.decoder_layers import LAYERS, OWN, Layer, Shape, UnknownLayer
 
 INPUTS = ("latents", "labels")
 
@@ -87,11 +87,11 @@ class _Reader:
     def _layer(self, name: str, shapes: list[Shape], shape: Shape) -> Layer:
         """Return a known layer. Raises UnknownLayer, also for a custom layer with a known name."""
         written = self.layers[name]
-        of_keras = written["module"] == "keras.layers"
-        weights = self.decoder.get_layer(name).get_weights() if of_keras else []
+        is_known = written["module"] == "keras.layers" or written.get("registered_name") in OWN
+        weights = self.decoder.get_layer(name).get_weights() if is_known else []
         layer = Layer(name, written["class_name"], written["config"], weights, shapes, shape)
         layer.expect(
-            of_keras and layer.kind in LAYERS, f"one of these layers of Keras: {', '.join(LAYERS)}"
+            is_known and layer.kind in LAYERS, f"one of these layers of Keras: {', '.join(LAYERS)}"
         )
         layout = layer.config.get("data_format") or "channels_last"
         layer.expect(layout == "channels_last", "channels last")

@@ -36,7 +36,9 @@ def curves(epochs: list[dict[str, float]]) -> Figure:
     watched = list(names)[-1]
     kept = min(rounds[-1:] or epochs, key=lambda epoch: epoch.get("val_loss", -epoch["epoch"]))
     title = f"Best validation loss {kept[watched]:.4f}, in epoch {kept['epoch']:.0f}"
-    subtitle = f"Training loss at the end, epoch {numbers[-1]:.0f}: {epochs[-1]['loss']:.4f}."
+    last = [epoch for epoch in epochs if "phase" not in epoch][-1]
+    end = "the end of the first phase" if rounds else "the end"
+    subtitle = f"Training loss at {end}, epoch {last['epoch']:.0f}: {last['loss']:.4f}."
     if watched == "loss":
         title = f"Training loss {kept['loss']:.4f}, after epoch {kept['epoch']:.0f}"
         subtitle = "There are no validation images, so the last weights are kept."
@@ -49,9 +51,10 @@ def curves(epochs: list[dict[str, float]]) -> Figure:
     losses = add_axes(figure, left, HEADER + 28, WIDTH - left - MARGIN, 310)
     rates = add_axes(figure, left, HEADER + 404, WIDTH - left - MARGIN, 104)
     for key, colour in zip(names, (PALETTE[0], PALETTE[2]), strict=False):
-        values = [math.nan if key == "loss" and epoch in rounds else epoch[key] for epoch in epochs]
-        losses.plot(numbers, values, color=colour, label=names[key], **line)
-    losses.plot(kept["epoch"], kept[watched], "o", ms=12, mfc="none", mec=INK, label="kept")
+        drawn = [math.nan if key == "loss" and "phase" in epoch else epoch[key] for epoch in epochs]
+        losses.plot(numbers, drawn, color=colour, label=names[key], **line)
+    if watched == "val_loss" or not rounds:
+        losses.plot(kept["epoch"], kept[watched], "o", ms=12, mfc="none", mec=INK, label="kept")
     if rounds:
         for axes in (losses, rates):
             axes.axvline(rounds[0]["epoch"] - 0.5, color=RULE, lw=1)

@@ -65,8 +65,8 @@ class Candidate:
         """The params of the result as text, by dotted names."""
         return {
             f"{section}.{name}": str(value)
-            for section in ("model", "train", "sample")
-            for name, value in self.result.params[section].items()
+            for section in ("model", "train", "prior", "sample")
+            for name, value in self.result.params.get(section, {}).items()
         }
 
     def about(self) -> str:
@@ -97,7 +97,7 @@ class Candidate:
 | `reconstruct` | images | | images |
 | `encode` | images | | latents |
 | `decode` | latents | | images |
-| `sample` | | `num`, `seed` | new images |
+| `sample` | | `num`, `seed`; `guidance` and `temperature` of a learned sampler | new images |
 | `interpolate` | two images or latents | `num` | images from one to the other |
 | `anomaly_score` | images | | reconstruction error, and its percentile among test images |
 | `log_density` | images or latents | | log density of the latent, not of the image, in nats |

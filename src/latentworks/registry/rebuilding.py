@@ -142,6 +142,8 @@ def _make(worktree: Worktree, version: Version, report: Callable[[str], None]) -
             f"has changed. Expected the fingerprint {version.data[:12]}. Received: {found[:12]}. "
             "Run `dvc pull`, or restore the source."
         )
+    for checkpoint in (worktree.path / STATE).glob("*.npz"):  # of an earlier rebuild
+        checkpoint.unlink()
     for stage in later:
         reproduce_stage(worktree.path, stage, (), report, worktree.environment, force=True)
 

@@ -37,6 +37,10 @@ class Result:
         folder = self.outs.get("samples")
         return disk.file_digest(folder / "latents.npy") if folder else None
 
+    def prior_digest(self) -> str | None:
+        folder = self.outs.get("prior")
+        return "-".join(map(disk.file_digest, sorted(folder.iterdir()))) if folder else None
+
     def digest_for(self, stage: dict[str, Any]) -> str | None:
         """Digest that tells whether timings of a stage of dvc.yaml belong to this result.
 
@@ -47,6 +51,9 @@ class Result:
         if "samples" in touched:
             samples = self.samples_digest()
             return samples and f"{self.model_digest()} {samples}"
+        if "prior" in touched:
+            prior = self.prior_digest()
+            return prior and f"{self.model_digest()} {prior}"
         if "autoencoder" in touched:
             return self.model_digest() if "autoencoder" in self.outs else None
         if "prepared" not in self.outs:

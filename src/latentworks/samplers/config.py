@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, PlainValidator
 
 from latentworks.config import Config
+from latentworks.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from latentworks.samplers.autoregressive import Autoregressive
     from latentworks.samplers.class_gaussian_mixture import ClassGaussianMixture
+    from latentworks.samplers.flow import Flow
     from latentworks.samplers.gaussian import Gaussian
     from latentworks.samplers.gaussian_mixture import GaussianMixture
     from latentworks.samplers.standard_normal import StandardNormal
@@ -141,12 +144,36 @@ class ClassGaussianMixtureConfig(Config):
         return ClassGaussianMixture(**arrays)
 
 
+class LearnedConfig(Config):
+    """The network of the section `prior`, which the stage `prior` has trained."""
+
+    kind: Literal["learned"]
+    guidance: Annotated[float, Field(ge=0, le=100)]  # above 1: more typical of the class
+    temperature: Annotated[float, Field(ge=0, le=10)]  # below 1: nearer to the mode
+
+    def fit(self, latents: np.ndarray, labels: np.ndarray | None, seed: int) -> Flow:
+        """Raise DataError: the stage `prior` trains the network."""
+        raise DataError(
+            "sampler learned needs a prior. Received: prior.kind none. Take another sampler, or a "
+            "prior of docs/recipes.md."
+        )
+
+    def load(self, arrays: dict[str, np.ndarray]) -> Flow | Autoregressive:
+        """Restore a sampler from the arrays of its `state()`."""
+        from latentworks.samplers.autoregressive import Autoregressive
+        from latentworks.samplers.flow import Flow
+
+        kind: type[Flow] | type[Autoregressive] = Autoregressive if "levels" in arrays else Flow
+        return kind(**arrays, guidance=self.guidance, temperature=self.temperature)
+
+
 SamplerConfig = Annotated[
     UniformBoxConfig
     | StandardNormalConfig
     | GaussianConfig
     | GaussianMixtureConfig
-    | ClassGaussianMixtureConfig,
+    | ClassGaussianMixtureConfig
+    | LearnedConfig,
     Field(discriminator="kind"),
 ]
 

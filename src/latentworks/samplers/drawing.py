@@ -28,10 +28,26 @@ class Sampler(Protocol):
 class ClassSampler(Sampler, Protocol):
     """A distribution of latents for each class."""
 
-    classes: np.ndarray  # int64 [K]
+    @property
+    def classes(self) -> np.ndarray:
+        """The classes that it was fitted to: int64 [K]."""
+        ...
 
     def sample_of(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Draw a latent of each of the classes `labels`, int64 [N]: float32 [N, D]."""
+        ...
+
+
+class AdjustableSampler(Sampler, Protocol):
+    """A distribution of latents with settings: a guidance, a temperature."""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The settings that change a draw."""
+        ...
+
+    def with_settings(self, **settings: float) -> Sampler:
+        """Return this sampler with another guidance or temperature."""
         ...
 
 
@@ -56,7 +72,12 @@ def draw(
 
 def has_classes(sampler: Sampler) -> TypeGuard[ClassSampler]:
     """True if the sampler can draw latents of a given class."""
-    return hasattr(sampler, "sample_of")
+    return len(getattr(sampler, "classes", ())) > 0
+
+
+def is_adjustable(sampler: Sampler) -> TypeGuard[AdjustableSampler]:
+    """True if the sampler has a guidance and a temperature."""
+    return hasattr(sampler, "with_settings")
 
 
 def class_shares(

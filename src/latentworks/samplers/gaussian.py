@@ -25,9 +25,13 @@ class Gaussian:
     @classmethod
     def fit(cls, latents: np.ndarray) -> Gaussian:
         """Fit by maximum likelihood to latents, float32 [N, D]. Raises DataError: see `checked`."""
+        from threadpoolctl import threadpool_limits  # imported here: a server does not fit
+
         z, mean, scale = standardised(checked(latents))
-        covariance = z.T @ z / len(z) + REGULARISATION * np.eye(z.shape[1])
-        return cls(mean, scale[:, None] * np.linalg.cholesky(covariance))
+        # With more threads, the last digits would depend on the number of cores.
+        with threadpool_limits(1):
+            covariance = z.T @ z / len(z) + REGULARISATION * np.eye(z.shape[1])
+            return cls(mean, scale[:, None] * np.linalg.cholesky(covariance))
 
     def sample(self, num: int, rng: np.random.Generator) -> np.ndarray:
         """Draw `num` latents: float32 [num, D]."""

@@ -62,7 +62,7 @@ class GaussianMixture:
             # A mixture that has not converged after MAX_ITERATIONS is good enough.
             warnings.simplefilter("ignore", ConvergenceWarning)
             fitted = expectation_maximisation.fit(z)
-        choleskys = scale[:, None] * np.linalg.cholesky(fitted.covariances_)
+            choleskys = scale[:, None] * np.linalg.cholesky(fitted.covariances_)
         return cls(fitted.weights_, mean + scale * fitted.means_, choleskys)
 
     @classmethod

@@ -27,7 +27,7 @@ RETRY = {"Retry-After": "1"}  # seconds
 HEADERS = {"X-Content-Type-Options": "nosniff"}  # of every answer, also of a refused connection
 VERSION = "X-Model-Version"  # header of an answer that a version made
 SHOWN = {
-    "sample": ("num", "seed", "label"),
+    "sample": ("num", "seed", "label", "guidance", "temperature"),
     "decode": ("z", "label"),
 }  # the verbs that answer a GET, and their params in the query
 
@@ -174,6 +174,7 @@ def _add_probes(app: FastAPI, service: Service) -> None:
                 "labels": interface.labels,
                 "conditional": model.conditional,
                 "has_density": model.has_density,
+                "settings": model.settings,
             },
         )
 
@@ -246,7 +247,7 @@ def read_address(verb: str, request: Request) -> encoding.Call:
             )
     as_png = encoding.JSON not in request.headers.get("accept", "")
     params: dict[str, Any] = {
-        name: text if name == "label" else _whole_number(name, text)
+        name: _READ.get(name, _whole_number)(name, text)
         for name, text in given.items()
         if name != "z"
     }
@@ -258,6 +259,21 @@ def _whole_number(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 12):
         raise InputError(f"{name} is a whole number. Received: {text[:50]!r}.")
     return int(text)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{name} is a number. Received: {text[:50]!r}.") from None
+
+
+# How a param is read from its text; others are whole numbers.
+_READ: dict[str, Callable[[str, str], Any]] = {
+    "label": lambda _, text: text,
+    "guidance": _number,
+    "temperature": _number,
+}
 
 
 def _numbers(text: str) -> list[float]:

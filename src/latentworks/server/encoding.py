@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import difflib
 import io
 import math
 import re
@@ -42,7 +43,7 @@ PIXEL = 5  # for each number of a picture, while it is decoded
 WIDE = 12  # the same with more than 8 bits, a palette or transparency
 TEXTS = re.compile(rb'"[^"]{60}')  # a text that may be a picture in base64
 LARGE = 100_000  # bytes or numbers; encoding more of them would delay other requests
-FIELDS = ("inputs", "images", "num", "seed", "label")
+FIELDS = ("inputs", "images", "num", "seed", "label", "guidance", "temperature")
 DATA_URL = "data:"
 Claim = Callable[[int], None]  # claims bytes of memory: see `latentworks.server.budget.Share`
 
@@ -79,7 +80,9 @@ def read(body: bytes, headers: Mapping[str, str], claim: Claim) -> Call:
     given = read_json(body, claim)
     for name in given:
         if name not in FIELDS:
-            raise InputError(f"Unknown field {name[:50]!r}. Expected: {', '.join(FIELDS)}.")
+            near = difflib.get_close_matches(name[:50], FIELDS, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise InputError(f"Unknown field {name[:50]!r}. Expected: {', '.join(FIELDS)}.{hint}")
     images = given.pop("images", "arrays")
     if images not in ("arrays", "base64"):
         raise InputError(f'images is "arrays" or "base64". Received: {str(images)[:50]!r}.')
@@ -138,7 +141,10 @@ def read_inputs(inputs: Any, body: bytes, claim: Claim) -> Any:
         inputs = [each["b64"] if _has_b64(each) else each for each in inputs]
     if not (isinstance(inputs, list) and inputs and isinstance(inputs[0], str)):
         if inputs is not None and _has_bools(body) and _has_bools(orjson.dumps(inputs)):
-            raise InputError("inputs are numbers. Received: true or false.")
+            raise InputError(
+                "inputs are numbers. Received: true or false. For images, send 255 for true and 0 "
+                "for false."
+            )
         return inputs
     images: list[np.ndarray] = []
     left = MAX_PIXELS

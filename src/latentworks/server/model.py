@@ -60,6 +60,11 @@ class Model:
         return getattr(self.servable, "conditional", False)
 
     @property
+    def settings(self) -> tuple[str, ...]:
+        """The settings of a draw that a call can change: guidance and temperature, or fewer."""
+        return getattr(self.servable, "settings", ())  # older versions have none
+
+    @property
     def has_density(self) -> bool:
         return hasattr(self.servable.sampler, "log_density")
 

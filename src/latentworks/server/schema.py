@@ -6,7 +6,7 @@ from typing import Any
 from latentworks.server.invocations import DEFAULT, FORMATS
 from latentworks.server.model import PICTURES
 from latentworks.server.service import Service
-from latentworks.serving.inputs import MAX_LATENT, MAX_NUM, MAX_PIXELS, MAX_SEED
+from latentworks.serving.inputs import MAX_LATENT, MAX_NUM, MAX_PIXELS, MAX_SEED, MAX_SETTING
 
 VERBS = {
     "reconstruct": "Reconstruct images",
@@ -29,6 +29,7 @@ def describe(service: Service) -> dict[str, Any]:
         _query("num", {"type": "integer", "minimum": 1, "maximum": most_images(service)}, 16),
         _query("seed", {"type": "integer", "minimum": 0, "maximum": MAX_SEED}, 0),
         *_labels_in_address("sample", service),
+        *(_query(name, schema, 1) for name, schema in _settings(service).items()),
     ])  # fmt: skip
     dim = model.interface.latent_dim if model else 2
     number = r"-?\d{1,6}(\.\d{1,9})?"
@@ -99,6 +100,12 @@ def _labels_in_address(verb: str, service: Service) -> list[dict[str, Any]]:
     return [_query("label", {"enum": names}, names[0])] if names else []
 
 
+def _settings(service: Service) -> dict[str, Any]:
+    """Return the schemas of the params that only a learned sampler takes."""
+    number = {"type": "number", "minimum": 0, "maximum": MAX_SETTING}
+    return dict.fromkeys(service.model.settings, number) if service.model else {}
+
+
 def _fields(verb: str, service: Service) -> dict[str, Any]:
     """Return the schemas of inputs and params of a verb."""
     names = _labels(verb, service)
@@ -115,7 +122,7 @@ def _fields_of_all(verb: str, service: Service) -> dict[str, Any]:
     num = {"type": "integer", "minimum": 1, "maximum": most_images(service), "default": 16}
     seed = {"type": "integer", "minimum": 0, "maximum": MAX_SEED}
     if verb == "sample":
-        return {"num": num, "seed": seed}
+        return {"num": num, "seed": seed, **_settings(service)}
     if verb == "interpolate":
         two = {"minItems": 2, "maxItems": 2}
         ends = [{**_array(each), **two} for each in (point, _IMAGE, _PICTURE)]

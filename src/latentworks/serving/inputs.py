@@ -13,6 +13,7 @@ from latentworks.errors import InputError
 MAX_PIXELS = 50_000_000  # in one call, before images are resized
 MAX_NUM = 10_000  # images or latents in one call, sent or returned
 MAX_SEED = 2**32 - 1
+MAX_SETTING = 100.0  # guidance and temperature
 MAX_LATENT = 1e6  # far above any real latent, and far below the largest float32
 
 
@@ -200,3 +201,11 @@ def to_whole_number(value: Any, name: str, low: int, high: int) -> int:
     if number is None or isinstance(value, bool | np.bool_) or not low <= number <= high:
         raise InputError(f"{name} is a whole number from {low} to {high}. Received: {value!r:.50}.")
     return number
+
+
+def to_number(value: Any, name: str, low: float, high: float) -> float:
+    """Return a param that is a number in [low, high]. Raises InputError."""
+    is_number = isinstance(value, int | float | np.integer | np.floating)
+    if not is_number or isinstance(value, bool) or not low <= value <= high:
+        raise InputError(f"{name} is a number from {low} to {high}. Received: {value!r:.50}.")
+    return float(value)

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from latentworks.errors import InputError
 from latentworks.preprocess import Fit, prepare_image, to_pixels
 from latentworks.samplers.config import SamplerConfig
-from latentworks.samplers.drawing import Sampler, draw
+from latentworks.samplers.drawing import Sampler, draw, is_adjustable
 from latentworks.serving import inputs as checks
 
 BATCH_SIZE = 256  # images in one run of a graph; its layers need many times their memory
@@ -52,7 +52,7 @@ VERBS: dict[str, tuple[str, ...]] = {  # with the params that each takes
     "reconstruct": ("label",),
     "encode": ("label",),
     "decode": ("label",),
-    "sample": ("num", "seed", "label"),
+    "sample": ("num", "seed", "label", "guidance", "temperature"),
     "interpolate": ("num", "label"),
     "anomaly_score": ("label",),
     "log_density": ("label",),
@@ -88,6 +88,11 @@ class Servable:
         self.class_shares, self.conditional = class_shares, conditional
         self._encode, self._decode = encode, decode
 
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The settings of a draw that a call can change: those of a learned sampler."""
+        return self.sampler.settings if is_adjustable(self.sampler) else ()
+
     # --- arrays of the right shape and type ----------------------------------------------------
 
     def encode_images(self, images: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
@@ -103,10 +108,16 @@ class Servable:
         return self.draw(num, seed)[0]
 
     def draw(
-        self, num: int, seed: int | None, label: int | None = None
+        self, num: int, seed: int | None, label: int | None = None, **settings: float
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Draw latents, and labels for the decoder: see `latentworks.samplers.drawing.draw`."""
-        return draw(self.sampler, num, np.random.default_rng(seed), self.class_shares, label)
+        """Draw latents, and labels for the decoder: see `latentworks.samplers.drawing.draw`.
+
+        `settings`: guidance and temperature of a learned sampler, instead of its own.
+        """
+        sampler = self.sampler
+        if settings and is_adjustable(sampler):
+            sampler = sampler.with_settings(**settings)
+        return draw(sampler, num, np.random.default_rng(seed), self.class_shares, label)
 
     def _in_batches(
         self, graph: Graph, rows: np.ndarray, labels: np.ndarray | None, shape: tuple[int, ...]
@@ -152,11 +163,13 @@ class Servable:
         num: Any = DEFAULT_NUM["sample"],
         seed: Any = None,
         label: Any = None,
+        guidance: Any = None,
+        temperature: Any = None,
     ) -> np.ndarray:
         """Draw new images: uint8 [num, H, W, C]. Equal seeds give equal images.
 
         All are of the class `label`. Without a label, each class has the share that it has among
-        the training images.
+        the training images. Only a learned sampler takes `guidance` and `temperature`.
         """
         checks.check_empty(inputs, "sample")
         num = checks.to_whole_number(num, "num", 1, checks.MAX_NUM)
@@ -167,7 +180,17 @@ class Servable:
             if self.class_shares is not None and not self.class_shares[label]:
                 name = self.interface.labels[label]
                 raise InputError(f"label {name} has no training images. Choose another label.")
-        return self._decoded(*self.draw(num, seed, label))
+        given = {"guidance": guidance, "temperature": temperature}
+        settings = {name: value for name, value in given.items() if value is not None}
+        for name in settings:
+            if name not in self.settings:
+                why = "this model has no classes" if self.settings else "the sampler is not learned"
+                raise InputError(f"{name} cannot be used: {why}. Leave {name} out.")
+        settings = {
+            name: checks.to_number(value, name, 0, checks.MAX_SETTING)
+            for name, value in settings.items()
+        }
+        return self._decoded(*self.draw(num, seed, label, **settings))
 
     def interpolate(
         self, inputs: Any, num: Any = DEFAULT_NUM["interpolate"], label: Any = None
@@ -227,7 +250,9 @@ class Servable:
         if label is None:
             return None
         if not self.conditional:
-            raise InputError("label cannot be used: this model is not conditional. Leave it out.")
+            raise InputError(
+                "label cannot be used: this model is not conditional. Leave label out."
+            )
         return np.full(num, checks.to_label(label, self.interface.labels))
 
     def _prepared(self, inputs: Any) -> np.ndarray:

@@ -8,7 +8,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from latentworks.artifacts.images import Prepared, read_prepared
-from latentworks.artifacts.latents import write_latents
+from latentworks.artifacts.latents import columns, write_latents
 from latentworks.artifacts.model import read_model
 from latentworks.engine import inference
 from latentworks.models.config import ModelConfig
@@ -24,19 +24,21 @@ def main(prepared: Path, model: Path, latents: Path) -> None:
     rows = np.arange(len(data.images))
     batches = inference.encode(network, data.images, rows, data.labels(rows))
 
-    num_images = write_latents(latents, _tables(data, batches))
+    num_images = write_latents(latents, _tables(data, batches, network.levels), network.levels)
     print(f"encode: {num_images} images to {network.latent_dim} latents each")
 
     outbox.log("encode", Result.of(prepared, model, latents))
 
 
-def _tables(data: Prepared, batches: Iterator[np.ndarray]) -> Iterator[pd.DataFrame]:
+def _tables(
+    data: Prepared, batches: Iterator[np.ndarray], levels: tuple[int, ...] | None
+) -> Iterator[pd.DataFrame]:
     """Yield the rows of the latents table for each batch of latents, float32 [B, D]."""
-    columns = ["id", "split", "label"] if data.class_names else ["id", "split"]
+    named = ["id", "split", "label"] if data.class_names else ["id", "split"]
     start = 0
     with tqdm(total=len(data.index), unit=" images", desc="encode", disable=None) as bar:
         for z in batches:
-            part = data.index[columns].iloc[start : start + len(z)].reset_index(drop=True)
-            yield part.join(pd.DataFrame(z, columns=[f"z{number}" for number in range(z.shape[1])]))
+            part = data.index[named].iloc[start : start + len(z)].reset_index(drop=True)
+            yield part.join(columns(z, levels))
             start += len(z)
             bar.update(len(z))

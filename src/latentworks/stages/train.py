@@ -1,12 +1,13 @@
 """Train the model; continue an interrupted training from its checkpoint."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from latentworks import plots
 from latentworks.artifacts.curves import write_curves
-from latentworks.artifacts.images import read_prepared
+from latentworks.artifacts.images import Prepared, read_prepared
 from latentworks.artifacts.model import write_model
 from latentworks.config import Config, Seed
 from latentworks.engine import backend, refinement, training
@@ -45,15 +46,15 @@ def main(prepared: Path, model: Path) -> None:
     size = params.train.batch_size
     batches = Batches(data.images, train, size, params.seed, labels)
     validation = Batches(data.images, val, size, labels=labels) if len(val) else None
-    fingerprint = training.fingerprint(
-        params.model_dump(mode="json"),
-        data.profile["fingerprint"],
-        disk.file_digest(Path(__file__)),
-    )
-    checkpoint = Checkpoint(STATE / "checkpoint.npz", fingerprint)
-    checkpoint.forget_finished(dag.locked_md5(Path(), model))
+    # The first phase does not depend on the params of the second, and is kept when they change.
+    made_from = params.model_dump(mode="json")
+    whole = _fingerprint(made_from, data)
+    made_from["train"].pop("refine")
+    checkpoint = Checkpoint(STATE / "checkpoint.npz", _fingerprint(made_from, data))
+    second = Checkpoint(STATE / "refinement.npz", whole)
+    second.forget_finished(dag.locked_md5(Path(), model), checkpoint)
 
-    with outbox.live_run(fingerprint, Result.of(prepared)) as live:
+    with outbox.live_run(whole, Result.of(prepared)) as live:
 
         def report(epoch: Epoch) -> None:
             images, classes = watched
@@ -62,19 +63,28 @@ def main(prepared: Path, model: Path) -> None:
             live.log_epoch(epoch, plots.tile(pairs, NUM_WATCHED))
 
         progress = training.fit(network, batches, validation, params.train, checkpoint, report)
+        rounds: list[Epoch] = []
         if params.train.refine is not None:
-            refine = params.train.refine
-            refinement.refine(network, batches, validation, refine, progress, checkpoint, report)
+            num_epochs, refine = len(progress.epochs), params.train.refine
+            rounds = refinement.refine(
+                network, batches, validation, refine, num_epochs, second, report
+            )
         with disk.replacing(model) as folder:
             folder.mkdir()
             write_model(folder, network, params.model)
-            write_curves(folder / "curves.csv", progress.curves)
-        checkpoint.became(dag.md5_of(model))
+            write_curves(folder / "curves.csv", [*progress.epochs, *rounds])
+        second.became(dag.md5_of(model))
         live.finish(model)
 
-    best = progress.epochs[progress.best_epoch]
+    best = rounds[-1] if rounds else progress.epochs[progress.best_epoch]
     score = "val_loss" if "val_loss" in best else "loss"
+    phases = f"{len(progress.epochs)} epochs" + (f" and {len(rounds)} rounds" if rounds else "")
     print(
-        f"train: {len(train)} images, {len(progress.epochs)} epochs; "
+        f"train: {len(train)} images, {phases}; "
         f"{score} {best[score]:.4f} after epoch {best['epoch']:.0f}"
     )
+
+
+def _fingerprint(made_from: dict[str, Any], data: Prepared) -> str:
+    stage = disk.file_digest(Path(__file__))
+    return training.fingerprint(made_from, data.profile["fingerprint"], stage)

@@ -29,6 +29,7 @@ SHOWN = {  # the outs whose files the run shows: by name, the folder of the run
     "metrics": "reports",
     "atlas": "reports",
 }
+OF_SAMPLES = ("prior", "sample")  # stages, and sections of params.yaml, of samples alone
 RECONSTRUCTIONS = "reconstructions"
 PICTURE = re.compile(rf"{RECONSTRUCTIONS}\+step\+(\d+)\+.*\.png")  # MLflow's file names
 
@@ -40,7 +41,7 @@ class RunLog:
         self.client = client
         self.run_id = run_id
         self.root = root
-        self.steps: set[int] | None = None  # of the curves that the run has
+        self.steps: dict[str, set[int]] = {}  # of the curves that the run has, by prefix
         self.pictured: set[int] | None = None  # steps whose pictures the run has
 
     def log_params(self, result: Result) -> None:
@@ -48,7 +49,11 @@ class RunLog:
         known = self.client.get_run(self.run_id).data.params
         values = flat(result.params)
         if "samples" not in result.outs:  # the run may be one of other samples
-            values = {name: value for name, value in values.items() if name[:7] != "sample."}
+            values = {
+                name: value
+                for name, value in values.items()
+                if name.partition(".")[0] not in OF_SAMPLES
+            }
         new = [Param(name, str(value)) for name, value in values.items() if name not in known]
         self.client.log_batch(self.run_id, params=new)
 
@@ -68,17 +73,17 @@ class RunLog:
         self.client.log_inputs(self.run_id, [DatasetInput(data, context)])
         self.client.set_tag(self.run_id, DATA, profile["fingerprint"])
 
-    def log_curves(self, epochs: list[dict[str, float]]) -> None:
-        """Log one point of each curve for each epoch."""
-        if self.steps is None:
-            history = self.client.get_metric_history(self.run_id, "loss")
-            self.steps = {metric.step for metric in history}
+    def log_curves(self, epochs: list[dict[str, float]], prefix: str = "") -> None:
+        """Log one point of each curve for each epoch, under names that begin with `prefix`."""
+        if prefix not in self.steps:
+            history = self.client.get_metric_history(self.run_id, f"{prefix}loss")
+            self.steps[prefix] = {metric.step for metric in history}
         for epoch in epochs:
             step = int(epoch["epoch"])
-            if step not in self.steps:
-                values = {name: value for name, value in epoch.items() if name != "epoch"}
+            if step not in self.steps[prefix]:
+                values = {prefix + name: value for name, value in epoch.items() if name != "epoch"}
                 self._log_metrics(values, step)
-                self.steps.add(step)
+                self.steps[prefix].add(step)
 
     def log_pictures(self, files: dict[int, Path]) -> None:
         """Log pictures of reconstructions by step, and delete their files."""
@@ -113,6 +118,8 @@ class RunLog:
             record = timings.read(stage, self.root)
             if record is None or record["result"] != result.digest_for(written):
                 continue
+            if stage in OF_SAMPLES and "samples" not in result.outs:
+                continue  # the run may be one of other samples
             figures = {f"{figure}.{stage}": record[figure] for figure in timings.FIGURES}
             self._log_metrics(figures, step=0)
             if stage == "train":

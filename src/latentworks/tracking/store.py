@@ -163,6 +163,8 @@ class Store:
         log.log_data(result)
         log.log_params(result)
         log.log_curves(read_curves(result.outs["autoencoder"] / "curves.csv"))
+        if "samples" in result.outs and (learned := _curves(result.outs.get("prior"))):
+            log.log_curves(learned, prefix="prior.")
         log.log_scores(result)
         log.log_outs(result)
         log.log_timings(result)
@@ -225,3 +227,9 @@ class Store:
 
     def close(self) -> None:
         self._stop_monitor()
+
+
+def _curves(prior: Path | None) -> list[dict[str, float]]:
+    """Read the curves of a prior; an empty list if none was trained."""
+    path = prior and prior / "curves.csv"
+    return read_curves(path) if path and path.exists() else []

@@ -126,6 +126,16 @@ const OPERATIONS = {
     };
   },
 
+  round(step, highest) {
+    const depth = highest.length; // numbers of a place, from -1 to 1, with equal steps
+    return ([x], out) => {
+      for (let i = 0; i < out.length; i += depth) for (let c = 0; c < depth; c++) {
+        const level = Math.round((x[i + c] + 1) / 2 * highest[c]);
+        out[i + c] = Math.min(Math.max(level, 0), highest[c]) / highest[c] * 2 - 1;
+      }
+    };
+  },
+
   normalise({ of: [shape], groups, each, epsilon }, scale, offset) {
     const depth = shape.at(-1), length = depth / groups;
     const block = each ? depth : size(shape); // values that are normalised together

@@ -1,0 +1,1 @@
+"""Learned priors: networks that learn where latents lie, one module for each `prior.kind`."""
