@@ -39,7 +39,7 @@ class Params(Config):
     prepare: PrepareConfig
     model: ModelConfig
     train: TrainConfig
-    prior: Annotated[PriorConfig, Field(description="Add `prior: {kind: none}`, as before")]
+    prior: Annotated[PriorConfig, Field(description="Add `prior: {kind: none}` to fit the sampler")]
     sample: SampleConfig
     promotion: PromotionConfig
     drift: DriftConfig

@@ -65,6 +65,11 @@ def test_committed_params_are_valid_and_short() -> None:
             "latent_noise: 0.1",
             "model.latent_noise needs latent_l2 above 0",
         ),
+        (
+            "prior:\n  kind: none",
+            "",
+            "prior is missing. Add `prior: {kind: none}` to fit the sampler.",
+        ),
         ("seed: 0", "seed: -1", "seed should be greater than or equal to 0. Received: -1."),
     ],
 )

@@ -169,6 +169,7 @@ def test_latents_without_labels_have_a_flow_without_classes(tmp_path: Path) -> N
     network = fit(tmp_path / "c.npz", config, labels=np.full(3000, -1))
     sampler = sampler_of(network, tmp_path, np.zeros(0))
     assert not has_classes(sampler)
+    assert sampler.settings == ("temperature",)  # guidance would change nothing
     assert class_shares(sampler, False, np.full(3000, -1), 0) is None
     assert sampler.sample(10, np.random.default_rng(0)).shape == (10, 2)
 

@@ -258,6 +258,25 @@ def test_a_wrong_call_is_refused_with_a_message_of_one_line(
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(("may_differ", "differ"), [(0, 0), (1, 1), (1, 2), (None, 1)])
+def test_as_many_golden_answers_may_differ_as_the_export_has_noted(
+    tmp_path: Path, may_differ: int | None, differ: int
+) -> None:
+    """A number between two levels of a code may be rounded either way; most models have none."""
+    expected = np.zeros((10, 6), np.float32)
+    answers = expected.copy()
+    answers[:differ, 2] = 0.4
+    note = {"verb": "encode", "params": {}}
+    note |= {} if may_differ is None else {"may_differ": may_differ}
+    disk.write_arrays(tmp_path / "golden.npz", {"0.input": expected, "0.output": expected})
+    disk.write_json(tmp_path / "golden.json", [note])
+    if differ <= (may_differ or 0):
+        golden.check(tmp_path, lambda verb, inputs, params: answers)
+    else:
+        with pytest.raises(RegistryError, match=r"encode does not return what .* by up to 0\.4"):
+            golden.check(tmp_path, lambda verb, inputs, params: answers)
+
+
 # --- as MLflow's model ---------------------------------------------------------------------------
 
 CLIENT = """
