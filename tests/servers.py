@@ -83,10 +83,10 @@ def answering(port: int, path: str, folder: Path) -> str:
     return url
 
 
-def mlflow_call(folder: Path, port: int) -> list[str]:
+def mlflow_call(folder: Path, port: int, database: str = "server.db") -> list[str]:
     """The command of an MLflow server that keeps its files in `folder`."""
     call = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    call += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
+    call += ["--backend-store-uri", f"sqlite:///{folder / database}"]
     return [*call, "--artifacts-destination", str(folder / "served")]
 
 

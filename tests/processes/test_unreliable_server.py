@@ -1,21 +1,14 @@
 """A training and `register` use a tracking server that is dead, silent, slow or failing."""
 
-import http.client
-import itertools
 import math
 import re
 import shutil
 import socket
 import subprocess
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import mlflow
 import pytest
@@ -28,115 +21,17 @@ from latentworks.errors import Unavailable
 from latentworks.repository.result import recorded_result
 from latentworks.system import console
 from latentworks.tracking import bounded, outbox
+from proxies import TRIES, proxy
 from servers import closed_port, decisions, mlflow_call, mlflow_server, serving
 
 PATIENCE = 11.5  # ten seconds, and the time for hashing on a machine that does other work
-SLOW = 2.0  # seconds before an answer
 LOCAL = 120.0  # seconds for the work of a command between its calls, on such a machine
-TRIES = 3  # calls of MLflow's client until it gives up
-
-
-class Proxy(ThreadingHTTPServer):
-    """A proxy of a real server. It forwards calls, or fails as `kind` says."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, upstream: str) -> None:
-        self.upstream = urlsplit(upstream)
-        self.kind = "sound"
-        self.pause = SLOW
-        self.calls = itertools.count()
-        self.asked: Counter[str] = Counter()  # the calls for each file
-        self.released = threading.Event()  # silent calls may end
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    """The handler of one call."""
-
-    server: Proxy
-    protocol_version = "HTTP/1.1"
-
-    def handle_call(self) -> None:
-        kind, number = self.server.kind, next(self.server.calls)
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if kind == "dead":
-            self.close_connection = True  # cut the connection without an answer
-            return
-        if kind == "silent":
-            self.server.released.wait()
-            self.close_connection = True
-            return
-        if kind == "dripping" or (kind == "dripping files" and "mlflow-artifacts" in self.path):
-            self.send_response(200)
-            self.end_headers()
-            with suppress(OSError):  # until the client has gone
-                while not self.server.released.wait(0.2):
-                    self.wfile.write(b" ")
-            self.close_connection = True
-            return
-        if kind == "locked":
-            self._answer(401, b"<html>Log in</html>", "text/html")
-            return
-        if kind == "slow":
-            self.server.released.wait(self.server.pause)
-        if kind == "losing files" and "mlflow-artifacts/artifacts/" in self.path:
-            asked = self.server.asked
-            asked[self.path] += 1
-            if list(asked).index(self.path) % 2 and asked[self.path] <= TRIES:
-                self._answer(500, b"no")
-                return
-        if kind == "refusing" and number % 2:
-            self._answer(500, b"no")
-            return
-        upstream = self.server.upstream
-        connection = http.client.HTTPConnection(str(upstream.hostname), upstream.port)
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
-        connection.request(self.command, self.path, body, headers)
-        answer = connection.getresponse()
-        content = answer.read()
-        connection.close()
-        if kind == "forgetting" and number % 2:  # the call was done; the client sees an error
-            self._answer(500, b"no")
-        else:
-            self._answer(answer.status, content, answer.getheader("Content-Type", ""))
-
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_call  # noqa: N815
-
-    def _answer(self, status: int, content: bytes, kind: str = "text/plain") -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        with suppress(OSError):  # the client may have gone
-            self.wfile.write(content)
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Print nothing on the terminal of the tests."""
 
 
 @pytest.fixture(scope="module")
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with mlflow_server(tmp_path_factory.mktemp("server")) as url:
         yield url
-
-
-@contextmanager
-def proxy(upstream: str) -> Iterator[Proxy]:
-    with Proxy(upstream) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.released.set()
-            server.shutdown()
-            thread.join()
 
 
 TRAINING = """
@@ -250,7 +145,7 @@ def the_run(url: str) -> Run:
     return run
 
 
-@pytest.mark.parametrize("kind", ["slow", "refusing", "forgetting"])
+@pytest.mark.parametrize("kind", ["refusing", "forgetting"])
 def test_a_result_is_registered_once(
     kind: str, upstream: str, better: Checkout, tmp_path: Path
 ) -> None:
@@ -260,9 +155,8 @@ def test_a_result_is_registered_once(
     client = mlflow.MlflowClient(upstream)
     with proxy(upstream) as server:
         server.kind = kind
-        server.pause = 0.2  # in some hundred calls; a stage would not wait so long
         ours = {"MLFLOW_TRACKING_URI": server.url, "PYTHONPATH": str(checkout.path / "src")}
-        for _ in range(1 if kind == "slow" else 3):
+        for _ in range(3):
             done = checkout.run("latentworks", "register", expected=None, **ours)
             assert done.returncode in (0, 69), done.stderr
             if done.returncode == 69:
