@@ -22,7 +22,9 @@ FULL = "LATENTWORKS_FULL" in os.environ
 LEFT_OUT = pytest.StashKey[list[str]]()
 LONG = (  # the longest; the first three also need few results of other tests
     *("retraining", "deployments", "scoring", "races", "runner", "unreliable_server", "pipeline"),
-    *("registry", "server", "verification", "drift", "refusals", "faults", "worktree", "tracking"),
+    *("registry", "server", "verification", "training", "drift", "refusals", "backups", "faults"),
+    *("registry_states", "fuzz", "worktree", "tracking", "learned_priors", "signatures", "http"),
+    *("openapi", "servable", "features", "temporary"),
 )
 
 

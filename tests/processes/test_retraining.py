@@ -356,18 +356,19 @@ def test_killed_at_any_level_it_goes_on_with_the_next_run(project: Project, tmp_
 
     The flow also ends while it registers the result, or lets the gate decide.
     """
-    options = ("--set", "seed=3", "--set", "train.epochs=60", "--set", "train.patience=60")
+    options = ("--set", "seed=3", "--set", "train.epochs=24", "--set", "train.patience=24")
     number = len(versions(project))
     reached = 0
     levels = ("latentworks.stages train", "pipeline retrain", "dvc", "pipeline flow")
     for who in levels if FULL else levels[:2]:
         reached = kill_in_training(project, who, reached, *options)
     told = kill_in_command(project, "register", tmp_path / "register", *options)
-    (goes_on,) = re.findall(r"train: goes on after epoch (\d+) of 60", told)
+    (goes_on,) = re.findall(r"train: goes on after epoch (\d+) of 24", told)
     assert int(goes_on) >= reached - 1
     if FULL:
         kill_in_command(project, "promote", tmp_path / "promote", *options)
-    project.run("python", "-m", "pipeline", "retrain", *options, expected=None)
+    warm = {"LATENTWORKS_COLD": ""}  # nothing is killed any more
+    project.run("python", "-m", "pipeline", "retrain", *options, expected=None, **warm)
     found = versions(project)
     assert len(found) == number + 1
     assert "decision" in found[-1].tags
@@ -380,7 +381,7 @@ def kill_in_training(project: Project, who: str, after: int, *options: str) -> i
     """Kill a process in the second epoch of a run, and return the epoch."""
     with retraining(project, subprocess.PIPE, *options) as process:
         assert process.stdout is not None
-        begun = (re.search(r"Epoch (\d+)/60", line) for line in process.stdout)
+        begun = (re.search(r"Epoch (\d+)/24", line) for line in process.stdout)
         epochs = (int(epoch[1]) for epoch in begun if epoch)
         reached = next(epoch for epoch in epochs if epoch > after + 1)
         kill(process, who)

@@ -45,28 +45,28 @@ def test_a_training_that_is_killed_in_its_second_phase_ends_with_the_same_bytes(
     finished: Checkout, tmp_path: Path
 ) -> None:
     whole, cut = (finished.copy(tmp_path / name) for name in ("whole", "cut"))
-    refine = "{steps: 1000, learning_rate: 0.001, energy: 0.5, moments: 0.2, features: 0.2}"
+    refine = "{steps: 250, learning_rate: 0.001, energy: 0.5, moments: 0.2, features: 0.2}"
     for checkout in (whole, cut):
         checkout.edit("params.yaml", "  patience: 3", f"  patience: 3\n  refine: {refine}")
     whole.run("dvc", "repro", "train")
     run = start(cut)
     assert run.stdout is not None
-    second = (line for line in run.stdout if line.startswith("Epoch 3/40"))  # of 40 rounds
+    second = (line for line in run.stdout if line.startswith("Epoch 3/10"))  # of 10 rounds
     assert next(second)
     os.killpg(run.pid, signal.SIGKILL)
     run.stdout.close()
     run.wait()
     said = cut.run("dvc", "repro", "train").stdout
-    assert re.search(r"the second phase goes on after round \d+ of 40", said)
+    assert re.search(r"the second phase goes on after round \d+ of 10", said)
     assert "Epoch 1/4\n" not in said
     model = "models/autoencoder"
     assert dag.md5_of(cut.path / model) == dag.md5_of(whole.path / model)
     # Another second phase continues from the same first phase.
-    cut.edit("params.yaml", "steps: 1000", "steps: 25")
+    cut.edit("params.yaml", "steps: 250", "steps: 25")
     said = cut.run("dvc", "repro", "train").stdout
     assert "the second phase has 25 steps" in said
     assert "Epoch 1/4\n" not in said
-    whole.edit("params.yaml", "steps: 1000", "steps: 25")
+    whole.edit("params.yaml", "steps: 250", "steps: 25")
     shutil.rmtree(whole.path / STATE)
     whole.run("dvc", "repro", "train")
     assert dag.md5_of(cut.path / model) == dag.md5_of(whole.path / model)
@@ -77,8 +77,8 @@ def test_a_prior_that_is_killed_ends_with_the_same_bytes(
 ) -> None:
     whole, cut = (finished.copy(tmp_path / name) for name in ("whole", "cut"))
     flow = (
-        "{kind: flow, width: 16, num_blocks: 1, label_dropout: 0.2, num_steps: 2, epochs: 200, "
-        "batch_size: 64, learning_rate: 0.002, warmup_steps: 2, schedule: cosine, patience: 200, "
+        "{kind: flow, width: 16, num_blocks: 1, label_dropout: 0.2, num_steps: 2, epochs: 20, "
+        "batch_size: 64, learning_rate: 0.002, warmup_steps: 2, schedule: cosine, patience: 20, "
         "num_threads: 1}"
     )
     for checkout in (whole, cut):
@@ -98,7 +98,7 @@ def test_a_prior_that_is_killed_ends_with_the_same_bytes(
     rest(run)
     run.wait()
     said = cut.run("dvc", "repro", "prior").stdout
-    assert re.search(r"prior: goes on after epoch \d+ of 200", said)
+    assert re.search(r"prior: goes on after epoch \d+ of 20", said)
     assert dag.md5_of(cut.path / "models/prior") == dag.md5_of(whole.path / "models/prior")
 
 

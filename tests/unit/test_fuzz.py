@@ -4,6 +4,7 @@ The examples are the same in every run. `FUZZ_EXAMPLES=5000 pytest tests/unit/te
 5000 others for each test.
 """
 
+import copy
 import gzip
 import io
 import json
@@ -157,6 +158,9 @@ def plain(text: bytes | str) -> Any:
     return YAML(typ="safe", pure=True).load(text)
 
 
+PARSED = plain(COMMITTED)
+
+
 def sections(tree: Any) -> Iterator[Any]:
     """Every mapping and list within a tree, the tree itself included."""
     if isinstance(tree, dict | list):
@@ -169,7 +173,7 @@ def sections(tree: Any) -> Iterator[Any]:
 def edited_tree(draw: st.DrawFn, scalars: st.SearchStrategy[Any]) -> dict[str, Any]:
     """The committed params with other values, superfluous keys and missing keys."""
     values = nested(scalars)
-    tree = plain(COMMITTED)
+    tree = copy.deepcopy(PARSED)
     for _ in range(draw(st.integers(1, 3))):
         section = draw(st.sampled_from(list(sections(tree))))
         if not section:

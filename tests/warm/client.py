@@ -31,7 +31,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def interpreter(call: list[str]) -> str:
     """The name of the warm interpreter that runs a command line. Empty if none does."""
-    if "LATENTWORKS_COLD" in os.environ:
+    if os.environ.get("LATENTWORKS_COLD"):
         return ""
     if call[0] != "python":
         return MLFLOW
