@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from goals import goals, score
 from latentworks import params
+from latentworks.artifacts.curves import read_curves
 from latentworks.params import recipes
 from latentworks.repository import dag
 from latentworks.system import disk
@@ -24,6 +25,7 @@ from scratch import Scratch
 DOC = Path("docs/recipes.md")
 START, END = "<!-- written by scripts/measure_recipes.py -->", "<!-- up to here -->"
 PICTURES = ("class_samples", "samples")  # docs/recipes.md shows the first that a recipe has
+NATS = "prior.nats_a_code"  # of the validation images, for a prior that draws codes
 # Columns of the table in docs/recipes.md.
 SHOWN = {
     "test.bce": "BCE",
@@ -40,6 +42,7 @@ SHOWN = {
     "samples.label_agreement": "label agreement",
     "samples.classification_accuracy": "classification accuracy",
     "samples.memorisation": "memorisation",
+    NATS: "nats a code",
 }
 
 
@@ -47,7 +50,7 @@ def measure(name: str, first: str | None) -> list[str]:
     """Run a recipe and record its scores and picture; return a line for each missed goal."""
     scratch = Scratch(f"recipes/{name}", keep=first is not None)
     minutes = scratch.run(name, first=first)
-    metrics = scratch.metrics()
+    metrics = scratch.metrics() | _nats(scratch)
     path = scratch.root / "recipes" / f"{name}.yaml"
     wanted = goals(path)
     expected: dict[str, Any] = {"minutes": round(minutes, 1)}
@@ -59,6 +62,14 @@ def measure(name: str, first: str | None) -> list[str]:
     with disk.replacing(scratch.root / picture(name)) as temporary:
         shutil.copy(next(file for file in files if file.exists()), temporary)
     return [f"{name}: {each}" for each in missed(path)]
+
+
+def _nats(scratch: Scratch) -> dict[str, float]:
+    """The least validation loss of a prior that draws codes; else an empty dict."""
+    if params.read(scratch.folder / params.PARAMS)["model"]["kind"] != "codes":
+        return {}
+    epochs = read_curves(scratch.folder / "models/prior/curves.csv")
+    return {NATS: min(epoch["val_loss"] for epoch in epochs)}
 
 
 def missed(path: Path) -> list[str]:
