@@ -208,19 +208,22 @@ def test_an_interrupted_decision_is_carried_out_once(
         champion = aliases(server, pair.name)["champion"]
         reason = "collars"
         text = f"Restored: {reason}"
+        scores = {"mse.challenger": 0.25 * version, "mse.champion": 0.5}
         entry = Entry(
-            uuid.uuid4().hex, pair.name, version, decision, reason, champion, version, text
+            *(uuid.uuid4().hex, pair.name, version, decision, reason, champion, version, text),
+            metrics=scores,
         )
-        store.decisions.record(entry, {})
+        run_id = store.decisions.record(entry).run_id
         assert "in progress, or interrupted" in pair.ours("history")
         # The repeated rollback completes the interrupted rollback, and goes no step further.
         assert f"version {version} is champion again" in pair.ours("rollback")
         assert aliases(server, pair.name)["champion"] == version
+        assert MlflowClient(server).get_run(run_id).data.metrics == scores
     assert aliases(server, pair.name) == before
     decisions(server, pair.name)  # asserts that all are finished
 
     gone = Entry(uuid.uuid4().hex, pair.name, 77, "promoted", "?", before["champion"], 77, "?")
-    store.decisions.record(gone, {})
+    store.decisions.record(gone)
     pair.ours("rollback")
     pair.ours("rollback")
     assert aliases(server, pair.name) == before

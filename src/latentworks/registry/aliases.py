@@ -82,8 +82,9 @@ class Aliases:
             number_of(after),
             text,
             scored is not None,
+            _metrics(scored) if scored else {},
         )
-        entry = self.store.decisions.record(entry, _metrics(scored) if scored else {})
+        entry = self.store.decisions.record(entry)
         self._apply(entry)
         return entry
 

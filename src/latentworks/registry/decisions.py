@@ -1,9 +1,9 @@
 """Decisions about versions. Each decision is an MLflow run in the experiment DECISIONS."""
 
-import time
+import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mlflow import MlflowClient
@@ -27,6 +27,7 @@ class Entry:
     champion_after: int | None
     text: str = ""  # Markdown: the decision, the reason, the scores
     scored: bool = False  # the text has a table of scores
+    metrics: dict[str, float] = field(default_factory=dict)  # of challenger and champion, by name
     milliseconds: int = 0  # since 1970, when it was recorded
     status: str = ""  # FINISHED when the aliases follow the decision
     run_id: str = ""
@@ -42,9 +43,9 @@ class Decisions:
         self.client = client
         self.experiment = experiment or (lambda: client.get_experiment_by_name(DECISIONS))
 
-    def record(self, entry: Entry, metrics: dict[str, float]) -> Entry:
+    def record(self, entry: Entry) -> Entry:
         """Write a decision as a run. The run stays open until `close`."""
-        values = asdict(entry)
+        values = {**asdict(entry), "metrics": json.dumps(entry.metrics)}
         tags = {
             tag: "" if values[name] is None else str(values[name]) for name, tag in _TAGS.items()
         }
@@ -59,18 +60,19 @@ class Decisions:
             ),
             lambda double: self.client.delete_run(double.info.run_id),
         )
-        now = int(time.time() * 1000)
-        self.client.log_batch(
-            run.info.run_id,
-            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
-        )
         return _entry(run)
 
     def close(self, entry: Entry, status: str = "FINISHED") -> None:
         """End the run: FINISHED once the aliases follow the decision, KILLED if they never do.
 
-        Also deletes duplicate runs that a kill or a late answer left, which `record` did not see.
+        Metrics are logged here from the tag that `record` wrote, so that a decision which another
+        process completes has them, too; MLflow keeps one of equal points. Also deletes duplicate
+        runs that a kill or a late answer left, which `record` did not see.
         """
+        if entry.metrics:
+            when = entry.milliseconds
+            points = [Metric(name, value, when, 0) for name, value in entry.metrics.items()]
+            self.client.log_batch(entry.run_id, metrics=points)
         self.client.set_terminated(entry.run_id, status)
         for other in self._runs(f"tags.`{_TAGS['id']}` = '{entry.id}'"):
             if other.info.run_id != entry.run_id:
@@ -123,6 +125,7 @@ _TAGS = {
     "champion_before": "champion.before",
     "champion_after": "champion.after",
     "scored": "decision.scored",
+    "metrics": "decision.metrics",
     "text": "mlflow.note.content",  # MLflow shows this tag as the run's description
 }
 # The tags of a decision that nobody edits: MLflow's pages let the user edit its text.
@@ -134,6 +137,7 @@ def _entry(run: Run) -> Entry:
     for name in ("version", "champion_before", "champion_after"):
         values[name] = int(values[name]) if values[name] else None
     # Decisions from before this tag show their scores in a table.
+    values["metrics"] = dict(json.loads(values["metrics"] or "{}"))
     values["scored"] = values["scored"] == str(True) or "\n| " in values["text"]
     info = run.info
     return Entry(**values, milliseconds=info.start_time, status=info.status, run_id=info.run_id)
