@@ -20,7 +20,8 @@ from servers import end_shared_server, server_of, shared_mlflow_server
 # `make faults` and the nightly tests run long tests in full. Every push runs a short version.
 FULL = "LATENTWORKS_FULL" in os.environ
 LEFT_OUT = pytest.StashKey[list[str]]()
-LONG = (  # the longest; the first three also need few results of other tests
+LONG = (  # the longest; the first four also need few results of other tests
+    "topology",
     *("retraining", "deployments", "scoring", "races", "runner", "unreliable_server", "pipeline"),
     *("registry", "server", "verification", "training", "drift", "refusals", "backups", "faults"),
     *("registry_states", "fuzz", "worktree", "tracking", "learned_priors", "signatures", "http"),
