@@ -1,7 +1,8 @@
-"""Draw images of each class with one seed from several recipes, one row for each recipe.
+"""Draw an image of each class from several recipes, with the same seeds: a row for each recipe.
 
 `python scripts/compare_recipes.py images-64d flow-64d` reads the servables that
-`scripts/measure_recipes.py` has left in `.latentworks/recipes/`, and writes PICTURE.
+`scripts/measure_recipes.py` has left in `.latentworks/recipes/`, and writes PICTURE. The recipes
+need a sampler that draws images of a class.
 """
 
 import argparse
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from latentworks.artifacts.figures import write_figure
 from latentworks.plots.comparison import comparison
 from latentworks.repository import dag
 from latentworks.serving.servable import load
@@ -40,7 +42,7 @@ def main() -> None:
         rows,
     )
     with disk.replacing(root / PICTURE) as temporary:
-        figure.savefig(temporary, format="png")
+        write_figure(temporary, figure)
     print(f"{root / PICTURE}: written")
 
 

@@ -40,7 +40,7 @@ PICTURES = {
     "traversals",
 }
 MODEL = "models/autoencoder/model.keras"
-MANY = 30  # epochs of a tenth of a second each
+MANY = 80  # epochs of a tenth of a second each
 
 
 def stages_run(output: str) -> list[str]:

@@ -30,6 +30,7 @@ from servers import prefect_server, until
 AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
 OUTSIDE = "../images/digits.npz"  # outside of the project, where a user would keep images
 EPOCHS = ("--set", "train.epochs=20")
+MANY = 60 if FULL else 24  # epochs: a kill takes up to three of them
 
 
 @pytest.fixture(scope="module")
@@ -356,14 +357,15 @@ def test_killed_at_any_level_it_goes_on_with_the_next_run(project: Project, tmp_
 
     The flow also ends while it registers the result, or lets the gate decide.
     """
-    options = ("--set", "seed=3", "--set", "train.epochs=24", "--set", "train.patience=24")
+    values = ("seed=3", f"train.epochs={MANY}", f"train.patience={MANY}")
+    options = [word for value in values for word in ("--set", value)]
     number = len(versions(project))
     reached = 0
     levels = ("latentworks.stages train", "pipeline retrain", "dvc", "pipeline flow")
     for who in levels if FULL else levels[:2]:
         reached = kill_in_training(project, who, reached, *options)
     told = kill_in_command(project, "register", tmp_path / "register", *options)
-    (goes_on,) = re.findall(r"train: goes on after epoch (\d+) of 24", told)
+    (goes_on,) = re.findall(rf"train: goes on after epoch (\d+) of {MANY}", told)
     assert int(goes_on) >= reached - 1
     if FULL:
         kill_in_command(project, "promote", tmp_path / "promote", *options)
@@ -381,7 +383,7 @@ def kill_in_training(project: Project, who: str, after: int, *options: str) -> i
     """Kill a process in the second epoch of a run, and return the epoch."""
     with retraining(project, subprocess.PIPE, *options) as process:
         assert process.stdout is not None
-        begun = (re.search(r"Epoch (\d+)/24", line) for line in process.stdout)
+        begun = (re.search(rf"Epoch (\d+)/{MANY}", line) for line in process.stdout)
         epochs = (int(epoch[1]) for epoch in begun if epoch)
         reached = next(epoch for epoch in epochs if epoch > after + 1)
         kill(process, who)

@@ -290,20 +290,30 @@ def test_without_steps_the_second_phase_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "schedule", "validation"),
-    [(SMALL, "constant", False), *((family, "cosine", True) for family in FAMILIES)],
+    ("family", "schedule", "validation", "kills"),
+    [
+        (SMALL, "constant", False, (1, 2)),
+        *((family, "cosine", True, (1,)) for family in FAMILIES),
+    ],
     ids=lambda value: getattr(value, "kind", ""),
 )
 def test_an_interrupted_second_phase_ends_with_the_same_weights(
-    tmp_path: Path, family: Any, schedule: str, validation: bool
+    tmp_path: Path, family: Any, schedule: str, validation: bool, kills: tuple[int, ...]
 ) -> None:
+    """`kills`: the rounds after which the phase is killed. Initial weights differ each time."""
     config = CONFIG.model_copy(
         update={"epochs": 2, "schedule": schedule, "warmup_steps": 0, "refine": REFINE}
     )
     whole, expected = train(tmp_path / "whole.npz", config, validation, family=family)
     shutil.copy(tmp_path / "whole.npz", tmp_path / "cut.npz")  # the end of the first phase
-    with pytest.raises(Killed):
-        train(tmp_path / "cut.npz", config, validation, family=family, killed_after=1)
+    for rounds in kills:
+        with pytest.raises(Killed):
+            train(
+                *(tmp_path / "cut.npz", config, validation),
+                initial_seed=rounds,
+                family=family,
+                killed_after=rounds,
+            )
     resumed, progress = train(
         tmp_path / "cut.npz", config, validation, initial_seed=9, family=family
     )

@@ -3,8 +3,8 @@
 While the tests run, files `python`, `latentworks` and `dvc` with this text are first on PATH. The
 client hands its arguments, folder, environment and open files to server.py, which forks. The client
 passes signals on to the fork, and ends as the fork does. A program that the warm interpreter does
-not know, or any program where LATENTWORKS_COLD is set, gets an interpreter of its own. The imports
-are few, since every start pays for them.
+not know, or any program where LATENTWORKS_COLD has a value, gets an interpreter of its own. The
+imports are few, since every start pays for them.
 
 The folder around `bin` is a virtual environment, whose `lib` is a link to that of the project. So
 `sys.executable` is a file of this folder in every program, and programs that are started by this

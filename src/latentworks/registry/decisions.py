@@ -65,9 +65,9 @@ class Decisions:
     def close(self, entry: Entry, status: str = "FINISHED") -> None:
         """End the run: FINISHED once the aliases follow the decision, KILLED if they never do.
 
-        Metrics are logged here from the tag that `record` wrote, so that a decision which another
-        process completes has them, too; MLflow keeps one of equal points. Also deletes duplicate
-        runs that a kill or a late answer left, which `record` did not see.
+        Logs the metrics, which `record` wrote into a tag. So a decision that another process
+        completes has them, too. MLflow keeps one of equal points. Also deletes duplicate runs that
+        a kill or a late answer left, which `record` did not see.
         """
         if entry.metrics:
             when = entry.milliseconds

@@ -79,7 +79,8 @@ def main() -> None:
     if not line:  # the parent has closed the pipe, or has ended
         return
     folder, *scoring_paths = map(Path, json.loads(line))
-    # MLflow would compare versions of packages, for a second. The golden calls show more.
+    # Its warnings need the metadata of all installed packages, which takes MLflow a second to
+    # read. The golden calls check more.
     model = mlflow.pyfunc.load_model(str(folder), suppress_warnings=True)
     golden.check(
         folder / loading.SERVABLE,
