@@ -34,7 +34,7 @@ from latentworks.server.model import Model, Named
 from latentworks.server.schema import VERBS
 from latentworks.server.service import Following, Service
 from latentworks.serving import checksums, export, packaging, preflight
-from latentworks.serving.servable import Servable, load
+from latentworks.serving.servable import Interface, Servable, load
 from latentworks.system import disk
 from servers import closed_port, until
 
@@ -65,10 +65,9 @@ class Labelled:
             self.network,
             self.sampler,
             folder / "sampler",
-            {"fit": "pad", "background": 0},
+            Interface((8, 8, 1), self.network.latent_dim, NAMES, "pad", 0),
             self.images[:3],
             np.linspace(0, 1, 10),
-            NAMES,
             class_shares(self.sampler, self.network.num_classes > 0, self.labels, len(NAMES)),
         )
         self.servable = load(folder / "servable")

@@ -26,7 +26,7 @@ from latentworks.models.config import ModelConfig
 from latentworks.preprocess import to_pixels
 from latentworks.samplers.config import GaussianConfig, SamplerConfig
 from latentworks.serving import checksums, export, golden, loading, packaging, preflight
-from latentworks.serving.servable import Servable, load
+from latentworks.serving.servable import Interface, Servable, load
 from latentworks.system import disk
 
 # The largest difference of latents, relative to 1 or to their size, and of pixels in [0, 1]. ONNX
@@ -89,13 +89,12 @@ def test_models_of_other_image_shapes_are_exported(
     latents = np.concatenate([*inference.encode(network, images, np.arange(len(images)))])
     sampler = GaussianConfig(kind="gaussian")
     write_sampler(make(tmp_path / "sampler"), sampler.fit(latents, None, 0), sampler)
-    settings = {"fit": "pad", "background": 0}
     export.write(
         make(tmp_path / "servable"),
         network,
         sampler.fit(latents, None, 0),
         tmp_path / "sampler",
-        settings,
+        Interface(image_shape, latent_dim, (), "pad", 0),
         images[:3],
         np.linspace(0, 1, 10),
     )

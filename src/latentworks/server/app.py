@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
@@ -109,7 +108,7 @@ def create(
                 model, verb, call.inputs, call.params, large=large, share=share
             )
             content, media_type = await aside(
-                np.size(outputs) >= encoding.LARGE,
+                np.asarray(outputs).size >= encoding.LARGE,
                 encoding.write,
                 call,
                 str(model.version),
@@ -131,7 +130,8 @@ def create(
         )
         model = request.state.model = service.served_model
         outputs = await service.call(model, verb, inputs, params, large=large, share=share)
-        content = await aside(np.size(outputs) >= encoding.LARGE, invocations.write, outputs)
+        large = np.asarray(outputs).size >= encoding.LARGE
+        content = await aside(large, invocations.write, outputs)
         return Response(content, media_type=encoding.JSON, headers={VERSION: str(model.version)})
 
     app.add_route("/invocations", measures.timed("invocations", invoked), methods=["POST"])
@@ -246,7 +246,7 @@ def read_address(verb: str, request: Request) -> encoding.Call:
                 f"{', '.join(known)}."
             )
     as_png = encoding.JSON not in request.headers.get("accept", "")
-    params: dict[str, Any] = {
+    params: dict[str, object] = {
         name: _READ.get(name, _whole_number)(name, text)
         for name, text in given.items()
         if name != "z"
@@ -269,7 +269,7 @@ def _number(name: str, text: str) -> float:
 
 
 # How a param is read from its text; others are whole numbers.
-_READ: dict[str, Callable[[str, str], Any]] = {
+_READ: dict[str, Callable[[str, str], object]] = {
     "label": lambda _, text: text,
     "guidance": _number,
     "temperature": _number,

@@ -3,16 +3,17 @@
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from latentworks.errors import InputError
+from latentworks.serving.servable import Outputs
 
 BY_ROWS = ("reconstruct", "encode", "decode", "anomaly_score")  # row i of inputs gives row i
+Call = Callable[[object, object, Mapping[str, object]], Outputs]  # of verb, inputs and params
 LARGE = 64  # rows; larger calls have a thread of their own, so that small ones need not wait
 MAX_ROWS = 256  # in one call of the model
 
@@ -21,11 +22,11 @@ MAX_ROWS = 256  # in one call of the model
 class Job:
     """A call whose answer a request awaits."""
 
-    call: Callable[[str, Any, Mapping[str, Any]], Any]  # of the version when the request arrived
-    verb: str
-    inputs: Any
-    params: Mapping[str, Any]
-    answer: "Future[Any]" = field(default_factory=Future)
+    call: Call  # of the version when the request arrived
+    verb: object
+    inputs: object
+    params: Mapping[str, object]
+    answer: "Future[Outputs]" = field(default_factory=Future)
 
     @property
     def rows(self) -> int:
@@ -81,12 +82,8 @@ class Batching:
         self._small, self._large = Lane("small calls"), Lane("large calls")
 
     async def call(
-        self,
-        call: Callable[[str, Any, Mapping[str, Any]], Any],
-        verb: str,
-        inputs: Any,
-        params: Mapping[str, Any],
-    ) -> Any:
+        self, call: Call, verb: object, inputs: object, params: Mapping[str, object]
+    ) -> Outputs:
         """Return `call(verb, inputs, params)`, batched with other calls if possible.
 
         Arrays have the shape of the verb, [N, …]. Raises what the call raises.
@@ -130,9 +127,10 @@ def _do(jobs: list[Job]) -> None:
             job.answer.set_exception(error)
 
 
-def _together(jobs: list[Job]) -> list[Any]:
+def _together(jobs: list[Job]) -> Sequence[Outputs]:
     first = jobs[0]
-    answer = first.call(first.verb, np.concatenate([job.inputs for job in jobs]), first.params)
+    inputs = np.concatenate([np.asarray(job.inputs) for job in jobs])
+    answer = first.call(first.verb, inputs, first.params)
     ends = np.cumsum([job.rows for job in jobs])[:-1]
     if isinstance(answer, dict):
         parts = {name: np.split(values, ends) for name, values in answer.items()}

@@ -9,17 +9,18 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import orjson
 from PIL import Image
+from pydantic import JsonValue
 from starlette.responses import Response
 
 from latentworks.datasets.image_folder import decode_image
 from latentworks.datasets.source import Reject
 from latentworks.errors import InputError
 from latentworks.serving.inputs import MAX_PIXELS
+from latentworks.serving.servable import Outputs
 
 PNG = "image/png"
 JSON = "application/json"
@@ -52,8 +53,8 @@ Claim = Callable[[int], None]  # claims bytes of memory: see `latentworks.server
 class Call:
     """A request: inputs and params of a verb, and the format of the answer."""
 
-    inputs: Any = None
-    params: Mapping[str, Any] = field(default_factory=dict)
+    inputs: object = None
+    params: Mapping[str, object] = field(default_factory=dict)
     as_png: bool = False  # the answer is one picture instead of JSON
     base64: bool = False  # images in JSON are PNG files in base64 instead of arrays
 
@@ -110,12 +111,12 @@ def refuse_other_formats(body: bytes, headers: Mapping[str, str]) -> None:
         raise Unsupported(f"The body is {found}. Expected JSON, or a picture: PNG, JPEG or WebP.")
 
 
-def whole(value: Any) -> Any:
+def whole(value: JsonValue) -> JsonValue:
     """Return a float of JSON such as 2.0 as an int, and any other value unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def read_json(body: bytes, claim: Claim) -> dict[str, Any]:
+def read_json(body: bytes, claim: Claim) -> dict[str, JsonValue]:
     """Return the fields of a JSON object. Raises NotJSON, or InputError for other JSON."""
     if not body:
         raise NotJSON("The body is empty. Expected JSON or a picture.")
@@ -130,7 +131,7 @@ def read_json(body: bytes, claim: Claim) -> dict[str, Any]:
     return given
 
 
-def read_inputs(inputs: Any, body: bytes, claim: Claim) -> Any:
+def read_inputs(inputs: JsonValue, body: bytes, claim: Claim) -> JsonValue | list[np.ndarray]:
     """Return arrays as they are, and pictures in base64 as arrays. Raises InputError.
 
     A picture is a text, or {"b64": text} as in TensorFlow Serving.
@@ -138,7 +139,10 @@ def read_inputs(inputs: Any, body: bytes, claim: Claim) -> Any:
     if isinstance(inputs, str | dict):
         inputs = [inputs]
     if isinstance(inputs, list) and inputs and isinstance(inputs[0], dict):
-        inputs = [each["b64"] if _has_b64(each) else each for each in inputs]
+        inputs = [
+            each["b64"] if isinstance(each, dict) and set(each) == {"b64"} else each
+            for each in inputs
+        ]
     if not (isinstance(inputs, list) and inputs and isinstance(inputs[0], str)):
         if inputs is not None and _has_bools(body) and _has_bools(orjson.dumps(inputs)):
             raise InputError(
@@ -162,10 +166,6 @@ def read_inputs(inputs: Any, body: bytes, claim: Claim) -> Any:
         images.append(picture(content, left, claim))
         left -= images[-1].size
     return images
-
-
-def _has_b64(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"b64"}
 
 
 def _has_bools(text: bytes) -> bool:
@@ -202,26 +202,27 @@ def picture(content: bytes, most: int, claim: Claim) -> np.ndarray:
 # --- answers -------------------------------------------------------------------------------------
 
 
-def write(call: Call, model: str, outputs: Any) -> tuple[bytes, str]:
+def write(call: Call, model: str, outputs: Outputs) -> tuple[bytes, str]:
     """Return the body of an answer, and its media type."""
-    are_images = isinstance(outputs, np.ndarray) and outputs.dtype == np.uint8
-    if call.as_png and are_images:
-        return png(sheet(outputs)), PNG
-    if call.base64 and are_images:
-        outputs = [base64.b64encode(png(image)).decode() for image in outputs]
-    return dump({"model": model, "outputs": outputs}), JSON
+    shown: object = outputs
+    if isinstance(outputs, np.ndarray) and outputs.dtype == np.uint8:  # images
+        if call.as_png:
+            return png(sheet(outputs)), PNG
+        if call.base64:
+            shown = [base64.b64encode(png(image)).decode() for image in outputs]
+    return dump({"model": model, "outputs": shown}), JSON
 
 
-def response(status: int, content: Any, headers: Mapping[str, str] | None = None) -> Response:
+def response(status: int, content: object, headers: Mapping[str, str] | None = None) -> Response:
     return Response(dump(content), status, headers, media_type=JSON)
 
 
-def dump(value: Any) -> bytes:
+def dump(value: object) -> bytes:
     """Write JSON: arrays as nested lists, NaN and infinity as null."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY, default=_contiguous)
 
 
-def _contiguous(array: Any) -> Any:
+def _contiguous(array: object) -> object:
     if isinstance(array, np.ndarray):
         return array.tolist()
     raise TypeError

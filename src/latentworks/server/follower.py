@@ -8,11 +8,11 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from latentworks.errors import LatentworksError, Unavailable
 from latentworks.registry.signatures import Keys
 from latentworks.server.model import Model, Named
+from latentworks.server.report import Report
 from latentworks.server.service import Service
 from latentworks.serving import checksums
 from latentworks.system import disk, processes
@@ -82,7 +82,7 @@ class Follower:
 
     def _carry_out(self, line: str) -> None:
         following = self.service.following
-        report: dict[str, Any] = json.loads(line)
+        report: Report = json.loads(line)
         if "fault" in report:
             if report["fault"] != following.fault:
                 print(report["fault"], file=sys.stderr)
@@ -111,7 +111,7 @@ class Follower:
             return
         with suppress(OSError):  # without the note, the next start fetches from the registry
             place = str(Path(folder).relative_to(self.home))
-            about = {"number": version.number, "sha256": version.sha256, "folder": place}
+            about: Report = {"number": version.number, "sha256": version.sha256, "folder": place}
             about["tags"] = tags  # with the signature, which the next start checks
             disk.write_json(self.note, about)
         self.service.swap(model)

@@ -1,12 +1,13 @@
 """Requests and answers in the format of `mlflow models serve`, for its clients."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+from pydantic import JsonValue
 
 from latentworks.errors import InputError
 from latentworks.server import encoding
+from latentworks.serving.servable import Outputs
 
 DEFAULT = "reconstruct"
 FORMATS = ("inputs", "instances")
@@ -16,7 +17,7 @@ TYPES = ("application/json", "application/x-www-form-urlencoded", "")  # the sec
 
 def read(
     body: bytes, headers: Mapping[str, str], claim: encoding.Claim
-) -> tuple[str, Any, dict[str, Any]]:
+) -> tuple[JsonValue, object, dict[str, JsonValue]]:
     """Return verb, inputs and params of a request. Raises InputError. See `encoding.read`."""
     encoding.refuse_other_formats(body, headers)
     content_type = headers.get("content-type", "")
@@ -44,10 +45,11 @@ def read(
     return verb, encoding.read_inputs(given[found[0]], body, claim), params
 
 
-def write(outputs: Any) -> bytes:
+def write(outputs: Outputs) -> bytes:
     """Write an answer as MLflow does: a table becomes one object for each row."""
+    predictions: object = outputs
     if isinstance(outputs, dict):
         columns = {name: np.asarray(values).tolist() for name, values in outputs.items()}
         rows = zip(*columns.values(), strict=True)
-        outputs = [dict(zip(columns, row, strict=True)) for row in rows]
-    return encoding.dump({"predictions": outputs})
+        predictions = [dict(zip(columns, row, strict=True)) for row in rows]
+    return encoding.dump({"predictions": predictions})

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from latentworks.preprocess import prepare_image
 from latentworks.serving import golden, loading
 from latentworks.serving import inputs as checks
 from latentworks.serving.inputs import MAX_NUM, MAX_PIXELS
-from latentworks.serving.servable import DEFAULT_NUM, Interface
+from latentworks.serving.servable import DEFAULT_NUM, Interface, Outputs
 
 MAX_SENTENCE = 500  # characters of a message
 PICTURES = ("reconstruct", "decode", "sample", "interpolate")  # verbs whose outputs are images
@@ -68,9 +67,9 @@ class Model:
     def has_density(self) -> bool:
         return hasattr(self.servable.sampler, "log_density")
 
-    def num_outputs(self, verb: Any, inputs: Any, params: Mapping[str, Any]) -> int:
+    def num_outputs(self, verb: object, inputs: object, params: Mapping[str, object]) -> int:
         """The numbers in the answer of a call; 0 if it will be refused."""
-        rows = len(inputs) if isinstance(inputs, list | np.ndarray) else 1
+        rows: object = len(inputs) if isinstance(inputs, list | np.ndarray) else 1
         if not isinstance(verb, str):
             return 0
         if verb in DEFAULT_NUM:
@@ -82,7 +81,7 @@ class Model:
             each = math.prod(self.interface.image_shape)
         return rows * each if rows * each <= MAX_PIXELS else 0
 
-    def checked_inputs(self, verb: str, inputs: Any) -> Any:
+    def checked_inputs(self, verb: object, inputs: object) -> object:
         """Return inputs in the shape that `verb` takes, [N, …]. Raises InputError."""
         if isinstance(inputs, list) and inputs and isinstance(inputs[0], np.ndarray):
             inputs = self._of_one_shape(inputs)
@@ -110,7 +109,7 @@ class Model:
             ]
         )
 
-    def call(self, verb: str, inputs: Any, params: Mapping[str, Any]) -> Any:
+    def call(self, verb: object, inputs: object, params: Mapping[str, object]) -> Outputs:
         """Run `verb`. Raises InputError for invalid inputs or params."""
         try:
             return self.servable.call(verb, inputs, params)

@@ -1,12 +1,14 @@
 """The OpenAPI description of the API, for the version that is served now."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
 from latentworks.server.invocations import DEFAULT, FORMATS
 from latentworks.server.model import PICTURES
 from latentworks.server.service import Service
 from latentworks.serving.inputs import MAX_LATENT, MAX_NUM, MAX_PIXELS, MAX_SEED, MAX_SETTING
+
+Schema = Mapping[str, object]  # a part of the document: an object of JSON
 
 VERBS = {
     "reconstruct": "Reconstruct images",
@@ -19,10 +21,10 @@ VERBS = {
 }
 
 
-def describe(service: Service) -> dict[str, Any]:
+def describe(service: Service) -> dict[str, object]:
     """Return the document at /openapi.json."""
     model = service.model
-    paths: dict[str, Any] = {
+    paths: dict[str, dict[str, Schema]] = {
         f"/{verb}": {"post": _posted(verb, title, service)} for verb, title in VERBS.items()
     }
     paths["/sample"]["get"] = _got("Draw new images, as one picture", [
@@ -70,8 +72,8 @@ def most_images(service: Service) -> int:
     return min(MAX_NUM, MAX_PIXELS // num_pixels)
 
 
-def _posted(verb: str, title: str, service: Service) -> dict[str, Any]:
-    bodies: dict[str, Any] = {"application/json": {"schema": _body(verb, service)}}
+def _posted(verb: str, title: str, service: Service) -> Schema:
+    bodies: dict[str, Schema] = {"application/json": {"schema": _body(verb, service)}}
     if verb in ("reconstruct", "encode", "anomaly_score"):
         bodies["image/png"] = {"schema": {"type": "string", "format": "binary"}}
     return {
@@ -82,8 +84,8 @@ def _posted(verb: str, title: str, service: Service) -> dict[str, Any]:
     }
 
 
-def _body(verb: str, service: Service) -> dict[str, Any]:
-    fields: dict[str, Any] = {"images": {"enum": ["arrays", "base64"], "default": "arrays"}}
+def _body(verb: str, service: Service) -> Schema:
+    fields: dict[str, Schema] = {"images": {"enum": ["arrays", "base64"], "default": "arrays"}}
     fields |= _fields(verb, service)
     return _object(fields, ["inputs"] if "inputs" in fields else [])
 
@@ -95,18 +97,18 @@ def _labels(verb: str, service: Service) -> list[str]:
     return [*model.interface.labels] if model and known else []
 
 
-def _labels_in_address(verb: str, service: Service) -> list[dict[str, Any]]:
+def _labels_in_address(verb: str, service: Service) -> list[Schema]:
     names = _labels(verb, service)
     return [_query("label", {"enum": names}, names[0])] if names else []
 
 
-def _settings(service: Service) -> dict[str, Any]:
+def _settings(service: Service) -> dict[str, Schema]:
     """Return the schemas of the params that only a learned sampler takes."""
     number = {"type": "number", "minimum": 0, "maximum": MAX_SETTING}
     return dict.fromkeys(service.model.settings, number) if service.model else {}
 
 
-def _fields(verb: str, service: Service) -> dict[str, Any]:
+def _fields(verb: str, service: Service) -> dict[str, Schema]:
     """Return the schemas of inputs and params of a verb."""
     names = _labels(verb, service)
     label = {"label": {"description": "The name or number of a class", "anyOf": [
@@ -115,7 +117,7 @@ def _fields(verb: str, service: Service) -> dict[str, Any]:
     return {**_fields_of_all(verb, service), **(label if names else {})}
 
 
-def _fields_of_all(verb: str, service: Service) -> dict[str, Any]:
+def _fields_of_all(verb: str, service: Service) -> dict[str, Schema]:
     dim = service.model.interface.latent_dim if service.model else None
     number = {"type": "number", "minimum": -MAX_LATENT, "maximum": MAX_LATENT}
     point = {**_array(number), **({"minItems": dim, "maxItems": dim} if dim else {})}
@@ -141,7 +143,7 @@ def _fields_of_all(verb: str, service: Service) -> dict[str, Any]:
     return {"inputs": {"description": text.get(verb, default), "anyOf": of.get(verb, images)}}
 
 
-def _invocations(service: Service) -> dict[str, Any]:
+def _invocations(service: Service) -> Schema:
     bodies = []
     for verb in VERBS:
         fields = _fields(verb, service)
@@ -166,7 +168,7 @@ def _invocations(service: Service) -> dict[str, Any]:
     }
 
 
-def _got(title: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
+def _got(title: str, parameters: list[Schema]) -> Schema:
     return {
         "summary": title,
         "parameters": parameters,
@@ -174,19 +176,19 @@ def _got(title: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _query(name: str, schema: dict[str, Any], example: Any) -> dict[str, Any]:
+def _query(name: str, schema: Schema, example: object) -> Schema:
     return {"name": name, "in": "query", "schema": schema, "example": example}
 
 
-def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+def _or_null(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-def _array(items: dict[str, Any]) -> dict[str, Any]:
+def _array(items: Schema) -> Schema:
     return {"type": "array", "items": items, "minItems": 1}
 
 
-def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+def _object(properties: Mapping[str, Schema], required: list[str]) -> Schema:
     return {
         "type": "object",
         "properties": properties,
@@ -210,10 +212,8 @@ _MLFLOW = _object(
 )
 
 
-def _responses(
-    schema: dict[str, Any], *, picture: bool = False, error: dict[str, Any] = _ERROR
-) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {"schema": schema}}
+def _responses(schema: Schema, *, picture: bool = False, error: Schema = _ERROR) -> Schema:
+    content: dict[str, Schema] = {"application/json": {"schema": schema}}
     if picture:
         content["image/png"] = {"schema": {"type": "string", "format": "binary"}}
     refused = {"description": "The reason", "content": {"application/json": {"schema": error}}}

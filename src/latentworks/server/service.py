@@ -6,20 +6,22 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from latentworks.errors import LatentworksError
 from latentworks.server.batching import Batching
 from latentworks.server.budget import Overloaded, Share
 from latentworks.server.model import Model
+from latentworks.serving.servable import Outputs
 
 ASIDE = ThreadPoolExecutor(2, "aside")  # two threads bound the memory
 OUTPUT = 16  # bytes of memory for each number of an answer: as float32, as uint8 and as text
 SILENCE = 180.0  # seconds; fetching and checking a version takes less
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
-async def aside(large: bool, do: Callable[..., T], *arguments: Any) -> T:
+async def aside(large: bool, do: Callable[[*Ts], T], *arguments: *Ts) -> T:
     """Return `do(*arguments)`. If `large`, a thread runs it, so that other requests can go on."""
     if not large:
         return do(*arguments)
@@ -83,13 +85,13 @@ class Service:
     async def call(
         self,
         model: Model,
-        verb: str,
-        inputs: Any,
-        params: Mapping[str, Any],
+        verb: object,
+        inputs: object,
+        params: Mapping[str, object],
         *,
         large: bool,
         share: Share,
-    ) -> Any:
+    ) -> Outputs:
         """Return the outputs of a verb. `large` is True if resizing the inputs may take long.
 
         `share` claims the bytes of memory that the answer takes. Raises InputError and Overloaded.
@@ -110,7 +112,7 @@ class Service:
     async def close(self) -> None:
         await asyncio.to_thread(self._batching.close)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Return the content of /ready: the version that is served, and the state of the alias."""
         following = self.following
         return {

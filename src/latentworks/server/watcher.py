@@ -13,12 +13,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from latentworks.errors import LatentworksError, RegistryError, Unavailable
 from latentworks.registry.decisions import Decisions
 from latentworks.registry.signatures import COVERED, KEY, SIGNATURE
 from latentworks.registry.versions import VERSIONS, Version, Versions
+from latentworks.server.report import Report
 from latentworks.system import console, processes
 from latentworks.system.console import first_line
 from latentworks.tracking import bounded
@@ -47,11 +47,11 @@ def watch(uri: str, home: Path, name: str, alias: str, every: float, follow_any:
                 if version is None:
                     fault = f"{name} has no version with the alias {alias}{store.doubt(name)}."
                     fault += " Waiting for one."
-                    _say(fault=fault, shown=fault)
+                    _say({"fault": fault, "shown": fault})
                 else:
-                    _say(target=version.number)
+                    _say({"target": version.number})
                     if reported != (version.number, version.sha256) or time.monotonic() > again:
-                        about = {
+                        about: Report = {
                             "number": version.number,
                             "sha256": version.sha256,
                             "tags": {tag: version.tags.get(tag, "") for tag in TAGS},
@@ -64,19 +64,19 @@ def watch(uri: str, home: Path, name: str, alias: str, every: float, follow_any:
                         except Unavailable:
                             raise
                         except RegistryError as error:
-                            _say(refused=str(error), **about)
+                            _say({"refused": str(error), **about})
                             again = time.monotonic() + RETRY
                         else:
-                            _say(folder=str(folder), **about)
+                            _say({"folder": str(folder), **about})
                             again = math.inf
                         reported = (version.number, version.sha256)
         except (LatentworksError, OSError) as error:
-            _say(fault=str(error))
+            _say({"fault": str(error)})
             if console.abandoned.is_set():  # the thread would stay; the server starts a new watcher
                 os._exit(error.exit_code if isinstance(error, LatentworksError) else 1)
         except Exception as error:  # a server that is no registry may cause anything
             fault = f"{type(error).__name__}: {first_line(error)}"
-            _say(fault=f"The registry sent no valid answer: {fault}")
+            _say({"fault": f"The registry sent no valid answer: {fault}"})
         time.sleep(every)
 
 
@@ -118,7 +118,7 @@ def _try(folder: Path) -> None:
         raise kind(lines[-1])
 
 
-def _say(**report: Any) -> None:
+def _say(report: Report) -> None:
     print(json.dumps(report), flush=True)
 
 

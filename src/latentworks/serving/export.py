@@ -16,7 +16,6 @@ import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -37,20 +36,17 @@ def write(
     network: Network,
     sampler: Sampler,
     sampler_folder: Path,
-    prepare: dict[str, Any],
+    interface: Interface,
     test_images: np.ndarray,
     test_errors: np.ndarray,
-    labels: tuple[str, ...] = (),
     class_shares: np.ndarray | None = None,
 ) -> None:
     """Write the servable into `folder`, which exists.
 
     `test_images`: uint8 [N, H, W, C] with N >= 2, for the golden calls. `test_errors`: [T],
-    ascending, mean squared reconstruction errors of test images. `prepare`: `fit` and `background`.
-    `labels`: the names of the K classes that clients can choose. `class_shares`: the share of each
-    class among samples, [K].
+    ascending, mean squared reconstruction errors of test images. `class_shares`: the share of each
+    class of the interface among samples, [K].
     """
-    interface = Interface(network.image_shape, network.latent_dim, labels=labels, **prepare)
     errors = test_errors.astype(np.float32)
     reference = Servable(
         interface,

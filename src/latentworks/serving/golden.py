@@ -1,14 +1,13 @@
 """Golden calls: inputs, and the outputs that Keras gave for them when the model was exported."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from latentworks.errors import RegistryError
-from latentworks.serving.servable import Servable
+from latentworks.serving.servable import Outputs, Servable
 from latentworks.system import disk
 
 TOLERANCE = 1e-4  # of floats: relative above 1, absolute below; other processors round differently
@@ -29,7 +28,7 @@ def write(
     `quantised`, golden.json also has the number of answers of each call that may differ.
     """
     latents = reference.encode_images(images)
-    calls: list[tuple[str, Any, dict[str, Any]]] = [
+    calls: list[tuple[str, np.ndarray | None, dict[str, object]]] = [
         ("reconstruct", images, {}),
         ("reconstruct", images[:2, :-1, 1:], {}),  # of another size, to be resized
         ("encode", images, {}),
@@ -51,7 +50,7 @@ def write(
             arrays[f"{number}.input"] = inputs
         arrays |= _named(number, reference.call(verb, inputs, params))
     disk.write_arrays(folder / "golden.npz", arrays)
-    notes: list[dict[str, Any]] = [{"verb": verb, "params": params} for verb, _, params in calls]
+    notes: list[dict[str, object]] = [{"verb": verb, "params": params} for verb, _, params in calls]
     if quantised:
         for number, note in enumerate(notes):
             rows = max(len(arrays[name]) for name in arrays if name.startswith(f"{number}.output"))
@@ -59,7 +58,9 @@ def write(
     disk.write_json(folder / "golden.json", notes)
 
 
-def check(folder: Path, call: Callable[[str, Any, dict[str, Any]], Any]) -> None:
+def check(
+    folder: Path, call: Callable[[str, np.ndarray | None, Mapping[str, object]], Outputs]
+) -> None:
     """Repeat the golden calls by `call(verb, inputs, params)`.
 
     Raises RegistryError if an answer differs from the recorded one beyond the tolerance.
@@ -76,14 +77,14 @@ def check(folder: Path, call: Callable[[str, Any, dict[str, Any]], Any]) -> None
             _compare(verb, answer, arrays[name], rank, recorded.get("may_differ", 0))
 
 
-def _named(number: int, answer: Any) -> dict[str, np.ndarray]:
+def _named(number: int, answer: Outputs) -> dict[str, np.ndarray]:
     if isinstance(answer, dict):
         return {f"{number}.output.{name}": value for name, value in answer.items()}
     return {f"{number}.output": answer}
 
 
 def _compare(
-    verb: str, answer: Any, golden: np.ndarray, tolerance: float | None, may_differ: int
+    verb: str, answer: np.ndarray, golden: np.ndarray, tolerance: float | None, may_differ: int
 ) -> None:
     """Raise RegistryError if more than `may_differ` of the answers differ from the golden ones."""
     answer = np.asarray(answer)
@@ -97,7 +98,7 @@ def _compare(
         return
     difference = np.abs(answer.astype(np.float64) - golden)
     if golden.dtype == np.uint8:
-        allowed: Any = PIXEL_TOLERANCE
+        allowed: float | np.ndarray = PIXEL_TOLERANCE
     elif tolerance is not None:
         allowed = tolerance
     else:

@@ -15,15 +15,17 @@ MAX_NUM = 10_000  # images or latents in one call, sent or returned
 MAX_SEED = 2**32 - 1
 MAX_SETTING = 100.0  # guidance and temperature
 MAX_LATENT = 1e6  # far above any real latent, and far below the largest float32
+NUMBER = int | float | np.integer | np.floating
 
 
-def to_images(inputs: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
+def to_images(inputs: object, image_shape: tuple[int, int, int]) -> np.ndarray:
     """Return images, all of the same size, as uint8 or uint16 [N, h, w, c] with N >= 1.
 
     A single image may lack the axis N, and a grey image the axis c. Raises InputError, also for
     what may be N images with all pixels in a row: `image_shape` is the shape of the model's images.
     """
     array = _to_array(inputs, "images, whole numbers from 0 to 255")
+    sent = list(array.shape)
     if array.dtype.kind not in "iu":
         raise InputError(
             f"Images are whole numbers from 0 to 255. Received: {array.dtype}{_cure(array)}"
@@ -49,7 +51,7 @@ def to_images(inputs: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
     if array.ndim != 4 or array.shape[3] > 4:
         raise InputError(
             "Images have the shape [N, h, w, c] with c from 1 to 4, [N, h, w], [h, w, c] or "
-            f"[h, w]. Received: {list(np.shape(inputs))}."
+            f"[h, w]. Received: {sent}."
         )
     return _few(array)
 
@@ -103,26 +105,25 @@ def _few(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def to_latents(inputs: Any, latent_dim: int) -> np.ndarray:
+def to_latents(inputs: object, latent_dim: int) -> np.ndarray:
     """Return latents as finite float32 [N, D] with N >= 1, where D is `latent_dim`.
 
     A single latent may come as [D]. Raises InputError.
     """
     array = _to_array(inputs, f"latents, {latent_dim} numbers for each image")
+    sent = list(array.shape)
     if array.dtype.kind not in "iuf":
         raise InputError(f"Latents are numbers. Received: {array.dtype}.")
     if array.ndim == 1:
         array = array[None]
     if array.ndim != 2 or array.shape[1] != latent_dim:
-        raise InputError(
-            f"Latents have the shape [N, {latent_dim}]. Received: {list(np.shape(inputs))}."
-        )
+        raise InputError(f"Latents have the shape [N, {latent_dim}]. Received: {sent}.")
     if not (np.abs(array.astype(np.float64)) <= MAX_LATENT).all():  # this way round, NaN fails
         raise InputError(f"Latents are finite numbers from -{MAX_LATENT:g} to {MAX_LATENT:g}.")
     return _few(array.astype(np.float32))
 
 
-def are_latents(inputs: Any, latent_dim: int) -> bool:
+def are_latents(inputs: object, latent_dim: int) -> bool:
     """Return True if the inputs of a verb that takes both are latents, and not images.
 
     Latents are [N, D] or [D]; a grey image is [h, w].
@@ -132,7 +133,7 @@ def are_latents(inputs: Any, latent_dim: int) -> bool:
     return array.ndim == 1 or (array.ndim == 2 and (fits or array.dtype.kind == "f"))
 
 
-def check_empty(inputs: Any, verb: str) -> None:
+def check_empty(inputs: object, verb: str) -> None:
     """Raise InputError if a verb without inputs receives some."""
     if isinstance(inputs, np.ndarray) and inputs.shape == () and inputs.item() is None:
         return  # MLflow's server turns null into this array
@@ -143,7 +144,7 @@ def check_empty(inputs: Any, verb: str) -> None:
         )
 
 
-def _to_array(inputs: Any, expected: str) -> np.ndarray:
+def _to_array(inputs: object, expected: str) -> np.ndarray:
     if inputs is None:
         raise InputError(f"inputs are missing. Expected {expected}.")
     if not isinstance(inputs, np.ndarray | Sequence) or isinstance(inputs, str | bytes):
@@ -168,7 +169,7 @@ def _to_array(inputs: Any, expected: str) -> np.ndarray:
     return array
 
 
-def check_params(params: Mapping[str, Any], known: Sequence[str], verb: str) -> None:
+def check_params(params: Mapping[str, object], known: Sequence[str], verb: str) -> None:
     """Raise InputError if `params` has one that `verb` does not take."""
     for name in params:
         if name not in known:
@@ -179,7 +180,7 @@ def check_params(params: Mapping[str, Any], known: Sequence[str], verb: str) -> 
             raise InputError(f"{verb} has no param {shown}. It takes {takes}.{hint}")
 
 
-def to_label(value: Any, names: Sequence[str]) -> int:
+def to_label(value: object, names: Sequence[str]) -> int:
     """Return the number of a class, given by its name or number. Raises InputError."""
     if not names:
         raise InputError("label cannot be used: this model has no classes. Leave label out.")
@@ -203,9 +204,8 @@ def to_whole_number(value: Any, name: str, low: int, high: int) -> int:
     return number
 
 
-def to_number(value: Any, name: str, low: float, high: float) -> float:
+def to_number(value: object, name: str, low: float, high: float) -> float:
     """Return a param that is a number in [low, high]. Raises InputError."""
-    is_number = isinstance(value, int | float | np.integer | np.floating)
-    if not is_number or isinstance(value, bool) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, NUMBER) or not low <= value <= high:
         raise InputError(f"{name} is a number from {low} to {high}. Received: {value!r:.50}.")
     return float(value)

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -25,6 +24,7 @@ from latentworks.serving import inputs as checks
 BATCH_SIZE = 256  # images in one run of a graph; its layers need many times their memory
 LABELS = "labels"  # the input that only the graphs of conditional models have; -1 is no label
 DEFAULT_NUM = {"sample": 16, "interpolate": 10}
+Outputs = np.ndarray | dict[str, np.ndarray]  # of a verb: one array, or several by name
 Graph = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 
 
@@ -131,40 +131,41 @@ class Servable:
 
     # --- verbs, which check the inputs of clients ------------------------------------------------
 
-    def call(self, verb: Any, inputs: Any, params: Mapping[str, Any]) -> Any:
+    def call(self, verb: object, inputs: object, params: Mapping[str, object]) -> Outputs:
         """Run `verb` and return its arrays. Raises InputError for invalid inputs or params."""
         if not isinstance(verb, str) or verb not in VERBS:
             raise InputError(f"verb is one of {', '.join(VERBS)}. Received: {verb!r:.50}.")
         checks.check_params(params, VERBS[verb], verb)
-        return getattr(self, verb)(inputs, **params)
+        outputs: Outputs = getattr(self, verb)(inputs, **params)
+        return outputs
 
     # `label` is the name or the number of a class, the same for all images of a call. It is always
     # optional. Conditional models take it; `sample` also takes it if the sampler has classes.
 
-    def reconstruct(self, inputs: Any, label: Any = None) -> np.ndarray:
+    def reconstruct(self, inputs: object, label: object = None) -> np.ndarray:
         """Reconstruct images: uint8 [N, H, W, C]."""
         images = self._prepared(inputs)
         labels = self._labels(label, len(images))
         return to_pixels(self.decode_latents(self.encode_images(images, labels), labels))
 
-    def encode(self, inputs: Any, label: Any = None) -> np.ndarray:
+    def encode(self, inputs: object, label: object = None) -> np.ndarray:
         """Encode images to latents: float32 [N, D]."""
         images = self._prepared(inputs)
         return self.encode_images(images, self._labels(label, len(images)))
 
-    def decode(self, inputs: Any, label: Any = None) -> np.ndarray:
+    def decode(self, inputs: object, label: object = None) -> np.ndarray:
         """Decode latents to images: uint8 [N, H, W, C]."""
         latents = checks.to_latents(inputs, self.latent_dim)
         return self._decoded(latents, self._labels(label, len(latents)))
 
     def sample(
         self,
-        inputs: Any,
-        num: Any = DEFAULT_NUM["sample"],
-        seed: Any = None,
-        label: Any = None,
-        guidance: Any = None,
-        temperature: Any = None,
+        inputs: object,
+        num: object = DEFAULT_NUM["sample"],
+        seed: object = None,
+        label: object = None,
+        guidance: object = None,
+        temperature: object = None,
     ) -> np.ndarray:
         """Draw new images: uint8 [num, H, W, C]. Equal seeds give equal images.
 
@@ -181,19 +182,19 @@ class Servable:
                 name = self.interface.labels[label]
                 raise InputError(f"label {name} has no training images. Choose another label.")
         given = {"guidance": guidance, "temperature": temperature}
-        settings = {name: value for name, value in given.items() if value is not None}
-        for name in settings:
+        given = {name: value for name, value in given.items() if value is not None}
+        for name in given:
             if name not in self.settings:
                 why = "this model has no classes" if self.settings else "the sampler is not learned"
                 raise InputError(f"{name} cannot be used: {why}. Leave {name} out.")
         settings = {
             name: checks.to_number(value, name, 0, checks.MAX_SETTING)
-            for name, value in settings.items()
+            for name, value in given.items()
         }
         return self._decoded(*self.draw(num, seed, label, **settings))
 
     def interpolate(
-        self, inputs: Any, num: Any = DEFAULT_NUM["interpolate"], label: Any = None
+        self, inputs: object, num: object = DEFAULT_NUM["interpolate"], label: object = None
     ) -> np.ndarray:
         """Decode equal steps from one image, or latent, to another: uint8 [num, H, W, C].
 
@@ -207,7 +208,7 @@ class Servable:
         between = ends[0] + shares * (ends[1] - ends[0])
         return self._decoded(between, self._labels(label, num))
 
-    def anomaly_score(self, inputs: Any, label: Any = None) -> dict[str, np.ndarray]:
+    def anomaly_score(self, inputs: object, label: object = None) -> dict[str, np.ndarray]:
         """Measure how badly images are reconstructed.
 
         `error`: float32 [N], the mean squared error, pixels in [0, 1]. `percentile`: float64 [N],
@@ -224,7 +225,7 @@ class Servable:
         ranks = np.searchsorted(self.test_errors, error, side="right")
         return {"error": error, "percentile": 100 * ranks / len(self.test_errors)}
 
-    def log_density(self, inputs: Any, label: Any = None) -> np.ndarray:
+    def log_density(self, inputs: object, label: object = None) -> np.ndarray:
         """Log density of the sampler, in nats, at latents or at the latents of images: [N].
 
         The density is of the latent, not of the image: an image unlike all others may have a
@@ -239,13 +240,13 @@ class Servable:
         checks.check_pixels(len(latents) * math.prod(self.image_shape))
         return to_pixels(self.decode_latents(latents, labels))
 
-    def _latents(self, inputs: Any, label: Any) -> np.ndarray:
+    def _latents(self, inputs: object, label: object) -> np.ndarray:
         if checks.are_latents(inputs, self.latent_dim):
             return checks.to_latents(inputs, self.latent_dim)
         images = self._prepared(inputs)
         return self.encode_images(images, self._labels(label, len(images)))
 
-    def _labels(self, label: Any, num: int) -> np.ndarray | None:
+    def _labels(self, label: object, num: int) -> np.ndarray | None:
         """Labels of `num` images: int64 [num], or None without a label. Raises InputError."""
         if label is None:
             return None
@@ -255,7 +256,7 @@ class Servable:
             )
         return np.full(num, checks.to_label(label, self.interface.labels))
 
-    def _prepared(self, inputs: Any) -> np.ndarray:
+    def _prepared(self, inputs: object) -> np.ndarray:
         """Resize images to the shape of the training images: uint8 [N, H, W, C]."""
         images = checks.to_images(inputs, self.image_shape)
         if images.dtype == np.uint8 and images.shape[1:] == self.image_shape:
@@ -273,7 +274,7 @@ class Servable:
 
 def load(folder: Path) -> Servable:
     """Load the servable in a folder that the stage `export` wrote."""
-    config: Any = TypeAdapter(SamplerConfig).validate_json(
+    config: SamplerConfig = TypeAdapter(SamplerConfig).validate_json(
         (folder / "sampler" / "config.json").read_bytes()
     )
     with np.load(folder / "sampler" / "sampler.npz", allow_pickle=False) as arrays:

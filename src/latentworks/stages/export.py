@@ -15,6 +15,7 @@ from latentworks.repository.result import Result
 from latentworks.samplers.config import SamplerConfig
 from latentworks.samplers.drawing import class_shares
 from latentworks.serving import export
+from latentworks.serving.servable import Interface
 from latentworks.system import disk
 from latentworks.tracking import outbox
 
@@ -37,10 +38,11 @@ def main(prepared: Path, model: Path, sampler: Path, servable: Path) -> None:
     ranks = errors[_spread(len(errors), MAX_RANKS)]
     golden = data.images[np.resize(rows[_spread(len(rows), NUM_GOLDEN)], max(2, NUM_GOLDEN))]
 
-    settings = {name: data.profile[name] for name in ("fit", "background")}
+    fit, background = data.profile["fit"], data.profile["background"]
+    interface = Interface(network.image_shape, network.latent_dim, classes, fit, background)
     with disk.replacing(servable) as folder:
         folder.mkdir()
-        export.write(folder, network, fitted, sampler, settings, golden, ranks, classes, shares)
+        export.write(folder, network, fitted, sampler, interface, golden, ranks, shares)
     size = sum(file.stat().st_size for file in servable.rglob("*") if file.is_file())
     print(f"export: {size / 1e6:.1f} MB in {servable}, with {len(golden)} golden test images")
 
