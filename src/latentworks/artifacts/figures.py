@@ -1,7 +1,7 @@
 """Pictures and HTML pages, written without the date or version of the program."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from latentworks.system import disk
 
@@ -9,7 +9,7 @@ from latentworks.system import disk
 class Figure(Protocol):
     """The part of a Matplotlib figure that is used here."""
 
-    def savefig(self, fname: Path, **options: Any) -> None: ...
+    def savefig(self, fname: Path | IO[bytes], **options: Any) -> None: ...
 
 
 def write_page(path: Path, text: str) -> None:

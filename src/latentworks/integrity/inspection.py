@@ -6,12 +6,15 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NoReturn
 
 from latentworks.integrity.outs import Out
 from latentworks.integrity.report import Fault, Place
 from latentworks.repository import dag
 from latentworks.repository.cache import Cache, Files
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 MISSING = "missing"
 
@@ -21,7 +24,7 @@ class Hashes:
     """The MD5s of files. A file is read again only if it was replaced or written since."""
 
     verified: Mapping[Path, str] = field(default_factory=dict)  # files that are not read
-    bar: Any = None  # progress bar
+    bar: "tqdm[NoReturn] | None" = None
     num_bytes: int = 0  # read
     known: dict[tuple[Path, int, int, int], str] = field(default_factory=dict)
 

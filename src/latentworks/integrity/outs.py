@@ -3,7 +3,6 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from latentworks.errors import LatentworksError
 from latentworks.integrity.report import Verified
@@ -91,5 +90,5 @@ def _change(path: Path, md5: str) -> str:
     )
 
 
-def _deps(root: Path) -> list[dict[str, Any]]:
+def _deps(root: Path) -> list[dag.File]:
     return [dep for stage in dag.locked(root).values() for dep in stage.get("deps", ())]

@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from latentworks import metrics, params, plots
+from latentworks.artifacts.figures import Figure
 from latentworks.artifacts.images import Prepared, read_prepared
 from latentworks.config import Config
 from latentworks.datasets.config import DatasetConfig
@@ -83,7 +83,7 @@ class Report:
     path: str
     counts: dict[str, int]  # of the images at `path`
     comparison: Comparison
-    figure: Any  # a Matplotlib figure; None without new images
+    figure: Figure | None  # None without new images
 
     @property
     def drifted(self) -> bool:
@@ -162,7 +162,7 @@ def _compare(
     return Report(str(champion), path, counts, comparison, figure)
 
 
-def _incoming(dataset: Any, known: set[str], version: Isolated) -> _Incoming:
+def _incoming(dataset: DatasetConfig, known: set[str], version: Isolated) -> _Incoming:
     source, about = dataset.load(), version.about
     size, _, channels = about.image_shape
     transform = partial(
@@ -207,7 +207,7 @@ def _figure(
     both: tuple[Measured, Measured],
     incoming: _Incoming,
     version: Isolated,
-) -> Any:
+) -> Figure | None:
     if not incoming.worst:
         return None
     images = np.stack([image for *_, image in sorted(incoming.worst, key=lambda entry: -entry[0])])

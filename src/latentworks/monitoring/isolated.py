@@ -16,7 +16,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
@@ -159,7 +159,7 @@ def main() -> None:
     os.dup2(2, 1)
     try:
         servable = loading.load(Path(sys.argv[1]))
-        said: dict[str, Any] = asdict(
+        said: dict[str, object] = asdict(
             About(
                 servable.image_shape,
                 servable.latent_dim,

@@ -3,18 +3,18 @@
 import difflib
 import re
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic_core import ErrorDetails
 
 MAX_SHOWN = 200  # characters quoted from the file
 
 
-def as_line(schema: type[BaseModel], fault: dict[str, Any], sections: dict[str, Any]) -> str:
+def as_line(schema: type[BaseModel], fault: ErrorDetails, sections: Mapping[str, object]) -> str:
     """Describe a fault: the path of the key, the expected value, and the received value."""
-    loc: tuple[str | int, ...] = fault["loc"]
-    names, path = _walk(schema, loc)
+    names, path = _walk(schema, fault["loc"])
     where = dotted(path) or "the file"
     if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(path[-1], names, n=1, cutoff=0.5)
@@ -41,7 +41,7 @@ def as_line(schema: type[BaseModel], fault: dict[str, Any], sections: dict[str, 
     return f"{where} {message}. Received: {short(received)}."
 
 
-def _walk(schema: Any, loc: tuple[str | int, ...]) -> tuple[list[str], list[str]]:
+def _walk(schema: object, loc: tuple[str | int, ...]) -> tuple[list[str], list[str]]:
     """Return the key names allowed at the end of `loc`, and `loc` as a path in the file.
 
     Pydantic inserts the chosen `kind` into `loc`; the file has no such key.
@@ -61,7 +61,7 @@ def _walk(schema: Any, loc: tuple[str | int, ...]) -> tuple[list[str], list[str]
     return names, path
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+def _models(annotation: object) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif get_origin(annotation) in (Union, Annotated) or get_args(annotation):
@@ -76,7 +76,7 @@ def _kind(model: type[BaseModel]) -> str:
     return str(get_args(field.annotation)[0])
 
 
-def _value(sections: Any, path: list[str]) -> Any:
+def _value(sections: object, path: list[str]) -> Any:
     for part in path:
         if isinstance(sections, dict):
             sections = sections.get(part)
@@ -85,7 +85,7 @@ def _value(sections: Any, path: list[str]) -> Any:
     return sections
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """Show a value in at most MAX_SHOWN characters."""
     text = repr(value) if isinstance(value, float) else reprlib.repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

@@ -22,6 +22,7 @@ MAX_BYTES = 100_000
 MAX_DEPTH = 20
 MAX_EVENTS = 3000  # keys, values and ends of lists; 100 000 take half a minute to parse
 MAX_INTEGER = 2**63 - 1
+Sections = dict[str, Any]  # the values that YAML has, nested: numbers, texts, lists, mappings
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
@@ -37,7 +38,7 @@ def load(schema: type[Schema], path: Path = PARAMS, *, whole: bool = False) -> S
     return parse(schema, sections, path.name)
 
 
-def parse(schema: type[Schema], sections: dict[str, Any], source: str) -> Schema:
+def parse(schema: type[Schema], sections: Sections, source: str) -> Schema:
     """Check `sections`, read from the file named `source`. Raises ParamsError."""
     faults = list(_foreign(sections))
     if not faults:
@@ -46,7 +47,7 @@ def parse(schema: type[Schema], sections: dict[str, Any], source: str) -> Schema
             accepted = schema.model_validate_json(json.dumps(sections))
         except ValidationError as error:
             errors = error.errors(include_url=False)
-            faults = [as_line(schema, dict(fault), sections) for fault in errors]
+            faults = [as_line(schema, fault, sections) for fault in errors]
         except ValueError as error:  # an integer of thousands of digits
             faults = [f"{printable(str(error))}."]
         else:
@@ -56,7 +57,7 @@ def parse(schema: type[Schema], sections: dict[str, Any], source: str) -> Schema
     return accepted
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Sections:
     """Read the sections of a YAML 1.2 file: a mapping without aliases or duplicate keys.
 
     Raises ParamsError.
@@ -86,7 +87,7 @@ def read(path: Path) -> dict[str, Any]:
     return dict(_with_text_keys(sections))
 
 
-def _with_text_keys(value: Any) -> Any:
+def _with_text_keys(value: object) -> Any:
     """Convert keys to text: YAML allows keys of any type, such as `? [1, 2]`."""
     if isinstance(value, dict):
         return {_encodable(str(key)): _with_text_keys(item) for key, item in value.items()}
@@ -125,7 +126,7 @@ def _yaml_fault(error: YAMLError) -> str:
     return f"{where}{problem}."
 
 
-def _foreign(sections: dict[str, Any]) -> Iterator[str]:
+def _foreign(sections: Sections) -> Iterator[str]:
     """Yield a fault for each value that YAML has and JSON has not, such as a date."""
     for path, value in _leaves(sections):
         if isinstance(value, str):
@@ -136,14 +137,14 @@ def _foreign(sections: dict[str, Any]) -> Iterator[str]:
             yield f"{dotted(path)} is a {kind}. Put a text in quotes. Received: {short(value)}."
 
 
-def _oversized(sections: dict[str, Any]) -> Iterator[str]:
+def _oversized(sections: Sections) -> Iterator[str]:
     """Yield a fault for each integer above MAX_INTEGER, for sections that set no limit."""
     for path, value in _leaves(sections):
         if isinstance(value, int) and value > MAX_INTEGER:
             yield f"{dotted(path)} should be at most {MAX_INTEGER}. Received: {short(value)}."
 
 
-def _leaves(value: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _leaves(value: object, *path: str) -> Iterator[tuple[tuple[str, ...], object]]:
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _leaves(item, *path, key)

@@ -7,7 +7,7 @@ under `goal` the scores to reach, and under `expected` the measured scores.
 import difflib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def names(root: Path) -> list[str]:
     return sorted(path.stem for path in (root / "recipes").glob("*.yaml"))
 
 
-def sections(root: Path, name: str) -> dict[str, Any]:
+def sections(root: Path, name: str) -> params.Sections:
     """Read the sections that a recipe replaces. Raises ParamsError for an unknown name."""
     known = names(root)
     if name not in known:
@@ -69,7 +69,7 @@ def _written(root: Path, committed: str) -> Iterator[str]:
             yield merge(committed, sections(root, name))
 
 
-def merge(text: str, replacement: dict[str, Any]) -> str:
+def merge(text: str, replacement: params.Sections) -> str:
     """Replace whole sections of the YAML `text`. Comments of the remaining keys are kept.
 
     Raises ParamsError if the new text does not parse to the wanted values: ruamel writes some
@@ -90,7 +90,7 @@ def merge(text: str, replacement: dict[str, Any]) -> str:
     return stream.getvalue()
 
 
-def overridden(text: str, overrides: dict[str, Any]) -> str:
+def overridden(text: str, overrides: Mapping[str, object]) -> str:
     """Replace single params of the YAML `text`, such as {"train.epochs": 12}.
 
     Raises ParamsError if a name leads through a value instead of a section. Other checks of the
@@ -111,7 +111,7 @@ def overridden(text: str, overrides: dict[str, Any]) -> str:
     return merge(text, document) if overrides else text
 
 
-def _replace(section: Any, wanted: dict[str, Any]) -> None:
+def _replace(section: dict[str, Any], wanted: params.Sections) -> None:
     for key in [key for key in section if key not in wanted]:
         del section[key]
     for key, value in wanted.items():
@@ -121,7 +121,7 @@ def _replace(section: Any, wanted: dict[str, Any]) -> None:
             section[key] = value
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: object, other: object) -> bool:
     """True if two values are equal and of one type. In Python, True equals 1."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
@@ -130,7 +130,7 @@ def _same(one: Any, other: Any) -> bool:
     return json.dumps(one, default=str) == json.dumps(other, default=str)
 
 
-def _reads_as(text: str, wanted: dict[str, Any]) -> bool:
+def _reads_as(text: str, wanted: params.Sections) -> bool:
     try:
         return _same(YAML(typ="safe", pure=True).load(text), wanted)
     except YAMLError:

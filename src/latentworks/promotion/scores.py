@@ -36,7 +36,7 @@ class Score:
         ]
         return self.value if np.isfinite(parts).all() else math.nan
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         replicates = None if self.replicates is None else [*map(_to_json, self.replicates)]
         reference = None if self.reference is None else _to_json(self.reference)
         return {"value": _to_json(self.value), "reference": reference, "replicates": replicates}
@@ -66,7 +66,7 @@ class Scores:
     size_mb: float
     latency_ms: dict[str, float] = field(compare=False)  # by number of decoded latents
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return fields for a JSON file, from which `from_json` makes equal scores."""
         metrics = {name: score.to_json() for name, score in self.metrics.items()}
         return {**vars(self), "metrics": metrics, "latency_ms": dict(self.latency_ms)}

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from latentworks import params
 from latentworks.errors import LatentworksError, RegistryError
@@ -34,12 +33,12 @@ class RebuiltRow:
     """One score or digest: the recorded value and the rebuilt one."""
 
     name: str
-    recorded: Any
-    rebuilt: Any
+    recorded: object
+    rebuilt: object
 
     @property
     def same(self) -> bool:
-        return bool(self.recorded == self.rebuilt)
+        return self.recorded == self.rebuilt
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Rebuilt:
         return "\n".join(columns(lines))
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)[:12]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL
 
@@ -25,7 +25,8 @@ from latentworks.tracking import local_store
 from latentworks.tracking.uri import SQLITE
 
 Kind = Literal["model", "version", "decision"]
-Rows = dict[str, list[dict[str, Any]]]  # rows of MLflow's tables, by name of the table
+Row = dict[str, Any]  # values by column, as SQLite returns them
+Rows = dict[str, list[Row]]  # rows of MLflow's tables, by name of the table
 
 _EXPERIMENT = "experiment_id IN (SELECT experiment_id FROM runs WHERE run_uuid = :run)"
 _LINKS = "destination_id = :run"
@@ -89,7 +90,7 @@ class Record:
             raise ValueError("is no record")
         return dict(rows)
 
-    def _is_ours(self, rows: Any) -> bool:
+    def _is_ours(self, rows: object) -> TypeGuard[Rows]:
         """True for rows of this kind's tables: anybody can compute a SHA-256."""
         checked, _ = CHECKED[self.kind]
         return isinstance(rows, dict) and all(
@@ -338,7 +339,7 @@ def _insert(database: sqlite3.Connection, record: Record, rows: Rows, folder: st
         database.execute(query, (record.id,))
 
 
-def _end(database: sqlite3.Connection, runs: list[dict[str, Any]]) -> None:
+def _end(database: sqlite3.Connection, runs: list[Row]) -> None:
     """Give a decision that was open in the database the end that its record has."""
     for run in runs:
         if run["status"] != "RUNNING":
@@ -346,7 +347,7 @@ def _end(database: sqlite3.Connection, runs: list[dict[str, Any]]) -> None:
             database.execute(query, (run["status"], run["end_time"], run["run_uuid"]))
 
 
-def _experiment(database: sqlite3.Connection, row: dict[str, Any]) -> int:
+def _experiment(database: sqlite3.Connection, row: Row) -> int:
     """Return the id that a recorded experiment has in the database; make room for a new one."""
     known = database.execute(
         "SELECT experiment_id FROM experiments WHERE name = ?", (row["name"],)
@@ -360,5 +361,5 @@ def _experiment(database: sqlite3.Connection, row: dict[str, Any]) -> int:
     return int(free if taken else row["experiment_id"])
 
 
-def _digest(rows: Any) -> str:
+def _digest(rows: object) -> str:
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()

@@ -1,21 +1,58 @@
 """The stages of dvc.yaml, and what dvc.lock records of them."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard
 
 from ruamel.yaml import YAML
 
 from latentworks.errors import LatentworksError
 
+if TYPE_CHECKING:
+    from latentworks.params import Sections
+
 DAG = "dvc.yaml"
 LOCK = "dvc.lock"
 FOLDER = ".dir"  # suffix of the MD5 of a folder, which is that of a list of its files
 MAX_HASHED_BYTES = 500_000_000  # a second of hashing; a larger out is assumed to match dvc.lock
+
+
+Entry = str | dict[str, dict[str, object]]  # a path, or {path: options}
+
+
+class Stage(TypedDict, total=False):
+    """A stage of dvc.yaml."""
+
+    cmd: str
+    params: list[str | dict[str, list[str]]]  # sections, or the keys of another file
+    deps: list[Entry]
+    outs: list[Entry]
+    metrics: list[Entry]
+    plots: list[Entry]
+
+
+class File(TypedDict, total=False):
+    """A file or folder in dvc.lock."""
+
+    path: str
+    md5: str
+    size: int
+    nfiles: int  # of a folder
+
+
+class Locked(TypedDict, total=False):
+    """A stage of dvc.lock."""
+
+    cmd: str
+    deps: list[File]
+    params: dict[str, Sections]  # by file
+    outs: list[File]
 
 
 def root(start: Path | None = None) -> Path:
@@ -32,9 +69,9 @@ def root(start: Path | None = None) -> Path:
     raise LatentworksError(f"No {DAG} in {start} or above it. Change to a checkout of the project.")
 
 
-def stages(folder: Path) -> dict[str, dict[str, Any]]:
+def stages(folder: Path) -> dict[str, Stage]:
     """Return the stages of dvc.yaml by name, in the order of the file."""
-    return {name: dict(stage) for name, stage in _read_stages(folder / DAG).items()}
+    return _read_stages(folder / DAG)
 
 
 def stages_in(text: str) -> dict[str, Any]:
@@ -42,7 +79,7 @@ def stages_in(text: str) -> dict[str, Any]:
     return dict(YAML(typ="safe").load(text).get("stages", {}))
 
 
-def is_complete(stage: Any) -> bool:
+def is_complete(stage: object) -> TypeGuard[Locked]:
     """True if an entry of dvc.lock has a command, and a path, MD5 and size for every file."""
     if not isinstance(stage, dict) or not isinstance(stage.get("cmd"), str):
         return False
@@ -90,17 +127,17 @@ class Record:
     """A stage as dvc.lock records it."""
 
     outs: dict[str, Path]  # by name, in the order of dvc.yaml, metrics last
-    params: dict[str, Any]  # the sections of params.yaml with which the stage ran
+    params: Sections  # the sections of params.yaml with which the stage ran
 
 
-def locked(folder: Path) -> dict[str, Any]:
+def locked(folder: Path) -> dict[str, Locked]:
     """Return the stages of dvc.lock by name; an empty dict if the file does not exist.
 
     Raises LatentworksError if an entry is incomplete.
     """
     if not (folder / LOCK).exists():
         return {}
-    stages = _read_stages(folder / LOCK)
+    stages: dict[str, Locked] = _read_stages(folder / LOCK)
     if not all(map(is_complete, stages.values())):
         raise LatentworksError(f"{LOCK} is incomplete. Run `make repro` to repair it.")
     return stages
@@ -134,7 +171,7 @@ def is_as_recorded(folder: Path, stage: str) -> bool:
     return all(_is_as_locked(folder / name, made.get(name, {})) for name in names)
 
 
-def _is_as_locked(path: Path, entry: dict[str, Any]) -> bool:
+def _is_as_locked(path: Path, entry: File) -> bool:
     """True if a file or folder exists and has the MD5 of its entry in dvc.lock."""
     if not path.exists():
         return False
@@ -146,10 +183,12 @@ def _is_as_locked(path: Path, entry: dict[str, Any]) -> bool:
 def md5_of(path: Path) -> str:
     """Return the MD5 of a file or folder, computed and written as DVC does."""
     if not path.is_dir():
-        return _md5(path)
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     entries = (entry for entry in path.rglob("*") if "__pycache__" not in entry.parts)  # .dvcignore
     files = [entry for entry in entries if entry.is_file()]
-    return md5(listing({file.relative_to(path).as_posix(): _md5(file) for file in files})) + FOLDER
+    names = {file.relative_to(path).as_posix(): md5_of(file) for file in files}
+    return md5(listing(names)) + FOLDER
 
 
 def md5(content: bytes) -> str:
@@ -164,12 +203,7 @@ def listing(files: Mapping[str, str]) -> bytes:
     return json.dumps(entries, sort_keys=True).encode()
 
 
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def outs_of(stage: dict[str, Any]) -> list[str]:
+def outs_of(stage: Stage) -> list[str]:
     """Return the paths of all outs of a stage of dvc.yaml, metrics last."""
     return paths([*stage.get("outs", ()), *stage.get("metrics", ())])
 
@@ -180,21 +214,21 @@ def metrics(folder: Path) -> list[str]:
     return [Path(path).stem for path in found]
 
 
-def files_of(stage: dict[str, Any]) -> list[str]:
+def files_of(stage: Stage) -> list[str]:
     """Return the deps and outs of a stage of dvc.yaml, without its code."""
     deps = paths(stage.get("deps", ()))
     return [path for path in (*deps, *outs_of(stage)) if not path.startswith("src/")]
 
 
-def paths(entries: Iterable[Any]) -> list[str]:
+def paths(entries: Iterable[Entry]) -> list[str]:
     """Return the paths of entries that are `path` or `{path: options}`; dvc.yaml allows both."""
     return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
 
 
-def options(stage: dict[str, Any]) -> dict[str, dict[str, bool]]:
+def options(stage: Stage) -> dict[str, dict[str, bool]]:
     """Return the options `cache` and `persist` of each out of a stage, by path."""
-    entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, ())]
-    written: dict[str, Any] = {}
+    entries = [*stage.get("outs", ()), *stage.get("metrics", ()), *stage.get("plots", ())]
+    written: dict[str, dict[str, object]] = {}
     for entry in entries:
         written |= {entry: {}} if isinstance(entry, str) else entry
     return {

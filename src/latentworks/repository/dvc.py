@@ -5,10 +5,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
 
 from configobj import ConfigObj
 
@@ -24,6 +23,8 @@ OUTCOMES = {  # a part of the line that DVC prints for a stage, and the outcome 
 }
 # Lines of DVC that are not shown: its advice after each stage, and empty lines.
 ADVICE = re.compile(r"\s*($|To track|git add|To enable|dvc config core\.autostage|Use `dvc push`)")
+# "changed command", or {"changed deps": {"data/raw": "modified"}}; a file of params has its keys
+Change = str | dict[str, dict[str, str | dict[str, str]]]
 Environment = Mapping[str, str] | None  # variables to add to those of this process
 
 
@@ -77,7 +78,7 @@ def repro(
     return outcome or "ran"  # without a sign that the stage was skipped
 
 
-def status(folder: Path, env: Environment = None) -> dict[str, list[Any]]:
+def status(folder: Path, env: Environment = None) -> dict[str, list[Change]]:
     """Return the changes of each stage that is out of date, as `dvc status --json` prints them."""
     return dict(json.loads(run(folder, "status", "--json", env=env) or "{}"))
 
@@ -111,10 +112,11 @@ def changed_inputs(folder: Path, stage: str, env: Environment = None) -> str:
     return _changes(inputs)
 
 
-def _changes(changes: list[Any]) -> str:
+def _changes(changes: list[Change]) -> str:
     """Join the changes of a stage: `models/autoencoder modified; changed command`."""
     texts: list[str] = []
     for change in changes:
+        kinds: Iterable[Mapping[str, str | dict[str, str]]]
         kinds = change.values() if isinstance(change, dict) else [{change: ""}]
         for kind in kinds:
             for name, how in kind.items():

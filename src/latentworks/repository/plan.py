@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from latentworks import params
 from latentworks.repository import dag, dvc, timings
@@ -15,6 +15,7 @@ from latentworks.repository.result import flat
 from latentworks.system.console import columns
 
 MAX_REASONS = 4  # shown for a stage; of the others the number is shown
+State = Literal["runs", "may run"]
 MAX_HASHED = 20_000_000  # bytes; of a larger change the size is shown, not the hash
 
 
@@ -23,7 +24,7 @@ class Step:
     """A stage that is out of date, or may be out of date once an earlier stage has run."""
 
     stage: str
-    state: Literal["runs", "may run"]
+    state: State
     reasons: list[str]  # each a file or parameter with its value before and now
     seconds: float | None  # of its last run in this checkout
     megabytes: float | None  # of its outs, as dvc.lock records them
@@ -34,7 +35,7 @@ class Step:
 class Outdated:
     """The stages that are out of date, and those that read their outs."""
 
-    changed: dict[str, list[Any]]  # DVC's changes of each stage that is out of date
+    changed: dict[str, list[dvc.Change]]  # DVC's changes of each stage that is out of date
     needs: dict[str, set[str]]  # of every stage, in DVC's order: the stages whose outs it reads
 
     @classmethod
@@ -87,9 +88,9 @@ def _step(
     root: Path,
     stage: str,
     needs: set[str],
-    state: Any,
+    state: State,
     reasons: list[str],
-    locked: dict[str, Any],
+    locked: dict[str, dag.Locked],
 ) -> Step:
     record = timings.read(stage, root)
     outs = locked.get(stage, {}).get("outs")
@@ -102,7 +103,11 @@ def _step(
 
 
 def _reasons(
-    root: Path, stage: str, found: list[Any], lock: dict[str, Any] | None, current: dict[str, Any]
+    root: Path,
+    stage: str,
+    found: list[dvc.Change],
+    lock: dag.Locked | None,
+    current: params.Sections,
 ) -> Iterator[str]:
     """Yield the changes that DVC found in a stage, with the values before and now."""
     if lock is None:
@@ -116,8 +121,8 @@ def _reasons(
     before = lock.get("params", {}).get(str(params.PARAMS), {})
     for change in found:
         if isinstance(change, dict):
-            for entries in change.values():
-                for path, how in entries.items():
+            for kind in change.values():
+                for path, how in kind.items():
                     if isinstance(how, dict):
                         yield from _parameters(before, current, list(how))
                     elif not (how == "deleted" and path in _outs_of_others(root, stage)):
@@ -129,7 +134,7 @@ def _outs_of_others(root: Path, stage: str) -> set[str]:
     return {path for written in others for path in dag.paths(written.get("outs", ()))}
 
 
-def _parameters(before: dict[str, Any], now: dict[str, Any], names: list[str]) -> Iterator[str]:
+def _parameters(before: params.Sections, now: params.Sections, names: list[str]) -> Iterator[str]:
     """Yield `train.epochs 9 → 12` for each value of the sections that differs."""
     for name in names:
         was, is_now = flat({name: before.get(name)}), flat({name: now.get(name)})
@@ -138,7 +143,7 @@ def _parameters(before: dict[str, Any], now: dict[str, Any], names: list[str]) -
                 yield f"{key} {was.get(key, 'not set')} → {is_now.get(key, 'not set')}"
 
 
-def _file(path: Path, how: str, entry: dict[str, Any] | None, name: str) -> str:
+def _file(path: Path, how: str, entry: dag.File | None, name: str) -> str:
     """Describe the change of a file or folder: `src/latentworks/cli.py 3f2a91c → 88bc0d2`.
 
     Above MAX_HASHED bytes, the number of files and their size stand for the hash. A file that was

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latentworks.repository import dag
 from latentworks.system import disk
+
+if TYPE_CHECKING:
+    from latentworks.params import Sections
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Result:
     """
 
     outs: dict[str, Path]
-    params: dict[str, Any] = field(default_factory=dict)
+    params: Sections = field(default_factory=dict)
 
     @classmethod
     def of(cls, *outs: Path) -> Result:
@@ -41,7 +45,7 @@ class Result:
         folder = self.outs.get("prior")
         return "-".join(map(disk.file_digest, sorted(folder.iterdir()))) if folder else None
 
-    def digest_for(self, stage: dict[str, Any]) -> str | None:
+    def digest_for(self, stage: dag.Stage) -> str | None:
         """Digest that tells whether timings of a stage of dvc.yaml belong to this result.
 
         It is made from the last of the identifying outs that the stage reads or writes; None if
@@ -62,7 +66,7 @@ class Result:
         return str(profile["fingerprint" if "prepared" in touched else "source"])
 
 
-def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(nested: Mapping[str, object], prefix: str = "") -> dict[str, Any]:
     """Return nested scores or sections by dotted names: {"a": {"b": 1}} becomes {"a.b": 1}."""
     found: dict[str, Any] = {}
     for name, value in nested.items():
@@ -74,7 +78,7 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def recorded_result(root: Path) -> Result | None:
     """Return the result that dvc.lock records in a checkout; None without a trained model."""
     outs: dict[str, Path] = {}
-    sections: dict[str, Any] = {}
+    sections: Sections = {}
     for stage in dag.recorded(root).values():
         outs |= stage.outs
         sections |= stage.params

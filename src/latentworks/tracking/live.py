@@ -8,13 +8,22 @@ import hashlib
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from PIL import Image
 
 from latentworks.system import disk
 from latentworks.system.state import STATE
+
+
+class Note(TypedDict, total=False):
+    """The state of a training, in a file."""
+
+    fingerprint: str  # of the training
+    key: str  # of its run
+    left: list[str]  # keys of abandoned trainings
+    model: str  # digest of the trained model
 
 
 class Live:
@@ -45,14 +54,12 @@ class Live:
     @property
     def key(self) -> str | None:
         """Value of the tag `run.key` of the run; None if there is no training to continue."""
-        key: str | None = self._read().get("key")
-        return key
+        return self._read().get("key")
 
     @property
     def model(self) -> str | None:
         """Digest of the trained model; None while the training is unfinished."""
-        digest: str | None = self._read().get("model")
-        return digest
+        return self._read().get("model")
 
     @property
     def left(self) -> list[str]:
@@ -85,11 +92,12 @@ class Live:
 
     # --- the note --------------------------------------------------------------------------------
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> Note:
         try:
-            return dict(disk.read_json(self._note))
-        except (OSError, ValueError, TypeError):  # the file does not exist, or is damaged
+            note: Note = disk.read_json(self._note)
+            return note if isinstance(note, dict) else {}
+        except (OSError, ValueError):  # the file does not exist, or is damaged
             return {}
 
-    def _write(self, note: dict[str, Any]) -> None:
+    def _write(self, note: Note) -> None:
         disk.write_json(self._note, note)

@@ -6,8 +6,8 @@ The tags by which a run is found are in store.py.
 import hashlib
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from mlflow import MlflowClient
@@ -161,13 +161,13 @@ class RunLog:
         )
 
 
-def code_tags(root: Path, code: dict[str, Any] | None = None) -> dict[str, str]:
+def code_tags(root: Path, code: Mapping[str, object] | None = None) -> dict[str, str]:
     """Return the tags of the code that made a result, by default of the code in `root`."""
     code = code or vars(git.code(root))
     return {
-        "git.commit": code["commit"],
+        "git.commit": str(code["commit"]),
         "git.dirty": str(code["dirty"]).lower(),
-        "mlflow.source.git.commit": code["commit"],
+        "mlflow.source.git.commit": str(code["commit"]),
     }
 
 
