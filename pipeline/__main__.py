@@ -138,7 +138,7 @@ def automations(
         apply(tell, typer.echo, pending=pending, silent=silent)
 
 
-def _override(text: str) -> tuple[str, Any]:
+def _override(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ParamsError(f"--set takes NAME=VALUE, such as train.epochs=12. Received: {text!r}.")

@@ -5,7 +5,6 @@ Notifications need one of Prefect's notification blocks, which holds the address
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
 from prefect.automations import (
@@ -18,6 +17,7 @@ from prefect.automations import (
 )
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ActionTypes
 from prefect.exceptions import ObjectNotFound
 
 from latentworks.errors import LatentworksError
@@ -109,7 +109,7 @@ def _event(name: str) -> EventTrigger:
     return EventTrigger(expect={name}, threshold=1, within=timedelta(0))
 
 
-def _of_ours() -> dict[str, Any]:
+def _of_ours() -> dict[str, str | list[str]]:
     """Match flow runs with the tag TAG: other projects may have a flow named `retrain`, too."""
     return {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
 
@@ -167,7 +167,7 @@ def _crash(why: str) -> ChangeFlowRunState:
 def _automation(
     name: str,
     trigger: EventTrigger,
-    *actions: Any,
+    *actions: ActionTypes,
     tell: UUID | None = None,
     body: str = LINE,
 ) -> AutomationCore:

@@ -10,7 +10,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prefect.artifacts import (
     create_link_artifact,
@@ -48,7 +48,7 @@ def stages(steps: list[Step], folder: Path) -> None:
     create_table_artifact(rows, "stages", "Outcome and duration of each stage.")
 
 
-def decision(entry: Mapping[str, Any], pages: Mapping[str, str]) -> None:
+def decision(entry: Mapping[str, object], pages: Mapping[str, str]) -> None:
     """Write the decision with its scores, and links to the version and its MLflow run."""
     name, number = entry["name"], entry["version"]
     champion = f"{name}: champion is version {entry['champion_after'] or '-'}"
@@ -61,7 +61,7 @@ def decision(entry: Mapping[str, Any], pages: Mapping[str, str]) -> None:
 def drift(report: Report) -> None:
     """Write the table and the picture of a drift check."""
     names, *rows = report.rows()
-    table: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in rows]
+    table = [dict(zip(names, row, strict=True)) for row in rows]
     about = f"{report.version}: {report.reason}. {report.path}: {report.counted}."
     create_table_artifact(table or [report.counts], "drift", about)
     if report.figure is not None:

@@ -174,7 +174,7 @@ def run_stages(worktree: Worktree) -> list[Step]:
 
 
 @task(task_run_name="{stage}", retry_delay_seconds=DELAYS, cache_policy=NO_CACHE)
-def run_stage(stage: str, worktree: Worktree, needs: set[str], due: bool) -> Any:
+def run_stage(stage: str, worktree: Worktree, needs: set[str], due: bool) -> State[str]:
     """Run one stage if it is due, and log its lines. The state's name is the outcome."""
     outcome = UNCHANGED
     if due:
@@ -204,7 +204,7 @@ def _decided(worktree: Worktree) -> Version | None:
         return None
 
 
-def _may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
+def _may_pass(_task: object, _run: object, state: State[Any]) -> bool:
     """True if another try may succeed, since the registry did not answer."""
     return isinstance(state.result(raise_on_failure=False), Unavailable)
 
@@ -231,7 +231,7 @@ def register(worktree: Worktree) -> dict[str, Any]:
     retry_condition_fn=_may_pass,
     cache_policy=NO_CACHE,
 )
-def promote(worktree: Worktree, number: int) -> Any:
+def promote(worktree: Worktree, number: int) -> State[dict[str, Any]]:
     """Let the gate decide; return the fields of the decision."""
     log = get_run_logger()
     entry = worktree.command(log.info, "promote", str(number), "--json")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from pydantic import Field
@@ -555,7 +555,7 @@ def _write_recipe(root: Path, name: str) -> None:
     recipes.write(root, name, git.committed(root, str(params.PARAMS)))
 
 
-def _refuse_images_among_outputs(root: Path, dataset: Any) -> None:
+def _refuse_images_among_outputs(root: Path, dataset: "DatasetConfig") -> None:
     """Raise ParamsError if dataset.path lies in an out, or contains one.
 
     A stage replaces its outs, and DVC refuses a dep that contains an out.

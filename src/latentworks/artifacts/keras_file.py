@@ -13,7 +13,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from latentworks.errors import UnsafeModel
 from latentworks.system import processes
@@ -107,7 +107,7 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
         _refuse(path, "its members overlap", "members one after the other")
 
 
-def _parsed(path: Path, name: str, content: bytes) -> Any:
+def _parsed(path: Path, name: str, content: bytes) -> dict[str, object]:
     try:
         value = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -117,11 +117,11 @@ def _parsed(path: Path, name: str, content: bytes) -> Any:
     return value
 
 
-def _check_config(path: Path, config: dict[str, Any]) -> None:
+def _check_config(path: Path, config: dict[str, object]) -> None:
     """Check that config.json names only known classes, at any depth."""
     if not _is_ours(config):
         _refuse(path, f"a model of class {_named(config)}", "a model class of this project")
-    waiting: list[tuple[Any, int]] = [(config, 0)]
+    waiting: list[tuple[object, int]] = [(config, 0)]
     while waiting:
         value, depth = waiting.pop()
         if depth > MAX_DEPTH:
@@ -135,11 +135,11 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
             waiting += [(item, depth + 1) for item in inner]
 
 
-def _named(value: dict[str, Any]) -> str:
+def _named(value: dict[str, object]) -> str:
     return repr(".".join(str(value.get(key))[:60] for key in ("module", "class_name")))
 
 
-def _is_ours(value: dict[str, Any]) -> bool:
+def _is_ours(value: dict[str, object]) -> bool:
     registered, class_name = value.get("registered_name"), value.get("class_name")
     return (
         isinstance(registered, str)
@@ -149,7 +149,7 @@ def _is_ours(value: dict[str, Any]) -> bool:
     )
 
 
-def _is_keras(value: dict[str, Any]) -> bool:
+def _is_keras(value: dict[str, object]) -> bool:
     module, name = value.get("module"), value.get("class_name")
     if not isinstance(name, str) or value.get("registered_name") not in (None, name):
         return False

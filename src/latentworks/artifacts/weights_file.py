@@ -10,7 +10,6 @@ import resource
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import h5py  # type: ignore[import-untyped] # it comes with Keras
 
@@ -40,7 +39,7 @@ def main(path: Path) -> None:
         print(f"is damaged ({type(error).__name__})")
 
 
-def fault(file: Any, num_bytes: int) -> str:
+def fault(file: h5py.File, num_bytes: int) -> str:
     """Return the fault of an open HDF5 file of `num_bytes`, or "". Follow only hard links."""
     waiting, seen, declared = [(file, 0)], {_address(file["/"])}, 0
     while waiting:
@@ -66,7 +65,7 @@ def fault(file: Any, num_bytes: int) -> str:
     return ""
 
 
-def _address(item: Any) -> int:
+def _address(item: h5py.Group | h5py.Dataset) -> int:
     return int(h5py.h5o.get_info(item.id).addr)
 
 

@@ -115,7 +115,7 @@ class Catalog:
     def _num_images(self, split: Split) -> int:
         return sum(row.split == split for row in self._rows.values())
 
-    def _split_profile(self, split: Split) -> dict[str, Any]:
+    def _split_profile(self, split: Split) -> dict[str, object]:
         if not self.class_names:
             return {"images": self._num_images(split)}
         labels = Counter(row.label for row in self._rows.values() if row.split == split)
@@ -129,7 +129,7 @@ class Catalog:
         return digest.hexdigest()
 
 
-def _brightness(pixels: np.ndarray) -> dict[str, Any]:
+def _brightness(pixels: np.ndarray) -> dict[str, object]:
     """Mean, standard deviation (0 to 255) and histogram: exact, as the sums are integers."""
     values = range(256)
     count = int(pixels.sum())

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -66,7 +65,7 @@ class Batches(keras.utils.PyDataset):
     def __len__(self) -> int:
         return self.length or math.ceil(len(self.rows) / self.batch_size)
 
-    def __getitem__(self, index: int) -> tuple[Any]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray] | tuple[tuple[np.ndarray, np.ndarray]]:
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         rows = np.sort(rows)  # ascending rows are faster to read from disk
         if self.labels is None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -15,6 +15,7 @@ SEED = 0
 NUM_THREADS = 2  # per operation; another number rounds differently
 MAX_BATCH_SIZE = 500
 MAX_BATCH_BYTES = 16_000_000  # of float32 pixels; a convolution needs many times that
+Batch = TypeVar("Batch", np.ndarray, tuple[np.ndarray, np.ndarray])
 
 
 def configure() -> None:
@@ -65,7 +66,7 @@ def reconstruct(
         start += len(z)
 
 
-def counted(batches: Iterable[Any], total: int) -> Iterator[Any]:
+def counted(batches: Iterable[Batch], total: int) -> Iterator[Batch]:
     """Yield the same batches, of images or of pairs of images, and show a progress bar."""
     with tqdm(total=total, unit=" images", desc="evaluate", disable=None) as bar:
         for batch in batches:

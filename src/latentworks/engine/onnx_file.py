@@ -2,7 +2,6 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -11,7 +10,7 @@ from latentworks.engine.backend import keras
 OPSET = 18  # of ONNX; runtimes of the last years can read it
 
 
-def write_onnx(path: Path, graph: Any) -> None:
+def write_onnx(path: Path, graph: keras.Model) -> None:
     """Write a Keras model as ONNX. The first axis of its inputs may have any length."""
     inputs = [
         keras.InputSpec(shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)

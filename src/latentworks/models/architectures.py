@@ -6,7 +6,6 @@ as many as `plain`, and suits longer training and accelerators.
 """
 
 import math
-from typing import Any
 
 import keras
 from keras import layers
@@ -44,7 +43,9 @@ def build_grid_encoder(
     return keras.Model(images, _conv(depth, 1, 1, "grid")(x), name="encoder")
 
 
-def _strided(x: keras.KerasTensor, architecture: str, filters: tuple[int, ...]) -> Any:
+def _strided(
+    x: keras.KerasTensor, architecture: str, filters: tuple[int, ...]
+) -> keras.KerasTensor:
     """The convolutions of an encoder, one of stride 2 for each of `filters`."""
     if architecture == "residual":
         x = _conv(filters[0], KERNEL, 1, "stem")(x)
@@ -82,7 +83,7 @@ def grid_to_pixels(
     architecture: str,
     image_shape: tuple[int, int, int],
     filters: tuple[int, ...],
-) -> Any:
+) -> keras.KerasTensor:
     """Decode a grid [B, h, w, K] to images [B, H, W, C] in [0, 1]."""
     x = _conv(filters[-1], KERNEL, 1, "from_grid", activation="relu")(grid)
     x = _residual_block(x, "grid_block")
@@ -101,7 +102,7 @@ def _pixels(
     architecture: str,
     image_shape: tuple[int, int, int],
     filters: tuple[int, ...],
-) -> Any:
+) -> keras.KerasTensor:
     """The convolutions of a decoder, to images; what the rounding of sides added is cropped."""
     height, width, channels = image_shape
     # In `fast`, the last step is the layer of the pixels.

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.colors import to_hex
@@ -60,7 +59,7 @@ def atlas(
     return _filled(title, shown)
 
 
-def _filled(title: str, shown: dict[str, Any]) -> str:
+def _filled(title: str, shown: Mapping[str, object]) -> str:
     """Fill the page with its styles, its scripts and its data."""
     parts = {
         file.stem: file.read_text(encoding="utf-8")
@@ -74,7 +73,7 @@ def _filled(title: str, shown: dict[str, Any]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], page)
 
 
-def _sliders(z: np.ndarray, plane: Plane) -> list[dict[str, Any]]:
+def _sliders(z: np.ndarray, plane: Plane) -> list[dict[str, object]]:
     """The directions of the sliders, with the range of the images along each.
 
     Up to two latents are the directions themselves; of more, the principal components are.
@@ -97,7 +96,7 @@ def _sliders(z: np.ndarray, plane: Plane) -> list[dict[str, Any]]:
     ]
 
 
-def _classes(labels: np.ndarray | None, class_names: Sequence[str]) -> list[dict[str, Any]]:
+def _classes(labels: np.ndarray | None, class_names: Sequence[str]) -> list[dict[str, object]]:
     """The classes in the order of their labels, then images without a label, if any."""
     if labels is None:
         return []
@@ -110,7 +109,7 @@ def _classes(labels: np.ndarray | None, class_names: Sequence[str]) -> list[dict
     ]
 
 
-def _quantised(z: np.ndarray) -> dict[str, Any]:
+def _quantised(z: np.ndarray) -> dict[str, object]:
     """Latents rounded to 65 536 steps of their ranges, far finer than any visible change."""
     low, high = z.min(axis=0).astype(np.float64), z.max(axis=0).astype(np.float64)
     step = np.where(high > low, high - low, 1) / 65535
@@ -118,7 +117,7 @@ def _quantised(z: np.ndarray) -> dict[str, Any]:
     return {"low": low.tolist(), "step": step.tolist(), "values": _base64(values)}
 
 
-def _sprite(images: np.ndarray) -> dict[str, Any]:
+def _sprite(images: np.ndarray) -> dict[str, object]:
     """All images in one PNG, row by row, with about as many rows as columns."""
     num, height, width, _ = images.shape
     side = max(height, width)
@@ -141,7 +140,7 @@ def _sprite(images: np.ndarray) -> dict[str, Any]:
     return {"columns": columns, "height": height, "width": width, "png": content}
 
 
-def _program(program: DecoderProgram) -> dict[str, Any]:
+def _program(program: DecoderProgram) -> dict[str, object]:
     return {
         "inputs": program.inputs,
         "image_shape": program.image_shape,

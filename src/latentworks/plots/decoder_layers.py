@@ -4,7 +4,7 @@ One function for each kind of layer returns its steps. Layers that compute nothi
 (`Reshape`, `Dropout`) have no steps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 Shape = tuple[int, ...]  # without the batch
-Step = tuple[str, dict[str, Any], list[np.ndarray]]  # operation, its settings, its weights
+Step = tuple[str, Mapping[str, object], list[np.ndarray]]  # operation, its settings, its weights
 
 
 class UnknownLayer(ValueError):
@@ -180,8 +180,9 @@ def _last(layer: Layer) -> bool:
     return axis in (-1, len(layer.shape))
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    first, second = (value, value) if isinstance(value, int) else value
+    return first, second
 
 
 def _nothing(layer: Layer) -> list[Step]:

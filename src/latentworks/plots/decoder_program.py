@@ -3,6 +3,7 @@
 The module reads the config and the weights of a functional `keras.Model`. It does not import Keras.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ class DecoderProgram:
 
     inputs: dict[str, int]  # "latents": D and, for a conditional model, "labels": K
     image_shape: Shape
-    steps: list[dict[str, Any]]
+    steps: list[dict[str, object]]
     weights: np.ndarray  # float32 [P]
 
     @classmethod
@@ -44,7 +45,7 @@ class _Reader:
             kind = type(decoder).__name__
             raise UnknownLayer(f"the decoder is no functional keras.Model. Received: {kind}.")
         self.layers = {layer["name"]: layer for layer in self.config["layers"]}
-        self.steps: list[dict[str, Any]] = []
+        self.steps: list[dict[str, object]] = []
         self.weights: list[np.ndarray] = []
         self.inputs: dict[str, int] = {}
         self.values: dict[tuple[str, int], int] = {}  # layer, call -> number of its value
@@ -79,7 +80,7 @@ class _Reader:
                 for (giver, turn, _), of in zip(calls, shapes, strict=True)
             ]
             for operation, settings, arrays in LAYERS[layer.kind](layer):
-                settings |= {"inputs": inputs, "of": shapes, "shape": shape}
+                settings = {**settings, "inputs": inputs, "of": shapes, "shape": shape}
                 inputs, shapes = [self._add(operation, settings, arrays)], [shape]
             self.values[name, node] = inputs[0]
         return self.values[name, node]
@@ -97,7 +98,7 @@ class _Reader:
         layer.expect(layout == "channels_last", "channels last")
         return layer
 
-    def _add(self, operation: str, settings: dict[str, Any], arrays: list[np.ndarray]) -> int:
+    def _add(self, operation: str, settings: Mapping[str, object], arrays: list[np.ndarray]) -> int:
         places = []
         for array in arrays:
             places.append([sum(each.size for each in self.weights), array.size])
@@ -111,7 +112,7 @@ def _references(layers: list[Any]) -> list[Any]:
     return [layers] if isinstance(layers[0], str) else layers
 
 
-def _tensors(args: Any) -> list[dict[str, Any]]:
+def _tensors(args: object) -> list[dict[str, Any]]:
     """Return the tensors among the arguments of a call, in order."""
     if isinstance(args, dict):
         return [args["config"]] if args.get("class_name") == "__keras_tensor__" else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PlainValidator
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_COMPONENTS = 1000
 
 
-def _one_or_best(value: Any) -> int | list[int]:
+def _one_or_best(value: object) -> int | list[int]:
     """Validate a number or a list of numbers, with one fault per key.
 
     A union type would report a fault for each of its members.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from mlflow import MlflowClient
 from mlflow.store.db.db_types import DATABASE_ENGINES
@@ -28,6 +28,7 @@ ALL = 60  # all calls of one command together have so many
 MOVING = ("log_artifact", "log_image", "log_model_artifacts")
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Budget:
@@ -102,7 +103,7 @@ class _Bounded:
         return lambda *arguments, **named: within(self._uri, factor, found, *arguments, **named)
 
 
-def within(uri: str, factor: int, do: Callable[..., T], *arguments: Any, **named: Any) -> T:
+def within(uri: str, factor: int, do: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     """Call `do` for the store at `uri`.
 
     Raises Unavailable after `factor` deadlines, or when the budget of the command is used up. The

@@ -5,7 +5,6 @@ Images are compared in the output of its last layer but one.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import keras
 import numpy as np
@@ -59,7 +58,7 @@ def build(image_shape: tuple[int, int, int], num_classes: int, seed: int = 0) ->
     return keras.Model(images, outputs, name="classifier")
 
 
-def sized(x: Any) -> Any:
+def sized(x: keras.KerasTensor) -> keras.KerasTensor:
     """Average large images over squares of pixels, and frame images slightly below FRAMED."""
     sides = x.shape[1:3]
     block = math.ceil(max(sides) / MAX_SIDE)
