@@ -6,6 +6,7 @@ with the code of that worktree.
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ from pipeline.reports import Step
 OWN = "pipeline/retraining.py"  # this file
 NETWORK_STAGE = "fetch"  # the only stage worth retrying, and only if it downloads
 DELAYS = [10.0, 60.0, 300.0]  # seconds before each retry of a server or a mirror
+
+
+Fields = dict[str, Any]  # of a version or a decision: JSON that a latentworks command printed
 
 
 class OneLine(logging.Filter):
@@ -95,8 +99,8 @@ def _retrain(
 def _publish(
     worktree: Worktree,
     steps: list[Step],
-    version: dict[str, Any],
-    entry: dict[str, Any] | None,
+    version: Fields,
+    entry: Fields | None,
     branch: bool,
 ) -> str:
     """Write Prefect's pages and push the branch; return what failed, as text.
@@ -115,7 +119,7 @@ def _publish(
 
 @task(task_run_name="check out", cache_policy=NO_CACHE)
 def check_out(
-    worktree: Worktree, recipe: str | None, overrides: dict[str, Any], revision: str
+    worktree: Worktree, recipe: str | None, overrides: Mapping[str, object], revision: str
 ) -> None:
     """Check out the committed code, write the params of this run, and validate them."""
     log = get_run_logger()
@@ -216,7 +220,7 @@ def _may_pass(_task: object, _run: object, state: State[Any]) -> bool:
     retry_condition_fn=_may_pass,
     cache_policy=NO_CACHE,
 )
-def register(worktree: Worktree) -> dict[str, Any]:
+def register(worktree: Worktree) -> Fields:
     """Register the result as a version, with its dvc.lock and params.yaml; return its fields."""
     log = get_run_logger()
     version = worktree.command(log.info, "register", "--json")
@@ -231,7 +235,7 @@ def register(worktree: Worktree) -> dict[str, Any]:
     retry_condition_fn=_may_pass,
     cache_policy=NO_CACHE,
 )
-def promote(worktree: Worktree, number: int) -> State[dict[str, Any]]:
+def promote(worktree: Worktree, number: int) -> State[Fields]:
     """Let the gate decide; return the fields of the decision."""
     log = get_run_logger()
     entry = worktree.command(log.info, "promote", str(number), "--json")
@@ -267,9 +271,7 @@ def push_branch(worktree: Worktree, name: str, number: int) -> None:
 
 
 @task(task_run_name="report", cache_policy=NO_CACHE)
-def report(
-    worktree: Worktree, steps: list[Step], version: dict[str, Any], entry: dict[str, Any] | None
-) -> None:
+def report(worktree: Worktree, steps: list[Step], version: Fields, entry: Fields | None) -> None:
     """Write the artifacts of this flow run; without a decision, those of its stages alone."""
     reports.stages(steps, worktree.path)
     if entry is None:

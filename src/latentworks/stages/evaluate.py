@@ -1,7 +1,6 @@
 """Score the model and its samples, and draw the figures and the atlas."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -49,8 +48,9 @@ def main(
     rows = data.rows("test")
 
     pairs = inference.reconstruct(network, data.images, rows, data.labels(rows))
-    scores: dict[str, dict[str, Any]] = {
-        "test": metrics.reconstruction_metrics(inference.counted(pairs, len(rows))),
+    errors = metrics.reconstruction_metrics(inference.counted(pairs, len(rows)))
+    scores = {
+        "test": errors,
         "latents": {
             **metrics.latent_metrics(train.z, train.labels, test.z, test.labels),
             **_trustworthiness(network, data, rows),
@@ -68,7 +68,7 @@ def main(
         **pictures.of_latents(network, train, data.class_names),
         **pictures.of_samples(data, drawn),
     }
-    page = pictures.atlas(network, data, scores["test"]["mse"])
+    page = pictures.atlas(network, data, errors["mse"])
 
     disk.write_json(metrics_file, scores)
     write_curves(curves, epochs)
@@ -78,7 +78,7 @@ def main(
             write_figure(folder / f"{name}.png", figure)
     write_page(atlas, page)
     print(
-        f"evaluate: test.bce {scores['test']['bce']:.4f} on {len(rows)} images; samples compared "
+        f"evaluate: test.bce {errors['bce']:.4f} on {len(rows)} images; samples compared "
         f"in {judge.kind} features; {len(drawings)} pictures in {figures}, and {atlas}"
     )
 
