@@ -37,7 +37,7 @@ def retrain(
         overrides = dict(_override(text) for text in override or ())
         worktree = Worktree(dag.root(), RETRAINING)
         # Report git's refusal, a wrong revision and a busy lock before Prefect starts.
-        worktree.resolve(revision)
+        worktree.repository.resolve(revision)
         with worktree.held("retrain"):
             arguments = json.dumps([recipe, overrides, revision, branch])
             call = [sys.executable, "-m", "pipeline", "flow", arguments]

@@ -25,6 +25,7 @@ from latentworks.repository.result import recorded_result
 from latentworks.runner.reproduce import UNCHANGED, reproduce, reproduce_stage
 from latentworks.runner.verify import verify_checkout
 from latentworks.runner.worktree import RETRAINING, Worktree
+from latentworks.runner.worktree_images import link_images
 from latentworks.tracking.live import Live
 from latentworks.tracking.uri import without_password
 from pipeline import reports
@@ -144,7 +145,7 @@ def check_out(
         text = recipes.merge(text, recipes.sections(worktree.path, recipe))
     worktree.write(str(params.PARAMS), recipes.overridden(text, overrides))
     worktree.command(log.info, "validate")
-    worktree.link_images()
+    link_images(worktree)
     log.info("commit %s is in %s", commit[:10], worktree.path)
 
 

@@ -16,6 +16,7 @@ from checkouts import Checkout, Project
 from latentworks.errors import LatentworksError, Refused
 from latentworks.repository import git
 from latentworks.runner.worktree import Worktree
+from latentworks.runner.worktree_images import link_images
 
 AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
 
@@ -189,7 +190,7 @@ def test_images_outside_the_project_are_linked_and_never_changed(
         source.point_at(path)
         before = source.files()
         worktree.check_out("HEAD")
-        worktree.link_images()
+        link_images(worktree)
         assert (worktree.path / path).resolve() == (source.path / path).resolve()
         assert source.files() == before
 
@@ -202,7 +203,7 @@ def test_images_in_the_project_that_git_ignores_are_linked(
     source.ignore("images")
     source.point_at("images")
     worktree.check_out("HEAD")
-    worktree.link_images()
+    link_images(worktree)
     assert (worktree.path / "images").resolve() == source.path / "images"
 
 
@@ -213,12 +214,12 @@ def test_images_in_git_are_checked_out_and_untracked_ones_refused(
     (source.path / "images/a.png").write_bytes(b"a")
     source.point_at("images")
     worktree.check_out("HEAD")
-    worktree.link_images()
+    link_images(worktree)
     assert not (worktree.path / "images").is_symlink()
     assert (worktree.path / "images/a.png").read_bytes() == b"a"
     (source.path / "images/b.png").write_bytes(b"b")
     with pytest.raises(LatentworksError, match=r"others are not, such as images/b\.png\. Expected"):
-        worktree.link_images()
+        link_images(worktree)
 
 
 def test_images_in_dvc_are_pulled_until_the_user_removes_them_from_dvc(
@@ -234,14 +235,14 @@ def test_images_in_dvc_are_pulled_until_the_user_removes_them_from_dvc(
     (source.path / "images/train/a.png").write_bytes(b"edited since")
     shutil.rmtree(source.path / ".dvc/cache")
     worktree.check_out("HEAD")
-    worktree.link_images()
+    link_images(worktree)
     assert (worktree.path / "images/train/a.png").read_bytes() == b"a"
     # From now on the images belong to the user alone.
     source.run("dvc", "remove", "images.dvc")
     source.ignore("images")
     source.commit()
     worktree.check_out("HEAD")
-    worktree.link_images()
+    link_images(worktree)
     assert (worktree.path / "images/train/a.png").read_bytes() == b"edited since"
 
 
@@ -252,14 +253,14 @@ def test_a_file_removed_from_dvc_is_read_from_the_users_checkout(
     source.run("dvc", "add", "--quiet", "images.npz")
     source.point_at("images.npz")
     worktree.check_out("HEAD")
-    worktree.link_images()
+    link_images(worktree)
     source.run("dvc", "remove", "images.npz.dvc")
     source.ignore("images.npz")
     source.commit()
     (source.path / "images.npz").unlink()
     (source.path / "images.npz").write_bytes(b"edited since")
     worktree.check_out("HEAD")
-    worktree.link_images()
+    link_images(worktree)
     assert (worktree.path / "images.npz").read_bytes() == b"edited since"
 
 
@@ -269,7 +270,7 @@ def test_missing_images_are_an_error_that_names_their_path(
     source.point_at("../nowhere")
     worktree.check_out("HEAD")
     with pytest.raises(LatentworksError, match="nowhere: no such file or folder"):
-        worktree.link_images()
+        link_images(worktree)
 
 
 # --- settings ------------------------------------------------------------------------------------
@@ -373,8 +374,8 @@ def test_the_worktree_of_a_sub_folder_is_in_the_same_sub_folder(folder: Source) 
     assert worktree.check_out("HEAD") == first
     assert git.code(worktree.path) == git.Code(first, False)
     assert (git.committed(folder.path, "params.yaml") or "").count("seed: 0") == 1
-    assert worktree.top.joinpath(".git").is_dir()
-    assert worktree.path == worktree.top / "products/digits"
+    assert worktree.repository.top.joinpath(".git").is_dir()
+    assert worktree.path == worktree.repository.top / "products/digits"
     assert worktree.dvc("root").strip() == "."
     assert "train" in worktree.dvc("status", "--json")
     assert worktree.command(print, "validate") == {}
@@ -401,13 +402,13 @@ def test_images_in_another_sub_folder_are_those_in_git(folder: Source) -> None:
     worktree = Worktree(folder.path, "tests")
     folder.point_at("../photos")
     worktree.check_out("HEAD")
-    worktree.link_images()
+    link_images(worktree)
     images = worktree.path / "../photos"
     assert not images.is_symlink()
     assert (images / "cats/a.png").read_bytes() == b"cats/a.png"
     (folder.path.parent / "photos/b.png").write_bytes(b"b")
     with pytest.raises(LatentworksError, match=r"others are not, such as \.\./photos/b\.png"):
-        worktree.link_images()
+        link_images(worktree)
 
 
 def test_commands_run_in_a_sub_folder_of_a_monorepo(

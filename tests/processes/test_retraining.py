@@ -323,7 +323,7 @@ def test_a_product_in_a_sub_folder_of_a_monorepo_is_retrained(
     assert "autoencoder version 1 is registered" in product.retrain()
     assert not changes(before, product.state())
     assert len(versions(product)) == 1
-    assert product.worktree.path == product.worktree.top / "products/digits"
+    assert product.worktree.path == product.worktree.repository.top / "products/digits"
     assert code(product.worktree.path) == code(product.path)
 
 

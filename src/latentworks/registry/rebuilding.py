@@ -16,6 +16,7 @@ from latentworks.repository import dag, dvc, git
 from latentworks.repository.result import flat, recorded_result
 from latentworks.runner.reproduce import reproduce_stage
 from latentworks.runner.worktree import Worktree
+from latentworks.runner.worktree_images import link_images
 from latentworks.serving import packaging
 from latentworks.system import disk
 from latentworks.system.console import columns
@@ -129,7 +130,7 @@ def _make(worktree: Worktree, version: Version, report: Callable[[str], None]) -
         worktree.restore(*wanted)
         report(f"data: as recorded ({', '.join(wanted)} from the cache)")
     except LatentworksError:  # not in the cache, nor in the remote: make the data from its source
-        worktree.link_images()
+        link_images(worktree)
         for stage in data:
             reproduce_stage(worktree.path, stage, (), report, worktree.environment)
     (prepare,) = needs[TRAIN]
