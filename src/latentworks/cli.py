@@ -5,45 +5,20 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import Field
 
-from latentworks import params
-from latentworks.config import Config, Seed
-from latentworks.datasets.config import DatasetConfig, PrepareConfig
-from latentworks.errors import Differs, LatentworksError, ParamsError, Refused, Unavailable
-from latentworks.models.config import ModelConfig, TrainConfig
-from latentworks.monitoring.drift import DriftConfig
+from latentworks import params, sections
+from latentworks.errors import Differs, LatentworksError, Refused, Unavailable
 from latentworks.params import recipes
-from latentworks.priors.config import NoPriorConfig, PriorConfig
-from latentworks.promotion.decision import PromotionConfig
 from latentworks.repository import dag, git
-from latentworks.samplers.config import SampleConfig
 from latentworks.system import disk
 from latentworks.system.console import one_line_errors
 from latentworks.system.state import STATE
 from latentworks.tracking.uri import URI, absolute, tracking_uri, without_password
-
-
-class Params(Config):
-    """All sections of params.yaml."""
-
-    seed: Seed
-    dataset: DatasetConfig
-    prepare: PrepareConfig
-    model: ModelConfig
-    train: TrainConfig
-    prior: Annotated[PriorConfig, Field(description="Add `prior: {kind: none}` to fit the sampler")]
-    sample: SampleConfig
-    promotion: PromotionConfig
-    drift: DriftConfig
-
 
 app = typer.Typer(
     help="Train generative autoencoders as DVC stages and follow them in MLflow.",
@@ -64,25 +39,26 @@ RESULT = typer.Option(
 
 
 @app.command()
+@one_line_errors()
 def validate() -> None:
     """Check params.yaml; exit 2 with one line for each fault."""
-    with one_line_errors():
-        root = dag.root()
-        _refuse_images_among_outputs(root, _checked(root).dataset)
-        typer.echo("params.yaml is valid")
+    root = dag.root()
+    sections.refuse_images_among_outputs(root, sections.checked(root).dataset)
+    typer.echo("params.yaml is valid")
 
 
 @app.command()
+@one_line_errors()
 def recipe(
     name: Annotated[str, typer.Argument(help="name of a file in recipes/, without .yaml")],
 ) -> None:
     """Write a recipe into params.yaml, unless params.yaml has uncommitted edits."""
-    with one_line_errors():
-        _write_recipe(dag.root(), name)
-        typer.echo(f"params.yaml now follows recipes/{name}.yaml")
+    _write_recipe(dag.root(), name)
+    typer.echo(f"params.yaml now follows recipes/{name}.yaml")
 
 
 @app.command()
+@one_line_errors()
 def repro(
     recipe: Annotated[
         str | None, typer.Option(help="recipe to write into params.yaml first")
@@ -94,130 +70,92 @@ def repro(
     """
     from latentworks.system import locks
 
-    with one_line_errors(), _ended_by_sigterm():
-        root = dag.root()
-        with locks.exclusive(locks.of(root), "run the stages", wait=False):
-            from latentworks.repository.result import recorded_result
-            from latentworks.runner import repair
-            from latentworks.runner.reproduce import reproduce_on_terminal
-            from latentworks.tracking import outbox
+    _end_by_sigterm()
+    root = dag.root()
+    with locks.exclusive(locks.of(root), "run the stages", wait=False):
+        from latentworks.repository.result import recorded_result
+        from latentworks.runner import repair
+        from latentworks.runner.reproduce import reproduce_on_terminal
+        from latentworks.tracking import outbox
 
-            for line in repair.repair_checkout(root):
-                typer.echo(line)
-            if recipe:
-                _write_recipe(root, recipe)
-            _refuse_images_among_outputs(root, _checked(root).dataset)
-            typer.echo("params.yaml is valid")
-            reproduce_on_terminal(root, typer.echo)
-            result = recorded_result(root)
-            if result is not None and outbox.sync(result, root) is None:  # else it warns
-                uri = without_password(tracking_uri(root))
-                typer.echo(f"MLflow has this result: {uri}")
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """On SIGTERM, exit with 143 once the started processes have ended."""
-
-    def end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        sys.exit(128 + signal.SIGTERM)
-
-    signal.signal(signal.SIGTERM, end)
-    yield
-
-
-def _checked(root: Path) -> Params:
-    """Read params.yaml. Raises ParamsError, also for sections that contradict each other."""
-    found = params.load(Params, root / params.PARAMS, whole=True)
-    kind, sampler = found.prior.kind, found.sample.sampler.kind
-    has_prior, is_learned = not isinstance(found.prior, NoPriorConfig), sampler == "learned"
-    fault = None
-    if is_learned and not has_prior:
-        fault = (
-            "sample.sampler.kind learned needs a prior. Received: prior.kind none. Take another "
-            "sampler, or a prior of docs/recipes.md"
-        )
-    elif has_prior and not is_learned:
-        fault = (
-            f"prior.kind {kind} is of use to the sampler learned alone. Received: "
-            f"sample.sampler.kind {sampler}. Set prior.kind to none, or take the sampler learned "
-            "of docs/recipes.md"
-        )
-    elif kind in ("transformer", "lstm") and found.model.kind != "codes":
-        fault = (
-            f"prior.kind {kind} needs codes. Received: model.kind {found.model.kind}. Take the "
-            "model codes of docs/recipes.md, or the prior flow"
-        )
-    if fault:
-        raise ParamsError(f"{params.PARAMS}: {fault}.")
-    return found
+        for line in repair.repair_checkout(root):
+            typer.echo(line)
+        if recipe:
+            _write_recipe(root, recipe)
+        sections.refuse_images_among_outputs(root, sections.checked(root).dataset)
+        typer.echo("params.yaml is valid")
+        reproduce_on_terminal(root, typer.echo)
+        result = recorded_result(root)
+        if result is not None and outbox.sync(result, root) is None:  # else it warns
+            uri = without_password(tracking_uri(root))
+            typer.echo(f"MLflow has this result: {uri}")
 
 
 @app.command()
+@one_line_errors()
 def sync() -> None:
     """Write the result of this checkout to MLflow, as far as it is missing there."""
     from latentworks.repository.result import recorded_result
     from latentworks.system import locks
     from latentworks.tracking import outbox
 
-    with one_line_errors():
-        root = dag.root()
-        with locks.exclusive(locks.of(root), "write to MLflow"):
-            result = recorded_result(root)
-            if result is None:
-                fault = "dvc.lock records no trained model"
-                if "train" in dag.locked(root):
-                    fault = "the files that dvc.lock records are missing here, or differ"
-                typer.echo(f"Nothing to write: {fault}. Run `make repro`.")
-                return
-            if outbox.sync(result, root) is not None:
-                raise typer.Exit(1)
-        typer.echo(f"MLflow has this result: {without_password(tracking_uri(root))}")
+    root = dag.root()
+    with locks.exclusive(locks.of(root), "write to MLflow"):
+        result = recorded_result(root)
+        if result is None:
+            fault = "dvc.lock records no trained model"
+            if "train" in dag.locked(root):
+                fault = "the files that dvc.lock records are missing here, or differ"
+            typer.echo(f"Nothing to write: {fault}. Run `make repro`.")
+            return
+        if outbox.sync(result, root) is not None:
+            raise typer.Exit(1)
+    typer.echo(f"MLflow has this result: {without_password(tracking_uri(root))}")
 
 
 @app.command()
+@one_line_errors()
 def plan() -> None:
     """Show which stages would run and why, how long they took, and the disk space they need."""
     from latentworks.repository import plan as planning
 
-    with one_line_errors():
-        root = dag.root()
-        _checked(root)
-        typer.echo(planning.table(planning.plan(root), root))
+    root = dag.root()
+    sections.checked(root)
+    typer.echo(planning.table(planning.plan(root), root))
 
 
 @app.command()
+@one_line_errors()
 def timings() -> None:
     """Show the time and memory of each stage in its last run in this checkout."""
     from latentworks.repository.timings import known
 
-    with one_line_errors():
-        rows = known(dag.root())
-        if not rows:
-            typer.echo("No stage has run in this checkout yet. Run `make repro`.")
-            return
-        typer.echo(f"{'stage':<10}{'seconds':>9}{'peak memory':>15}")
-        for row in rows:
-            memory = f"{row['peak_memory_mb']:,} MB"
-            typer.echo(f"{row['stage']:<10}{row['seconds']:>9.1f}{memory:>15}")
+    rows = known(dag.root())
+    if not rows:
+        typer.echo("No stage has run in this checkout yet. Run `make repro`.")
+        return
+    typer.echo(f"{'stage':<10}{'seconds':>9}{'peak memory':>15}")
+    for row in rows:
+        memory = f"{row['peak_memory_mb']:,} MB"
+        typer.echo(f"{row['stage']:<10}{row['seconds']:>9.1f}{memory:>15}")
 
 
 @app.command()
+@one_line_errors()
 def register(as_json: Annotated[bool, JSON] = False) -> None:
     """Register the result of this checkout as a version, with the alias challenger."""
     from latentworks.registry.registry import Registry
 
-    with one_line_errors():
-        registry = Registry(dag.root())
-        version = registry.register()
-        if as_json:
-            typer.echo(json.dumps(asdict(version)))
-            return
-        typer.echo(f"{version} is registered; {registry.standing(version)}")
+    registry = Registry(dag.root())
+    version = registry.register()
+    if as_json:
+        typer.echo(json.dumps(asdict(version)))
+        return
+    typer.echo(f"{version} is registered; {registry.standing(version)}")
 
 
 @app.command()
+@one_line_errors()
 def promote(
     number: Annotated[int | None, VERSION] = None, as_json: Annotated[bool, JSON] = False
 ) -> None:
@@ -225,16 +163,16 @@ def promote(
     from latentworks.registry.aliases import REFUSED
     from latentworks.registry.registry import Registry
 
-    with one_line_errors():
-        entry = Registry(dag.root()).promote(number)
-        typer.echo(json.dumps(asdict(entry)) if as_json else entry.text)
-        if entry.decision == REFUSED:
-            raise typer.Exit(Refused.exit_code)
-        if not as_json:
-            typer.echo(f"\n{entry.name} version {entry.version} is champion")
+    entry = Registry(dag.root()).promote(number)
+    typer.echo(json.dumps(asdict(entry)) if as_json else entry.text)
+    if entry.decision == REFUSED:
+        raise typer.Exit(Refused.exit_code)
+    if not as_json:
+        typer.echo(f"\n{entry.name} version {entry.version} is champion")
 
 
 @app.command()
+@one_line_errors()
 def rollback(
     number: Annotated[int | None, VERSION] = None,
     reason: Annotated[str, typer.Option(help="reason to record with the decision")] = "",
@@ -243,7 +181,7 @@ def rollback(
     from latentworks.serving import preflight
 
     # A rollback is urgent: the trial process imports its packages while this one imports its own.
-    with one_line_errors(), preflight.Trial() as trial:
+    with preflight.Trial() as trial:
         from latentworks.registry.registry import Registry
 
         entry = Registry(dag.root()).rollback(number, reason, trial)
@@ -252,6 +190,7 @@ def rollback(
 
 
 @app.command()
+@one_line_errors()
 def rebuild(
     version: Annotated[str, typer.Argument(help="models:/NAME/NUMBER, models:/NAME@ALIAS")],
 ) -> None:
@@ -261,18 +200,18 @@ def rebuild(
     """
     from latentworks.registry.rebuilding import rebuild as make_again
 
-    with one_line_errors():
-        rebuilt = make_again(dag.root(), version, typer.echo)
-        typer.echo(f"\n{rebuilt.table()}\n")
-        if rebuilt.same:
-            typer.echo(f"{rebuilt.version} came out the same")
-            return
-        if not rebuilt.same_environment:
-            typer.echo("Its commit pins other packages than those installed here.")
-        raise Differs(f"{rebuilt.version} did not come out the same: the table lists what differs.")
+    rebuilt = make_again(dag.root(), version, typer.echo)
+    typer.echo(f"\n{rebuilt.table()}\n")
+    if rebuilt.same:
+        typer.echo(f"{rebuilt.version} came out the same")
+        return
+    if not rebuilt.same_environment:
+        typer.echo("Its commit pins other packages than those installed here.")
+    raise Differs(f"{rebuilt.version} did not come out the same: the table lists what differs.")
 
 
 @app.command()
+@one_line_errors()
 def drift(
     picture: Annotated[Path, typer.Option(help="file for the picture")] = Path("drift.png"),
 ) -> None:
@@ -280,18 +219,18 @@ def drift(
     from latentworks.artifacts.figures import write_figure
     from latentworks.monitoring.check import check
 
-    with one_line_errors():
-        report = check(dag.root())
-        typer.echo(report.table())
-        if report.figure is not None:
-            with disk.replacing(picture) as temporary:
-                write_figure(temporary, report.figure)
-            typer.echo(f"\npicture of test and new images: {picture}")
-        if report.drifted:
-            raise typer.Exit(DRIFTED)
+    report = check(dag.root())
+    typer.echo(report.table())
+    if report.figure is not None:
+        with disk.replacing(picture) as temporary:
+            write_figure(temporary, report.figure)
+        typer.echo(f"\npicture of test and new images: {picture}")
+    if report.drifted:
+        raise typer.Exit(DRIFTED)
 
 
 @app.command()
+@one_line_errors()
 def serve(
     model: Annotated[str, typer.Option(help="name of a registered model")] = "autoencoder",
     alias: Annotated[str, typer.Option(help="alias of the version to serve")] = "champion",
@@ -325,37 +264,37 @@ def serve(
     """Serve over HTTP the version that an alias names, and follow the alias when it moves."""
     from latentworks.server import run
 
-    with one_line_errors():
-        for name in (model, alias):
-            if not (name and name.isascii() and name.isprintable()):
-                raise LatentworksError(
-                    f"--model and --alias take printable ASCII characters. Received: {name!a}."
-                )
-        if alias != "champion" and not follow_any:
+    for name in (model, alias):
+        if not (name and name.isascii() and name.isprintable()):
             raise LatentworksError(
-                f"No decision is about the alias {alias}. To serve whatever version it names, "
-                "add --follow-any."
+                f"--model and --alias take printable ASCII characters. Received: {name!a}."
             )
-        folder = _serving_folder()
-        settings = run.Settings(
-            uri=absolute(tracking_uri(folder)),
-            home=(home or folder / STATE / "serving").absolute(),
-            model=model,
-            alias=alias,
-            host=host,
-            port=port,
-            every=every,
-            follow_any=follow_any,
-            max_waiting=max_waiting,
-            memory=memory * 1_000_000,
-            hosts=tuple(_host(name) for name in filter(None, allowed_hosts.split(","))),
-            origins=tuple(_origin(text) for text in cors or ()),
-            root_path=_root_path(root_path),
+    if alias != "champion" and not follow_any:
+        raise LatentworksError(
+            f"No decision is about the alias {alias}. To serve whatever version it names, "
+            "add --follow-any."
         )
-        run.serve(settings)
+    folder = _serving_folder()
+    settings = run.Settings(
+        uri=absolute(tracking_uri(folder)),
+        home=(home or folder / STATE / "serving").absolute(),
+        model=model,
+        alias=alias,
+        host=host,
+        port=port,
+        every=every,
+        follow_any=follow_any,
+        max_waiting=max_waiting,
+        memory=memory * 1_000_000,
+        hosts=tuple(_host(name) for name in filter(None, allowed_hosts.split(","))),
+        origins=tuple(_origin(text) for text in cors or ()),
+        root_path=_root_path(root_path),
+    )
+    run.serve(settings)
 
 
 @app.command()
+@one_line_errors()
 def verify(
     result: Annotated[bool, RESULT] = False,
 ) -> None:
@@ -365,36 +304,41 @@ def verify(
     """
     from latentworks.system import locks
 
-    with one_line_errors(), _ended_by_sigterm(), ExitStack() as stack:
-        root = dag.root()
-        stack.enter_context(locks.exclusive(locks.of(root), "verify", wait=False))
-        from latentworks.registry import version_files
-        from latentworks.runner import repair
-        from latentworks.runner.verify import verify_checkout
+    _end_by_sigterm()
+    root = dag.root()
+    with locks.exclusive(locks.of(root), "verify", wait=False):
+        _verify(root, result)
 
-        repair.refuse_beside_dvc(root)
-        for line in repair.repair_checkout(root):
+
+def _verify(root: Path, result: bool) -> None:
+    from latentworks.registry import version_files
+    from latentworks.runner import repair
+    from latentworks.runner.verify import verify_checkout
+
+    repair.refuse_beside_dvc(root)
+    for line in repair.repair_checkout(root):
+        typer.echo(line)
+    verified = repair.missing_lock(root) or verify_checkout(root, typer.echo)
+    for line in verified.lines():
+        typer.echo(line)
+    if not result:
+        try:
+            versions = version_files.verify(root, verified.objects)
+        except Unavailable as error:
+            typer.echo(verified.summary())
+            if verified.lost:  # lost files decide the exit code
+                typer.echo(str(error), err=True)
+                verified.demand_whole()
+            raise
+        for line in versions.lines():
             typer.echo(line)
-        verified = repair.missing_lock(root) or verify_checkout(root, typer.echo)
-        for line in verified.lines():
-            typer.echo(line)
-        if not result:
-            try:
-                versions = version_files.verify(root, verified.objects)
-            except Unavailable as error:
-                typer.echo(verified.summary())
-                if verified.lost:  # lost files decide the exit code
-                    typer.echo(str(error), err=True)
-                    verified.demand_whole()
-                raise
-            for line in versions.lines():
-                typer.echo(line)
-            verified += versions
-        typer.echo(verified.summary())
-        verified.demand_whole()
+        verified += versions
+    typer.echo(verified.summary())
+    verified.demand_whole()
 
 
 @app.command()
+@one_line_errors()
 def backup(
     file: Annotated[Path, typer.Argument(help="file to write, such as latentworks.tar")],
 ) -> None:
@@ -404,11 +348,11 @@ def backup(
     """
     from latentworks.registry import backups
 
-    with one_line_errors():
-        backups.backup(dag.root(), file, typer.echo)
+    backups.backup(dag.root(), file, typer.echo)
 
 
 @app.command()
+@one_line_errors()
 def restore(
     file: Annotated[Path | None, typer.Argument(help="file of `latentworks backup`")] = None,
     replace: Annotated[
@@ -423,51 +367,51 @@ def restore(
     from latentworks.registry import backups
     from latentworks.system import locks
 
-    with one_line_errors():
-        root = dag.root()
-        with locks.exclusive(locks.of(root), "restore", wait=False):
-            if file is None:
-                backups.restore_records(root, typer.echo)
-            else:
-                backups.restore(root, file, replace, typer.echo)
+    root = dag.root()
+    with locks.exclusive(locks.of(root), "restore", wait=False):
+        if file is None:
+            backups.restore_records(root, typer.echo)
+        else:
+            backups.restore(root, file, replace, typer.echo)
 
 
 @keys.command("list")
+@one_line_errors()
 def list_keys() -> None:
     """List the trusted keys, and tell which of them signs versions on this machine."""
     from latentworks.registry.signatures import Keys, public_text
 
-    with one_line_errors():
-        known = Keys.of_user()
-        typer.echo(f"Keys in {known.folder}:")
-        trusted, own = known.trusted(), known.own
-        for name, key in trusted.items():
-            typer.echo(f"{name}  {public_text(key)}{'  signs here' * (name == own)}")
-        if not trusted:
-            typer.echo("none yet; the first `latentworks register` makes one")
+    known = Keys.of_user()
+    typer.echo(f"Keys in {known.folder}:")
+    trusted, own = known.trusted(), known.own
+    for name, key in trusted.items():
+        typer.echo(f"{name}  {public_text(key)}{'  signs here' * (name == own)}")
+    if not trusted:
+        typer.echo("none yet; the first `latentworks register` makes one")
 
 
 @keys.command("make")
+@one_line_errors()
 def make_key() -> None:
     """Make the key that signs versions here, unless there is one, and print its public key."""
     from latentworks.registry.signatures import Keys, public_text
 
-    with one_line_errors():
-        typer.echo(public_text(Keys.of_user().make().public_key()))
+    typer.echo(public_text(Keys.of_user().make().public_key()))
 
 
 @keys.command("trust")
+@one_line_errors()
 def trust_key(
     file: Annotated[Path, typer.Argument(help="public key: ssh-ed25519 AAAA…")],
 ) -> None:
     """Trust the versions that the owner of a public key has signed."""
     from latentworks.registry.signatures import Keys
 
-    with one_line_errors():
-        typer.echo(f"Versions that key {Keys.of_user().trust(file)} signed are trusted now.")
+    typer.echo(f"Versions that key {Keys.of_user().trust(file)} signed are trusted now.")
 
 
 @keys.command("adopt")
+@one_line_errors()
 def adopt(
     numbers: Annotated[
         list[int] | None,
@@ -478,28 +422,29 @@ def adopt(
 
     Without numbers, it signs all versions, if this machine has signed none before.
     """
+    from latentworks.registry.adoption import adopt as sign
     from latentworks.registry.registry import Registry
 
-    with one_line_errors():
-        adopted = 0
-        for version in Registry(dag.root()).adopt(numbers or []):
-            typer.echo(f"{version} is signed now")
-            adopted += 1
-        if not adopted:
-            these = "each of these versions has" if numbers else "no version lacks"
-            typer.echo(f"Nothing to sign: {these} a signature.")
+    adopted = 0
+    for version in sign(Registry(dag.root()), numbers or []):
+        typer.echo(f"{version} is signed now")
+        adopted += 1
+    if not adopted:
+        these = "each of these versions has" if numbers else "no version lacks"
+        typer.echo(f"Nothing to sign: {these} a signature.")
 
 
 @app.command()
+@one_line_errors()
 def history() -> None:
     """List the decisions about the registered model: when, which version, and why."""
     from latentworks.registry.registry import Registry
 
-    with one_line_errors():
-        typer.echo(Registry(dag.root()).history_table())
+    typer.echo(Registry(dag.root()).history_table())
 
 
 @app.command()
+@one_line_errors()
 def compare(
     first: Annotated[int, typer.Argument(help="number of a version")],
     second: Annotated[int, typer.Argument(help="number of another version")],
@@ -511,10 +456,19 @@ def compare(
     from latentworks.registry import comparison
     from latentworks.registry.registry import Registry
 
-    with one_line_errors():
-        registry = Registry(dag.root())
-        typer.echo(comparison.compare(registry, first, second, picture))
-        typer.echo(f"\nthe same images, reconstructed by both: {picture}")
+    registry = Registry(dag.root())
+    typer.echo(comparison.compare(registry, first, second, picture))
+    typer.echo(f"\nthe same images, reconstructed by both: {picture}")
+
+
+def _end_by_sigterm() -> None:
+    """From now on, exit with 143 on SIGTERM, once the started processes have ended."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def _serving_folder() -> Path:
@@ -553,25 +507,6 @@ def _root_path(text: str) -> str:
 
 def _write_recipe(root: Path, name: str) -> None:
     recipes.write(root, name, git.committed(root, str(params.PARAMS)))
-
-
-def _refuse_images_among_outputs(root: Path, dataset: "DatasetConfig") -> None:
-    """Raise ParamsError if dataset.path lies in an out, or contains one.
-
-    A stage replaces its outs, and DVC refuses a dep that contains an out.
-    """
-    path = (root / dataset.path).resolve()
-    fetched = dataset.kind == "fashion_mnist"
-    for name, stage in dag.stages(root).items():
-        for entry in dag.paths([*stage.get("outs", ()), *stage.get("metrics", ())]):
-            out = (root / entry).resolve()
-            inside = path.is_relative_to(out) and not (fetched and name == "fetch")
-            if inside or (path != out and out.is_relative_to(path)):
-                raise ParamsError(
-                    f"{params.PARAMS}: dataset.path {'lies in' if inside else 'holds'} {entry}, "
-                    f"which stage {name} writes. Expected a path that no stage writes. "
-                    f"Received: {dataset.path!r}."
-                )
 
 
 if __name__ == "__main__":

@@ -33,13 +33,13 @@ from sklearn.datasets import load_digits
 
 from checkouts import ROOT
 from latentworks import params
-from latentworks.cli import Params
 from latentworks.datasets import idx, image_folder, npz
 from latentworks.datasets.decoding import decoded
 from latentworks.datasets.source import MAX_PIXELS, Source
 from latentworks.errors import DataError, ParamsError
 from latentworks.params import recipes
 from latentworks.preprocess import prepare_image
+from latentworks.sections import Params
 from latentworks.serving.inputs import to_images
 
 WANTED = os.environ.get("FUZZ_EXAMPLES")

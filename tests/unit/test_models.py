@@ -13,10 +13,10 @@ from checkouts import ROOT
 from families import NUM_CLASSES, OF_KIND, autoencoder, every_family
 from latentworks import params
 from latentworks.artifacts.model import read_model, write_model
-from latentworks.cli import Params
 from latentworks.errors import DataError, UnsafeModel
 from latentworks.models.config import ModelConfig, VAEConfig
 from latentworks.models.vae import kl_divergence
+from latentworks.sections import Params
 from latentworks.system import disk
 
 SEED = autoencoder(filters=(32, 64, 128))

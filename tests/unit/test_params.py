@@ -9,9 +9,9 @@ import pytest
 
 from checkouts import ROOT, Checkout, environment
 from latentworks import config, params
-from latentworks.cli import Params
 from latentworks.errors import ParamsError
 from latentworks.params import recipes
+from latentworks.sections import Params
 
 COMMITTED = (ROOT / "params.yaml").read_text()
 

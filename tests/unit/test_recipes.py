@@ -9,8 +9,8 @@ import measure_recipes
 from checkouts import ROOT
 from goals import Goal, goals, score
 from latentworks import params
-from latentworks.cli import Params
 from latentworks.params import recipes
+from latentworks.sections import Params
 from latentworks.system import disk
 
 NAMES = recipes.names(ROOT)

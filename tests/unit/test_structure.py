@@ -28,6 +28,7 @@ LINES = (
     ("runner", "serving"),
     ("stages", "registry"),
     ("monitoring", "server"),
+    ("sections",),
     ("cli", "pipeline"),
 )
 LEVEL = {room: level for level, line in enumerate(LINES) for room in line}

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from latentworks import params
 from latentworks.config import Config
-from latentworks.errors import Refused, RegistryError, Tampered, Unavailable, Untrusted
+from latentworks.errors import RegistryError, Tampered, Unavailable, Untrusted
 from latentworks.promotion.decision import PromotionConfig, decide
 from latentworks.promotion.scores import Scores
-from latentworks.registry import candidates, tables, version_scores
+from latentworks.registry import candidates, refusals, tables, version_scores
 from latentworks.registry.aliases import (
     CHALLENGER,
     CHAMPION,
@@ -22,11 +22,10 @@ from latentworks.registry.aliases import (
 )
 from latentworks.registry.candidates import Candidate
 from latentworks.registry.decisions import Entry
-from latentworks.registry.signatures import KEY, SIGNATURE
 from latentworks.registry.store import RegistryStore
 from latentworks.registry.versions import DECISION, SINCE, WITHDRAWN, Version
 from latentworks.repository.result import recorded_result
-from latentworks.serving import loading, preflight
+from latentworks.serving import preflight
 from latentworks.tracking import bounded, outbox
 from latentworks.tracking.faults import one_line
 from latentworks.tracking.uri import tracking_uri, without_password
@@ -66,7 +65,7 @@ class Registry:
         """
         candidate = candidates.check(self.root)
         with self.one_line("Run `latentworks register` again."):
-            self._refuse_other_interface(candidate)
+            refusals.refuse_other_interface(self.aliases, candidate)
             known = self._registered(candidate)
             if known:
                 with self.aliases.lock("register"):
@@ -143,24 +142,9 @@ class Registry:
 
     def _take_interface(self, candidate: Candidate) -> None:
         """Make the candidate's interface the model's. The caller holds the lock."""
-        self._refuse_other_interface(candidate)
+        refusals.refuse_other_interface(self.aliases, candidate)
         if self.store.interface(self.name) != candidate.interface():
             self.store.take_interface(self.name, candidate)
-
-    def _refuse_other_interface(self, candidate: Candidate) -> None:
-        """Raise Refused if the model had a champion, whose clients rely on another interface."""
-        known, ours = self.store.interface(self.name), candidate.interface()
-        if known not in (None, ours) and self._had_champion():
-            raise Refused(
-                f"Cannot register: {self.name} holds models of {known}, and its clients rely on "
-                f"that. Received: {ours}. Set promotion.model_name to another name."
-            )
-
-    def _had_champion(self) -> bool:
-        decisions = self.store.decisions.of(self.name)
-        return self.aliases.champion is not None or any(
-            entry.decision != REFUSED for entry in decisions
-        )
 
     # --- from a version to the champion ----------------------------------------------------------
 
@@ -177,62 +161,26 @@ class Registry:
                 if finished and number in (None, finished.version):
                     return finished
             challenger = self.aliases.version(number, CHALLENGER, "Run `latentworks register`.")
-            self._refuse_champion(challenger)
+            refusals.refuse_champion(self.aliases, challenger)
             fault = self._fault(challenger)
             if fault is None:
-                self._refuse_former_interface(challenger)
+                refusals.refuse_former_interface(self.aliases, challenger)
                 return self._decide(challenger)
             with self.aliases.lock(f"promote {challenger}"):
                 self.aliases.finish_interrupted()
                 champion = self.aliases.champion
                 return self.aliases.carry_out(REFUSED, fault, challenger, champion, champion)
 
-    def _refuse_champion(self, version: Version) -> None:
-        champion = self.aliases.champion
-        if champion is not None and champion.number == version.number:
-            raise RegistryError(f"Cannot promote {version}: it is champion already.")
-
     def _fault(self, version: Version) -> str | None:
         """The reason to refuse this version whatever its scores; None if there is none."""
-        if WITHDRAWN in version.tags:
-            return (
-                f"it was rolled back: {version.tags[WITHDRAWN]}. `latentworks rollback "
-                f"{version.number}` would make it champion again"
-            )
-        if lost := self._deleted_champion(version):
-            return (
-                f"it was refused against version {lost}, which was champion, and no champion is "
-                "left to compare it with. Register another result"
-            )
+        if reason := refusals.reason(self.aliases, version):
+            return reason
         try:
             self._preflight(version)
         except (Unavailable, Untrusted):
             raise
         except RegistryError as error:
             return str(error).rstrip(".")
-        return None
-
-    def _refuse_former_interface(self, version: Version) -> None:
-        """Raise RegistryError if another version has given the model its interface since."""
-        ours = candidates.interface_of(self.store.fetch(version) / loading.SERVABLE)
-        known = self.store.interface(self.name)
-        if known not in ("", ours):
-            raise RegistryError(
-                f"Cannot promote {version}: it has {ours}, and a result with {known} was "
-                "registered after it. Run `latentworks register` where its result is, then "
-                f"`latentworks promote {version.number}`."
-            )
-
-    def _deleted_champion(self, version: Version) -> int | None:
-        """The champion against which a version was refused, if there is no champion now."""
-        if self.aliases.champion is not None:
-            return None
-        for entry in reversed(self.store.decisions.of(self.name)):
-            if entry.version == version.number:
-                if entry.decision != REFUSED:
-                    return None
-                if entry.champion_before is not None and entry.scored:
-                    return entry.champion_before
         return None
 
     def _preflight(self, version: Version, trial: preflight.Trial | None = None) -> None:
@@ -256,8 +204,8 @@ class Registry:
                 now = self.aliases.champion
                 if number_of(now) != number_of(champion):
                     continue  # the champion changed meanwhile: compare with the new one
-                self._refuse_champion(challenger)
-                self._refuse_former_interface(challenger)
+                refusals.refuse_champion(self.aliases, challenger)
+                refusals.refuse_former_interface(self.aliases, challenger)
                 if WITHDRAWN in self.store.get(self.name, challenger.number).tags:
                     raise RegistryError(
                         f"Cannot promote {challenger}: it was rolled back meanwhile."
@@ -332,34 +280,6 @@ class Registry:
         with self.one_line("Try again when MLflow answers."):
             champion = number_of(self.aliases.champion)
         return tables.history(self.name, entries, champion)
-
-    def adopt(self, numbers: list[int]) -> Iterator[Version]:
-        """Sign versions from before versions were signed, after a check of their hashes.
-
-        Yield each version that was signed. Without `numbers`, sign all of them if this machine has
-        signed nothing before: later, an unsigned version may be a stranger's, or have lost its
-        signature. Raises RegistryError if the files of one are damaged.
-        """
-        with self.one_line("Run `latentworks keys adopt` again."):
-            chosen = [self.store.get(self.name, number) for number in numbers]
-            unsigned = [
-                version
-                for version in chosen or self.store.versions(self.name)
-                if not {KEY, SIGNATURE} <= version.tags.keys()
-            ]
-            if unsigned and not numbers and self.store.keys.own:
-                listed = " ".join(str(version.number) for version in unsigned)
-                raise RegistryError(
-                    f"This machine signs versions already, so unsigned ones may be a stranger's. "
-                    f"If you registered them, run `latentworks keys adopt {listed}`."
-                )
-            for version in unsigned:
-                self.store.fetch(version, unsigned=True)
-                for tag, value in self.store.keys.sign(self.name, version.tags).items():
-                    self.store.tag(self.name, version.number, tag, value)
-                with self.aliases.lock("sign"):
-                    self.store.keep(self.name, [version.number])
-                yield version
 
     def tidy(self, abandoned: float = DAY) -> None:
         """Remove what nobody needs: local copies of versions without an alias, and failed uploads.

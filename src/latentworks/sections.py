@@ -1,0 +1,77 @@
+"""All sections of params.yaml, and the rules between them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from latentworks import params
+from latentworks.config import Config, Seed
+from latentworks.datasets.config import DatasetConfig, PrepareConfig
+from latentworks.errors import ParamsError
+from latentworks.models.config import ModelConfig, TrainConfig
+from latentworks.monitoring.drift import DriftConfig
+from latentworks.priors.config import NoPriorConfig, PriorConfig
+from latentworks.promotion.decision import PromotionConfig
+from latentworks.repository import dag
+from latentworks.samplers.config import SampleConfig
+
+
+class Params(Config):
+    """All sections of params.yaml."""
+
+    seed: Seed
+    dataset: DatasetConfig
+    prepare: PrepareConfig
+    model: ModelConfig
+    train: TrainConfig
+    prior: Annotated[PriorConfig, Field(description="Add `prior: {kind: none}` to fit the sampler")]
+    sample: SampleConfig
+    promotion: PromotionConfig
+    drift: DriftConfig
+
+
+def checked(root: Path) -> Params:
+    """Read params.yaml. Raises ParamsError, also for sections that contradict each other."""
+    found = params.load(Params, root / params.PARAMS, whole=True)
+    kind, sampler = found.prior.kind, found.sample.sampler.kind
+    has_prior, is_learned = not isinstance(found.prior, NoPriorConfig), sampler == "learned"
+    fault = None
+    if is_learned and not has_prior:
+        fault = (
+            "sample.sampler.kind learned needs a prior. Received: prior.kind none. Take another "
+            "sampler, or a prior of docs/recipes.md"
+        )
+    elif has_prior and not is_learned:
+        fault = (
+            f"prior.kind {kind} is of use to the sampler learned alone. Received: "
+            f"sample.sampler.kind {sampler}. Set prior.kind to none, or take the sampler learned "
+            "of docs/recipes.md"
+        )
+    elif kind in ("transformer", "lstm") and found.model.kind != "codes":
+        fault = (
+            f"prior.kind {kind} needs codes. Received: model.kind {found.model.kind}. Take the "
+            "model codes of docs/recipes.md, or the prior flow"
+        )
+    if fault:
+        raise ParamsError(f"{params.PARAMS}: {fault}.")
+    return found
+
+
+def refuse_images_among_outputs(root: Path, dataset: Any) -> None:
+    """Raise ParamsError if dataset.path lies in an out, or contains one.
+
+    A stage replaces its outs, and DVC refuses a dep that contains an out.
+    """
+    path = (root / dataset.path).resolve()
+    fetched = dataset.kind == "fashion_mnist"
+    for name, stage in dag.stages(root).items():
+        for entry in dag.paths([*stage.get("outs", ()), *stage.get("metrics", ())]):
+            out = (root / entry).resolve()
+            inside = path.is_relative_to(out) and not (fetched and name == "fetch")
+            if inside or (path != out and out.is_relative_to(path)):
+                raise ParamsError(
+                    f"{params.PARAMS}: dataset.path {'lies in' if inside else 'holds'} {entry}, "
+                    f"which stage {name} writes. Expected a path that no stage writes. "
+                    f"Received: {dataset.path!r}."
+                )
