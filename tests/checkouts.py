@@ -90,6 +90,13 @@ class Checkout:
         assert old in text, f"{old!r} is not in {name}"
         path.write_text(text.replace(old, new))
 
+    def commit(self, *added: str) -> str:
+        """Commit what `git add` adds with these arguments, by default all; return the commit."""
+        self.run("git", "add", *(added or ("--all",)))
+        author = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
+        self.run("git", *author, "commit", "--quiet", "--allow-empty", "--message", "a change")
+        return self.run("git", "rev-parse", "HEAD").stdout.strip()
+
     def copy(self, path: Path) -> "Checkout":
         """Make another checkout with the same files, outs, DVC cache and MLflow runs."""
         shutil.copytree(self.path, path, symlinks=True)
@@ -178,9 +185,7 @@ def small_checkout(path: Path) -> Checkout:
     for old, new in SMALL.items():
         checkout.edit("params.yaml", old, new)
     checkout.run("git", "init", "--quiet")
-    checkout.run("git", "add", "--all")
-    author = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
-    checkout.run("git", *author, "commit", "--quiet", "--message", "small")
+    checkout.commit()
     return checkout
 
 

@@ -98,9 +98,7 @@ def experiment(finished: Checkout) -> Checkout:
 
     def make(path: Path) -> None:
         checkout = finished.copy(path)
-        author = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
-        checkout.run("git", "add", "--all")
-        checkout.run("git", *author, "commit", "--quiet", "--message", "a result")
+        checkout.commit()
         store = f"sqlite:///{path / 'mlflow.db'}"
         checkout.run("dvc", "exp", "run", "-S", "model.latent_dim=16", MLFLOW_TRACKING_URI=store)
 

@@ -464,8 +464,7 @@ def table(faults: list[Fault]) -> str:
 def longer(checkout: Checkout) -> Checkout:
     """Give a checkout a training that is long enough to be interrupted, and commit it."""
     checkout.edit("params.yaml", "epochs: 4", f"epochs: {EPOCHS}")
-    author = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
-    checkout.run("git", *author, "commit", "--quiet", "--all", "--message", "longer")
+    checkout.commit("--update")
     return checkout
 
 

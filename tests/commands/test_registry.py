@@ -165,8 +165,7 @@ def test_champion_and_challenger_are_scored_on_the_challengers_data(
         arrays = dict(digits)
     arrays["x_test"], arrays["y_test"] = arrays["x_test"][:200], arrays["y_test"][:200]
     np.savez(new.path / "digits.npz", **arrays)
-    author = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
-    new.run("git", *author, "commit", "--quiet", "--all", "--message", "fewer digits")
+    new.commit("--update")
     new.run("dvc", "repro", MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path / 'new.db'}")
     new.ours("register")
     # The old checkout lacks the challenger's data, so that it cannot score the champion on them.

@@ -24,7 +24,6 @@ from latentworks.runner.verify import verify_checkout
 from latentworks.serving import checksums
 from servers import closed_port
 
-AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
 IMAGES = "data/prepared/images.npy"
 SAMPLER = "models/sampler/sampler.npz"
 
@@ -169,8 +168,7 @@ def test_verify_reports_a_changed_source_file_and_leaves_it_unchanged(own: Kept)
 
 
 def test_verify_starts_no_stage_in_a_new_clone(own: Kept, tmp_path: Path) -> None:
-    own.run("git", "add", "--force", "dvc.lock")
-    own.run("git", *AUTHOR, "commit", "--quiet", "--message", "a result")
+    own.commit("--force", "dvc.lock")
     clone = Checkout(tmp_path / "clone")
     own.run("git", "clone", "--quiet", ".", str(clone.path))
     for options in ([], ["--result"]):
@@ -442,8 +440,7 @@ def test_stages_that_repair_outs_run_in_dvc_order(checkout: Kept) -> None:
 def test_an_uncached_file_is_repaired_from_git_or_by_its_stage(own: Kept) -> None:
     metrics = own.path / "reports/metrics.json"
     whole = metrics.read_bytes()
-    own.run("git", "add", "reports/metrics.json", "dvc.lock")
-    own.run("git", *AUTHOR, "commit", "--quiet", "--message", "a result")
+    own.commit("reports/metrics.json", "dvc.lock")
     flip(metrics)
     (fault,) = own.repaired().faults
     assert fault.repaired == "from git"

@@ -18,17 +18,9 @@ from latentworks.repository import git
 from latentworks.runner.worktree import Worktree
 from latentworks.runner.worktree_images import link_images
 
-AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
-
 
 class Source(Checkout):
     """The checkout that the user works in, source of the worktree."""
-
-    def commit(self) -> str:
-        """Commit all changes, and return the commit."""
-        self.run("git", "add", "--all")
-        self.run("git", *AUTHOR, "commit", "--quiet", "--allow-empty", "--message", "a change")
-        return self.run("git", "rev-parse", "HEAD").stdout.strip()
 
     def ignore(self, name: str) -> None:
         with (self.path / ".gitignore").open("a") as file:

@@ -27,7 +27,6 @@ from latentworks.system import disk
 from prefect_pages import PrefectPages
 from servers import prefect_server, until
 
-AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
 OUTSIDE = "../images/digits.npz"  # outside of the project, where a user would keep images
 EPOCHS = ("--set", "train.epochs=20")
 MANY = 60 if FULL else 24  # epochs: a kill takes up to three of them
@@ -54,9 +53,6 @@ class Project(Checkout):
     def environment(self, **changes: str) -> dict[str, str]:
         ours = {"PREFECT_API_URL": self.server.api, "PYTHONPATH": str(self.path / "src")}
         return super().environment(**{**ours, **changes})
-
-    def commit(self, message: str = "a change") -> None:
-        self.run("git", *AUTHOR, "commit", "--quiet", "--all", "--message", message)
 
     def retrain(self, *options: str, expected: int = 0) -> str:
         """Run the command of `make retrain` and return its output."""
@@ -90,7 +86,7 @@ def project(
     project.edit("params.yaml", "digits.npz", OUTSIDE)
     project.edit("params.yaml", "    mse: 0.5  #", "    mse: 0.95  #")
     project.run("dvc", "remote", "add", "--quiet", "--default", "store", "../store")
-    project.commit("images of my own")
+    project.commit("--update")
     project.edit("params.yaml", "epochs: 4", "epochs: 5")  # an edit that is not committed
     before = project.state()
     project.left = cancel_in_epoch(project, "6/20", *EPOCHS)
@@ -317,7 +313,6 @@ def test_a_product_in_a_sub_folder_of_a_monorepo_is_retrained(
 ) -> None:
     product = Project(finished.copy(tmp_path / "home/products/digits").path, server)
     (product.path / ".git").rename(tmp_path / "home/.git")
-    product.run("git", "add", "--all")
     product.commit()
     before = product.state()
     assert "autoencoder version 1 is registered" in product.retrain()

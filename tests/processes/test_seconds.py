@@ -160,9 +160,7 @@ def test_a_retraining_with_nothing_to_do_ends_within_seconds(
 ) -> None:
     path = tmp_path / "project"
     project = Project(champion.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
-    author = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
-    project.run("git", "add", "--all")
-    project.run("git", *author, "commit", "--quiet", "--message", "the champion")
+    project.commit()
     with prefect_server(tmp_path) as api:  # its own: this file runs after the others
         pages = PrefectPages(api)
         for _ in range(2):  # the first retraining makes the worktree

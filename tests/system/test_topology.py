@@ -38,7 +38,6 @@ PORTS = {  # inside the containers; each is replaced
     "worker": 8080,
     "serve": 8000,
 }
-AUTHOR = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
 DOCKERFILE = (ROOT / "docker/Dockerfile").read_text().replace("\\\n", "")
 TEXT = (ROOT / "docker/compose.yaml").read_text()
 API = "/api/2.0/mlflow"
@@ -199,7 +198,7 @@ class Topology:
         text = (self.project.path / "params.yaml").read_text()
         (now,) = re.findall(r"^  epochs: \d+", text, flags=re.MULTILINE)
         self.project.edit("params.yaml", now, f"  epochs: {epochs}")
-        self.project.run("git", *AUTHOR, "commit", "--quiet", "--all", "--message", "longer")
+        self.project.commit("--update")
         call = ("prefect", "deployment", "run", "retrain/retrain", "--watch")
         self.project.run(*call, **self["deploy"].environment)
 

@@ -229,9 +229,8 @@ class TestRecipe:
 
     def test_a_recipe_is_refused_if_params_are_not_in_git(self, untouched, tmp_path: Path) -> None:
         checkout = untouched.copy(tmp_path / "checkout")
-        author = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
         checkout.run("git", "rm", "--quiet", "--cached", "params.yaml")
-        checkout.run("git", *author, "commit", "--quiet", "--message", "without params")
+        checkout.commit("--update")
         before = (checkout.path / "params.yaml").read_text()
         done = checkout.run("latentworks", "recipe", "seed", expected=2)
         assert "params.yaml is not in git" in done.stderr

@@ -56,14 +56,10 @@ def test_a_clone_has_no_crlf_although_git_is_set_to_write_it(tmp_path: Path) -> 
     shutil.copytree(ROOT / "src", origin / "src", ignore=shutil.ignore_patterns("__pycache__"))
     for name in (".gitattributes", "params.yaml", "dvc.yaml", "dvc.lock"):
         shutil.copy(ROOT / name, origin)
-    author = ("-c", "user.name=Tests", "-c", "user.email=tests@example.org")
-    for call in (
-        ("init", "--quiet"),
-        ("add", "--all"),
-        (*author, "commit", "--quiet", "--message", "files"),
-        ("-c", "core.autocrlf=true", "clone", "--quiet", ".", str(clone)),
-    ):
-        subprocess.run(["git", *call], cwd=origin, check=True)
+    checkout = Checkout(origin)
+    checkout.run("git", "init", "--quiet")
+    checkout.commit()
+    checkout.run("git", "-c", "core.autocrlf=true", "clone", "--quiet", ".", str(clone))
     sources = sorted((clone / "src").rglob("*.py"))
     assert sources
     for file in (clone / "params.yaml", clone / "dvc.yaml", clone / "dvc.lock", *sources):
