@@ -19,11 +19,11 @@ from latentworks.errors import LatentworksError
 from latentworks.system import processes
 from pipeline.server import SERVER_AUTH, new_auth
 
-PATIENCE = 120.0  # seconds; a busy machine needs 16 to 30
+START_TIMEOUT = 120.0  # seconds; a busy machine needs 16 to 30
 
 
 @contextmanager
-def server(patience: float = PATIENCE) -> Iterator[dict[Setting, str]]:
+def server(patience: float = START_TIMEOUT) -> Iterator[dict[Setting, str]]:
     """Yield the settings of its clients.
 
     Raises LatentworksError if the server does not answer within `patience` seconds.

@@ -21,7 +21,7 @@ from latentworks.server.schema import VERBS, describe
 from latentworks.server.service import NotReady, Service, aside
 
 MAX_BODY = 16_000_000  # bytes of one body
-PATIENCE = 10.0  # seconds in which a body must arrive
+BODY_TIMEOUT = 10.0  # seconds in which a body must arrive
 RETRY = {"Retry-After": "1"}  # seconds
 HEADERS = {"X-Content-Type-Options": "nosniff"}  # of every answer, also of a refused connection
 VERSION = "X-Model-Version"  # header of an answer that a version made
@@ -57,7 +57,7 @@ async def read_body(request: Request) -> bytes:
     """Read a body, at most MAX_BODY bytes. Raises TooLarge, TooSlow and Overloaded."""
     body, share = bytearray(), share_of(request)
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(BODY_TIMEOUT):
             async for chunk in request.stream():
                 twice = 2 * len(chunk)  # also for the copy that is returned
                 await share.in_turn(aside, False, share.claim, twice)
@@ -66,7 +66,7 @@ async def read_body(request: Request) -> bytes:
                     raise TooLarge(f"The body is too large. Expected at most {MAX_BODY:,} bytes.")
     except TimeoutError:
         raise TooSlow(
-            f"The body did not arrive within {PATIENCE:.0f} seconds. Send it again."
+            f"The body did not arrive within {BODY_TIMEOUT:.0f} seconds. Send it again."
         ) from None
     return bytes(body)
 

@@ -13,7 +13,7 @@ from latentworks.errors import LatentworksError
 
 MEMORY = 800_000_000  # bytes
 CHUNK = 65_536  # bytes of an answer that are sent at once
-PATIENCE = 10.0  # seconds in which a client must begin to read an answer
+READ_TIMEOUT = 10.0  # seconds in which a client must begin to read an answer
 RATE = 100_000  # bytes per second that a client must read after that
 LARGE = 1_000_000  # bytes of an array that is given back to the system when it is freed
 M_MMAP_THRESHOLD = -3  # of glibc's mallopt
@@ -114,7 +114,7 @@ class Sharing:
                 await send(message)  # does not wait
                 return
             try:
-                async with asyncio.timeout(PATIENCE + len(message.get("body", b"")) / RATE):
+                async with asyncio.timeout(READ_TIMEOUT + len(message.get("body", b"")) / RATE):
                     await _send_chunks(message, send)
             except TimeoutError:  # the client reads too slowly, or not at all
                 connection.transport.abort()

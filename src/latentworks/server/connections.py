@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from latentworks.server.app import HEADERS, RETRY
 
-PATIENCE = 10.0  # seconds in which the head of a request must arrive
+HEAD_TIMEOUT = 10.0  # seconds in which the head of a request must arrive
 LINGER = 5.0  # seconds for the rest of a body whose request is answered already
 UNREAD = 30.0  # seconds for a client to read the end of an answer, once the connection is closing
 MAX_OPEN = 65_536  # open files and connections, if the system allows as many
@@ -36,7 +36,8 @@ def _answer(status: str, sentence: str, **more: str) -> bytes:
 
 
 TOO_SLOW = _answer(
-    "408 Request Timeout", f"The head of the request did not arrive within {PATIENCE:.0f} seconds."
+    "408 Request Timeout",
+    f"The head of the request did not arrive within {HEAD_TIMEOUT:.0f} seconds.",
 )
 TOO_LONG = _answer(
     "431 Request Header Fields Too Large",
@@ -128,11 +129,11 @@ class Connection(HttpToolsProtocol):
             if self._num_bytes > MAX_HEAD:
                 self._refuse(TOO_LONG)
             elif self._deadline is None:  # blank lines
-                self._set_deadline(PATIENCE, self._too_slow)
+                self._set_deadline(HEAD_TIMEOUT, self._too_slow)
 
     def _await_head(self) -> None:
         self._in_head, self._num_bytes = True, 0
-        self._set_deadline(PATIENCE, self._too_slow)
+        self._set_deadline(HEAD_TIMEOUT, self._too_slow)
 
     def _too_slow(self) -> None:
         if self.cycle and not self.cycle.response_complete:

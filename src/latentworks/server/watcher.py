@@ -26,7 +26,7 @@ from latentworks.tracking.faults import one_line
 from latentworks.tracking.uri import URI
 
 TAGS = (KEY, SIGNATURE, *COVERED)  # what a check of the signature needs
-PATIENCE = 120.0  # seconds for a pre-flight
+PREFLIGHT_TIMEOUT = 120.0  # seconds for a pre-flight
 RETRY = 300.0  # seconds until a refused version is checked again: files may have been away
 
 
@@ -105,10 +105,10 @@ def _try(folder: Path) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
-            timeout=PATIENCE,
+            timeout=PREFLIGHT_TIMEOUT,
         )
     except subprocess.TimeoutExpired:
-        raise RegistryError(f"pre-flight: no answer in {PATIENCE:.0f} seconds") from None
+        raise RegistryError(f"pre-flight: no answer in {PREFLIGHT_TIMEOUT:.0f} seconds") from None
     if tried.returncode == -signal.SIGKILL:  # most often because memory ran out
         raise Unavailable("pre-flight: the process was killed. The server tries again.")
     if tried.returncode != 0:

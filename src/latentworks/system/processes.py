@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PATIENCE = 12.0  # seconds from SIGTERM to SIGKILL; a stage ends within 10
+KILL_AFTER = 12.0  # seconds from SIGTERM to SIGKILL; a stage ends within 10
 LAST = 60.0  # seconds from SIGTERM to SIGKILL for a flow, which has more to end
 AGAIN = 0.5  # seconds between two SIGTERMs
 IGNORES = "ignores-sigterm"
@@ -136,11 +136,11 @@ def stream(
 
 
 def _end(process: subprocess.Popen[str], again: bool) -> None:
-    """Send SIGTERM to a process and its children, and SIGKILL after PATIENCE seconds.
+    """Send SIGTERM to a process and its children, and SIGKILL after KILL_AFTER seconds.
 
     With `again`, SIGTERM is repeated, for children that the process starts after the first one.
     """
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + KILL_AFTER
     try:
         while (left := deadline - time.monotonic()) > 0:
             with suppress(ProcessLookupError):
