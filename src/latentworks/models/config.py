@@ -10,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from latentworks.config import Config
 from latentworks.errors import DataError
+from latentworks.training import TrainingConfig
 
 if TYPE_CHECKING:
     from latentworks.models.autoencoder import Autoencoder
@@ -165,14 +166,7 @@ class RefineConfig(Config):
     features: Annotated[float, Field(ge=0)]
 
 
-class TrainConfig(Config):
-    """The optimizer Adam, its warm-up and schedule, early stopping, and the second phase."""
+class TrainConfig(TrainingConfig):
+    """The training of a model, and its second phase."""
 
-    epochs: Annotated[int, Field(ge=1, le=100_000)]
-    batch_size: Annotated[int, Field(ge=1, le=65_536)]
-    learning_rate: Annotated[float, Field(gt=0, le=1)]
-    warmup_steps: Annotated[int, Field(ge=0)]
-    schedule: Literal["constant", "cosine"]
-    patience: Annotated[int, Field(ge=1)]
-    num_threads: Annotated[int, Field(ge=1, le=256)]
     refine: RefineConfig | None = None

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from latentworks.config import Config
 from latentworks.errors import DataError
+from latentworks.training import TrainingConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,22 +23,15 @@ class NoPriorConfig(Config):
     kind: Literal["none"]
 
 
-class _Trained(Config):
-    """The params that all networks share. They are trained with Adam."""
+class _Network(Config):
+    """The params that all networks share."""
 
     width: Annotated[int, Field(ge=1, le=8192)]
     num_blocks: Annotated[int, Field(ge=1, le=64)]
     label_dropout: Annotated[float, Field(gt=0, lt=1)]  # share of labels that are hidden
-    epochs: Annotated[int, Field(ge=1, le=100_000)]
-    batch_size: Annotated[int, Field(ge=1, le=65_536)]
-    learning_rate: Annotated[float, Field(gt=0, le=1)]
-    warmup_steps: Annotated[int, Field(ge=0)]
-    schedule: Literal["constant", "cosine"]
-    patience: Annotated[int, Field(ge=1)]
-    num_threads: Annotated[int, Field(ge=1, le=256)]
 
 
-class FlowConfig(_Trained):
+class FlowConfig(TrainingConfig, _Network):
     """Flow matching over latents (Lipman et al. 2023)."""
 
     kind: Literal["flow"]
@@ -55,7 +49,7 @@ class FlowConfig(_Trained):
         )
 
 
-class _OverCodes(_Trained):
+class _OverCodes(TrainingConfig, _Network):
     kind: str
 
     def _sizes(
