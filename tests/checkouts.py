@@ -84,6 +84,11 @@ class Checkout:
             ours["PATH"] = f"{warm()}{os.pathsep}{ours['PATH']}"
         return ours
 
+    @property
+    def database(self) -> str:
+        """The URI of the checkout's own MLflow store."""
+        return f"sqlite:///{self.path / 'mlflow.db'}"
+
     def edit(self, name: str, old: str, new: str) -> None:
         path = self.path / name
         text = path.read_text()
@@ -113,6 +118,12 @@ class Project(Checkout):
     def __init__(self, path: Path, server: str) -> None:
         super().__init__(path)
         self.server = server
+
+    @staticmethod
+    def copied(checkout: Checkout, path: Path) -> "Project":
+        """Make a copy of a checkout in `path`, whose tracking store is its own database."""
+        copy = checkout.copy(path)
+        return Project(copy.path, copy.database)
 
     def environment(self, **changes: str) -> dict[str, str]:
         ours = {"MLFLOW_TRACKING_URI": self.server, "PYTHONPATH": str(self.path / "src")}
@@ -193,7 +204,7 @@ def trained(finished: Checkout, path: Path, epochs: int) -> Checkout:
     """Make a copy of `finished` in `path` whose model has trained for longer."""
     checkout = finished.copy(path)
     checkout.edit("params.yaml", "epochs: 4", f"epochs: {epochs}")
-    checkout.run("dvc", "repro", MLFLOW_TRACKING_URI=f"sqlite:///{path / 'mlflow.db'}")
+    checkout.run("dvc", "repro", MLFLOW_TRACKING_URI=checkout.database)
     return checkout
 
 

@@ -138,7 +138,7 @@ def champion(good: Checkout) -> Checkout:
     """A checkout with a champion in a store of its own. Copy it before changing anything."""
 
     def make(path: Path) -> None:
-        project = Project(good.copy(path).path, f"sqlite:///{path / 'mlflow.db'}").named(NAME)
+        project = Project.copied(good, path).named(NAME)
         project.ours("register")
         project.ours("promote")
 
@@ -147,8 +147,7 @@ def champion(good: Checkout) -> Checkout:
 
 @pytest.fixture(scope="module")
 def project(champion: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    path = tmp_path_factory.mktemp("project") / "checkout"
-    return Project(champion.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    return Project.copied(champion, tmp_path_factory.mktemp("project") / "checkout")
 
 
 @pytest.fixture(scope="module")

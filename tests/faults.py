@@ -315,7 +315,7 @@ class Harness:
         return {**found, "dvc.lock": dag.md5_of(root / "dvc.lock"), **self._runs()}
 
     def _runs(self) -> dict[str, str]:
-        client = mlflow.MlflowClient(f"sqlite:///{self.checkout.path / 'mlflow.db'}")
+        client = mlflow.MlflowClient(self.checkout.database)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         told = []
         for run in client.search_runs(experiments):

@@ -70,6 +70,6 @@ def rest(run: "subprocess.Popen[str]") -> str:
 
 def states(checkout: Checkout) -> list[str]:
     """Return the statuses of the runs in MLflow, sorted."""
-    client = MlflowClient(f"sqlite:///{checkout.path / 'mlflow.db'}")
+    client = MlflowClient(checkout.database)
     (experiment,) = client.search_experiments(filter_string="name = 'latentworks'")
     return sorted(run.info.status for run in client.search_runs([experiment.experiment_id]))

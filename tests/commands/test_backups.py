@@ -39,8 +39,7 @@ def decided(
 
 @pytest.fixture
 def project(decided: Project, tmp_path: Path) -> Project:
-    path = tmp_path / "checkout"
-    return Project(decided.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    return Project.copied(decided, tmp_path / "checkout")
 
 
 def now(project: Project) -> str:
@@ -91,7 +90,7 @@ def test_a_backup_moves_to_another_checkout_where_its_key_is_not_trusted(
     file = tmp_path / "store.tar"
     project.ours("backup", str(file))
     path = tmp_path / "elsewhere"
-    other = Project(untouched.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    other = Project.copied(untouched, path)
     keys = str(tmp_path / "keys")
     told = other.run("latentworks", "restore", str(file), LATENTWORKS_KEYS=keys).stdout
     assert "which is not trusted here" in told
@@ -131,8 +130,7 @@ def test_a_damaged_backup_changes_nothing(project: Project, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "mlartifacts/link"])
 def test_a_backup_cannot_write_elsewhere(untouched: Checkout, tmp_path: Path, name: str) -> None:
-    path = tmp_path / "checkout"
-    project = Project(untouched.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    project = Project.copied(untouched, tmp_path / "checkout")
     file = tmp_path / "crafted.tar"
     with tarfile.open(file, "w") as archive:
         member = tarfile.TarInfo(name)
@@ -345,8 +343,7 @@ def test_a_deletion_of_all_versions_is_reported_once(project: Project) -> None:
 def test_a_folder_with_two_at_signs_in_its_name_has_a_store(
     untouched: Checkout, tmp_path: Path
 ) -> None:
-    path = tmp_path / "a@b@c"
-    project = Project(untouched.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    project = Project.copied(untouched, tmp_path / "a@b@c")
     assert "No decision about" in project.ours("history")
 
 

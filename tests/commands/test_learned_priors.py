@@ -57,7 +57,7 @@ def test_a_learned_prior_reaches_the_samples_the_run_and_the_servable(
     finished: Checkout, tmp_path: Path, family: str
 ) -> None:
     checkout = with_prior(finished.copy(tmp_path / "checkout"), family)
-    client = MlflowClient(f"sqlite:///{checkout.path / 'mlflow.db'}")
+    client = MlflowClient(checkout.database)
     (experiment,) = client.search_experiments(filter_string="name = 'latentworks'")
     (former,) = client.search_runs([experiment.experiment_id])
     said = repro(checkout)

@@ -67,7 +67,7 @@ def test_a_new_stage_runs_and_the_mlflow_run_has_its_metrics_and_files(
     assert "census: counted" in said
     assert "train:" not in said
 
-    metrics, files = shown(f"sqlite:///{checkout.path / 'mlflow.db'}")
+    metrics, files = shown(checkout.database)
     assert metrics["images.test"] == 397
     assert metrics["seconds.census"] > 0
     assert "reports/census.json" in files

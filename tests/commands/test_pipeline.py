@@ -173,7 +173,7 @@ def test_forced_training_gives_the_same_model(finished: Checkout, tmp_path: Path
         output = checkout.run("dvc", "repro", "--force", "--single-item", "train").stdout
         assert "Epoch 4/4" in output  # the model was trained, not taken from a cache
         assert disk.file_digest(checkout.path / MODEL) == before
-    assert len(runs(f"sqlite:///{checkout.path / 'mlflow.db'}")) == 1
+    assert len(runs(checkout.database)) == 1
 
 
 def runs(store: str) -> list[mlflow.entities.Run]:

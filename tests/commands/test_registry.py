@@ -117,7 +117,7 @@ def test_registration_and_promotion_work_without_an_mlflow_server(
     checkout = good.copy(tmp_path / "my checkout")  # MLflow quotes the space in some places
     checkout.edit("params.yaml", "    mse: 0.5  #", "    mse: 0.95  #")
     (checkout.path / "mlflow.db").unlink()  # its artifacts are in the checkout that was copied
-    store = f"sqlite:///{checkout.path / 'mlflow.db'}"
+    store = checkout.database
     code = {"PYTHONPATH": str(checkout.path / "src")}
     checkout.run("latentworks", "register", **code)
     # No alias moves before the decision is on record: here MLflow refuses to record it.
@@ -255,8 +255,7 @@ def test_invalid_requests_are_refused_and_change_nothing(
 def test_a_refused_version_does_not_win_by_the_deletion_of_the_champion(
     champion: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "checkout"
-    project = Project(champion.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    project = Project.copied(champion, tmp_path / "checkout")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.server)  # MLflow looks for the model there
     client = MlflowClient(project.server)
     first = client.get_model_version(NAME, "1")
@@ -284,8 +283,7 @@ def test_a_refused_version_does_not_win_by_the_deletion_of_the_champion(
 def test_uploads_of_killed_registers_are_removed_after_a_day(
     champion: Checkout, tmp_path: Path
 ) -> None:
-    path = tmp_path / "checkout"
-    project = Project(champion.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    project = Project.copied(champion, tmp_path / "checkout")
     registry, client = Registry(project.path, project.server), MlflowClient(project.server)
     experiment = registry.store.store.experiment_id
     complete = client.create_logged_model(experiment, NAME, tags={UPLOAD: "another key"})
@@ -320,7 +318,7 @@ def test_uploads_of_killed_registers_are_removed_after_a_day(
 
 def test_verify_reports_a_damaged_or_lost_database(champion: Checkout, tmp_path: Path) -> None:
     path = tmp_path / "checkout"
-    project = Project(champion.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    project = Project.copied(champion, path)
     assert "1 version" in project.ours("verify")
     database = path / "mlflow.db"
     whole = database.read_bytes()
@@ -346,7 +344,7 @@ def test_verify_reports_a_damaged_or_lost_database(champion: Checkout, tmp_path:
 def test_a_write_that_a_kill_interrupted_is_no_damage(champion: Checkout, tmp_path: Path) -> None:
     """SQLite undoes it by the journal that lies beside the database."""
     path = tmp_path / "checkout"
-    project = Project(champion.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    project = Project.copied(champion, path)
     script = (
         "import os, sqlite3\n"
         "database = sqlite3.connect('mlflow.db')\n"

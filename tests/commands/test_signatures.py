@@ -25,8 +25,7 @@ TAGS = {"sha256": "0" * 64, "git.commit": "1" * 40}
 @pytest.fixture
 def own(champion: Checkout, tmp_path: Path) -> Project:
     """A checkout with a champion in a store of its own, which the test may change."""
-    path = tmp_path / "checkout"
-    return Project(champion.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    return Project.copied(champion, tmp_path / "checkout")
 
 
 def stored(project: Project) -> Path:
@@ -173,7 +172,7 @@ def test_the_first_register_on_a_machine_makes_the_key_and_trusts_it(
 ) -> None:
     path, home = tmp_path / "checkout", tmp_path / "home"
     home.mkdir()
-    project = Project(good.copy(path).path, f"sqlite:///{path / 'mlflow.db'}").named(NAME)
+    project = Project.copied(good, path).named(NAME)
 
     def ours(*call: str) -> str:
         bare = ("env", "-u", "LATENTWORKS_KEYS", "-u", "XDG_CONFIG_HOME", f"HOME={home}")

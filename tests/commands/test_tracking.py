@@ -64,7 +64,7 @@ def contents(store: str) -> dict[str, Any]:
 
 
 def test_the_run_has_all_params_metrics_curves_files_and_tags(finished: Checkout) -> None:
-    store = f"sqlite:///{finished.path / 'mlflow.db'}"
+    store = finished.database
     client, run = the_run(store)
     assert run.info.status == "FINISHED"
     assert run.data.params["model.latent_dim"] == "2"
@@ -117,12 +117,12 @@ def test_the_run_has_all_params_metrics_curves_files_and_tags(finished: Checkout
 def test_sync_writes_a_deleted_store_again_from_the_files(
     finished: Checkout, tmp_path: Path
 ) -> None:
-    expected = contents(f"sqlite:///{finished.path / 'mlflow.db'}")
+    expected = contents(finished.database)
     checkout = finished.copy(tmp_path / "checkout")
     (checkout.path / "mlflow.db").unlink()
     shutil.rmtree(checkout.path / "mlartifacts")
     # In a subfolder, too, the command uses the store at the root of the checkout.
-    store = f"sqlite:///{checkout.path / 'mlflow.db'}"
+    store = checkout.database
     done = Checkout(checkout.path / "src").run("latentworks", "sync")
     assert done.stdout == f"MLflow has this result: {store}\n"
     assert contents(store) == expected
@@ -198,7 +198,7 @@ def test_sync_completes_a_run_after_a_kill_despite_a_cut_off_picture(
     finished: Checkout, tmp_path: Path
 ) -> None:
     checkout = finished.copy(tmp_path / "checkout")
-    store = f"sqlite:///{checkout.path / 'mlflow.db'}"
+    store = checkout.database
     client, run = the_run(store)
     client.update_run(run.info.run_id, status="RUNNING")
     live = Live(checkout.path, store)
@@ -217,8 +217,7 @@ def test_sync_completes_a_run_after_a_kill_despite_a_cut_off_picture(
 def test_sync_names_the_cure_of_a_deleted_experiment_alone(
     finished: Checkout, tmp_path: Path
 ) -> None:
-    path = tmp_path / "checkout"
-    project = Project(finished.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    project = Project.copied(finished, tmp_path / "checkout")
     client, run = the_run(project.server)
     client.delete_experiment(run.info.experiment_id)
     told = project.ours("sync", expected=1)
@@ -257,7 +256,7 @@ def test_a_database_of_another_mlflow_is_refused_with_the_cure(
 ) -> None:
     """MLflow itself brings a database up to date that lacks tables, and refuses others."""
     project = Project(untouched.copy(tmp_path / "it").path, "")
-    project.server = f"sqlite:///{project.path / 'mlflow.db'}"
+    project.server = project.database
     project.ours("history")
     with closing(sqlite3.connect(project.path / "mlflow.db")) as database, database:
         database.execute("UPDATE alembic_version SET version_num = ?", (schema,))
@@ -286,7 +285,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 def test_setting_mlflow_tracking_uri_moves_the_run_to_a_server(
     server: str, finished: Checkout, tmp_path: Path
 ) -> None:
-    expected = contents(f"sqlite:///{finished.path / 'mlflow.db'}")
+    expected = contents(finished.database)
     checkout = finished.copy(tmp_path / "checkout")
     (checkout.path / "mlflow.db").unlink()
     done = checkout.run("latentworks", "sync", MLFLOW_TRACKING_URI=server)

@@ -651,7 +651,7 @@ def registered(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def versions(registered: Kept, monkeypatch: pytest.MonkeyPatch) -> Kept:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{registered.path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registered.database)
     registered.forget()
     return registered
 

@@ -167,7 +167,7 @@ def _copy(source: Path, target: Path) -> None:
 def ladder(champion: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ladder]:
     folder = tmp_path_factory.mktemp("states")
     path = folder / "checkout"
-    project = Project(champion.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    project = Project.copied(champion, path)
     port = closed_port()
     call = mlflow_call(folder, port, "checkout/mlflow.db")
     with (

@@ -119,7 +119,7 @@ def changes(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
 
 
 def versions(project: Project) -> list[Any]:
-    client = mlflow.MlflowClient(f"sqlite:///{project.path / 'mlflow.db'}")
+    client = mlflow.MlflowClient(project.database)
     return sorted(client.search_model_versions(), key=lambda version: int(version.version))
 
 
@@ -194,7 +194,7 @@ def test_retraining_adds_a_branch_and_changes_no_file_of_the_user(project: Proje
 
 def test_the_run_keeps_lock_params_and_pushed_outs(project: Project) -> None:
     (version,) = versions(project)
-    client = mlflow.MlflowClient(f"sqlite:///{project.path / 'mlflow.db'}")
+    client = mlflow.MlflowClient(project.database)
     kept = {file.path for file in client.list_artifacts(version.run_id)}
     assert {"dvc.lock", "params.yaml"} <= kept
     assert client.get_run(version.run_id).data.params["train.epochs"] == "20"
@@ -235,7 +235,7 @@ def test_cached_outs_are_restored_and_a_worse_model_is_refused(
     assert "Refused: mse is worse: " in said
     assert "Epoch" not in said
     assert [int(version.version) for version in versions(project)] == [1, 2]
-    champion = mlflow.MlflowClient(f"sqlite:///{project.path / 'mlflow.db'}")
+    champion = mlflow.MlflowClient(project.database)
     assert champion.get_model_version_by_alias("autoencoder", "champion").version in (1, "1")
 
 
@@ -369,7 +369,7 @@ def test_killed_at_any_level_it_goes_on_with_the_next_run(project: Project, tmp_
     found = versions(project)
     assert len(found) == number + 1
     assert "decision" in found[-1].tags
-    client = mlflow.MlflowClient(f"sqlite:///{project.path / 'mlflow.db'}")
+    client = mlflow.MlflowClient(project.database)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     assert not client.search_runs(experiments, "attributes.status = 'RUNNING'")
 

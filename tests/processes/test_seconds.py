@@ -159,7 +159,7 @@ def test_a_retraining_with_nothing_to_do_ends_within_seconds(
     champion: Checkout, tmp_path: Path, slowness: float
 ) -> None:
     path = tmp_path / "project"
-    project = Project(champion.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    project = Project.copied(champion, path)
     project.commit()
     with prefect_server(tmp_path) as api:  # its own: this file runs after the others
         pages = PrefectPages(api)

@@ -191,7 +191,7 @@ def undisturbed(
         pytest.skip("strace must not trace processes here")
     folder = tmp_path_factory.mktemp("undisturbed")
     path = folder / "checkout"
-    project = Project(better.copy(path).path, f"sqlite:///{path / 'mlflow.db'}").named(NAME)
+    project = Project.copied(better, path).named(NAME)
     shutil.rmtree(path / ARTIFACTS)
     shutil.copytree(champion.path / ARTIFACTS, path / ARTIFACTS)
     shutil.copy(champion.path / "mlflow.db", path)
@@ -234,7 +234,7 @@ def stage(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> dict[
         pytest.skip("strace must not trace processes here")
     folder = tmp_path_factory.mktemp("stage")
     path, before, log = folder / "checkout", folder / "before", folder / "calls"
-    project = Project(finished.copy(path).path, f"sqlite:///{path / 'mlflow.db'}")
+    project = Project.copied(finished, path)
     end = result(project)
     cache = path / ".dvc/cache"
     for file in (path / OUT).rglob("*"):
