@@ -7,9 +7,10 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from latentworks import params, sections
 from latentworks.errors import Differs, LatentworksError, Refused, Unavailable
@@ -20,7 +21,17 @@ from latentworks.system.console import one_line_errors
 from latentworks.system.state import STATE
 from latentworks.tracking.uri import URI, absolute, tracking_uri, without_password
 
+
+class Commands(TyperGroup):
+    """The commands. An error of the user ends each of them with one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with one_line_errors():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Train generative autoencoders as DVC stages and follow them in MLflow.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -39,7 +50,6 @@ RESULT = typer.Option(
 
 
 @app.command()
-@one_line_errors()
 def validate() -> None:
     """Check params.yaml; exit 2 with one line for each fault."""
     root = dag.root()
@@ -48,7 +58,6 @@ def validate() -> None:
 
 
 @app.command()
-@one_line_errors()
 def recipe(
     name: Annotated[str, typer.Argument(help="name of a file in recipes/, without .yaml")],
 ) -> None:
@@ -58,7 +67,6 @@ def recipe(
 
 
 @app.command()
-@one_line_errors()
 def repro(
     recipe: Annotated[
         str | None, typer.Option(help="recipe to write into params.yaml first")
@@ -92,7 +100,6 @@ def repro(
 
 
 @app.command()
-@one_line_errors()
 def sync() -> None:
     """Write the result of this checkout to MLflow, as far as it is missing there."""
     from latentworks.repository.result import recorded_result
@@ -114,7 +121,6 @@ def sync() -> None:
 
 
 @app.command()
-@one_line_errors()
 def plan() -> None:
     """Show which stages would run and why, how long they took, and the disk space they need."""
     from latentworks.repository import plan as planning
@@ -125,7 +131,6 @@ def plan() -> None:
 
 
 @app.command()
-@one_line_errors()
 def timings() -> None:
     """Show the time and memory of each stage in its last run in this checkout."""
     from latentworks.repository.timings import known
@@ -141,7 +146,6 @@ def timings() -> None:
 
 
 @app.command()
-@one_line_errors()
 def register(as_json: Annotated[bool, JSON] = False) -> None:
     """Register the result of this checkout as a version, with the alias challenger."""
     from latentworks.registry.registry import Registry
@@ -155,7 +159,6 @@ def register(as_json: Annotated[bool, JSON] = False) -> None:
 
 
 @app.command()
-@one_line_errors()
 def promote(
     number: Annotated[int | None, VERSION] = None, as_json: Annotated[bool, JSON] = False
 ) -> None:
@@ -172,7 +175,6 @@ def promote(
 
 
 @app.command()
-@one_line_errors()
 def rollback(
     number: Annotated[int | None, VERSION] = None,
     reason: Annotated[str, typer.Option(help="reason to record with the decision")] = "",
@@ -190,7 +192,6 @@ def rollback(
 
 
 @app.command()
-@one_line_errors()
 def rebuild(
     version: Annotated[str, typer.Argument(help="models:/NAME/NUMBER, models:/NAME@ALIAS")],
 ) -> None:
@@ -211,7 +212,6 @@ def rebuild(
 
 
 @app.command()
-@one_line_errors()
 def drift(
     picture: Annotated[Path, typer.Option(help="file for the picture")] = Path("drift.png"),
 ) -> None:
@@ -230,7 +230,6 @@ def drift(
 
 
 @app.command()
-@one_line_errors()
 def serve(
     model: Annotated[str, typer.Option(help="name of a registered model")] = "autoencoder",
     alias: Annotated[str, typer.Option(help="alias of the version to serve")] = "champion",
@@ -294,7 +293,6 @@ def serve(
 
 
 @app.command()
-@one_line_errors()
 def verify(
     result: Annotated[bool, RESULT] = False,
 ) -> None:
@@ -307,38 +305,33 @@ def verify(
     _end_by_sigterm()
     root = dag.root()
     with locks.exclusive(locks.of(root), "verify", wait=False):
-        _verify(root, result)
+        from latentworks.registry import version_files
+        from latentworks.runner import repair
+        from latentworks.runner.verify import verify_checkout
 
-
-def _verify(root: Path, result: bool) -> None:
-    from latentworks.registry import version_files
-    from latentworks.runner import repair
-    from latentworks.runner.verify import verify_checkout
-
-    repair.refuse_beside_dvc(root)
-    for line in repair.repair_checkout(root):
-        typer.echo(line)
-    verified = repair.missing_lock(root) or verify_checkout(root, typer.echo)
-    for line in verified.lines():
-        typer.echo(line)
-    if not result:
-        try:
-            versions = version_files.verify(root, verified.objects)
-        except Unavailable as error:
-            typer.echo(verified.summary())
-            if verified.lost:  # lost files decide the exit code
-                typer.echo(str(error), err=True)
-                verified.demand_whole()
-            raise
-        for line in versions.lines():
+        repair.refuse_beside_dvc(root)
+        for line in repair.repair_checkout(root):
             typer.echo(line)
-        verified += versions
-    typer.echo(verified.summary())
-    verified.demand_whole()
+        verified = repair.missing_lock(root) or verify_checkout(root, typer.echo)
+        for line in verified.lines():
+            typer.echo(line)
+        if not result:
+            try:
+                versions = version_files.verify(root, verified.objects)
+            except Unavailable as error:
+                typer.echo(verified.summary())
+                if verified.lost:  # lost files decide the exit code
+                    typer.echo(str(error), err=True)
+                    verified.demand_whole()
+                raise
+            for line in versions.lines():
+                typer.echo(line)
+            verified += versions
+        typer.echo(verified.summary())
+        verified.demand_whole()
 
 
 @app.command()
-@one_line_errors()
 def backup(
     file: Annotated[Path, typer.Argument(help="file to write, such as latentworks.tar")],
 ) -> None:
@@ -352,7 +345,6 @@ def backup(
 
 
 @app.command()
-@one_line_errors()
 def restore(
     file: Annotated[Path | None, typer.Argument(help="file of `latentworks backup`")] = None,
     replace: Annotated[
@@ -376,7 +368,6 @@ def restore(
 
 
 @keys.command("list")
-@one_line_errors()
 def list_keys() -> None:
     """List the trusted keys, and tell which of them signs versions on this machine."""
     from latentworks.registry.signatures import Keys, public_text
@@ -391,7 +382,6 @@ def list_keys() -> None:
 
 
 @keys.command("make")
-@one_line_errors()
 def make_key() -> None:
     """Make the key that signs versions here, unless there is one, and print its public key."""
     from latentworks.registry.signatures import Keys, public_text
@@ -400,7 +390,6 @@ def make_key() -> None:
 
 
 @keys.command("trust")
-@one_line_errors()
 def trust_key(
     file: Annotated[Path, typer.Argument(help="public key: ssh-ed25519 AAAA…")],
 ) -> None:
@@ -411,7 +400,6 @@ def trust_key(
 
 
 @keys.command("adopt")
-@one_line_errors()
 def adopt(
     numbers: Annotated[
         list[int] | None,
@@ -435,7 +423,6 @@ def adopt(
 
 
 @app.command()
-@one_line_errors()
 def history() -> None:
     """List the decisions about the registered model: when, which version, and why."""
     from latentworks.registry.registry import Registry
@@ -444,7 +431,6 @@ def history() -> None:
 
 
 @app.command()
-@one_line_errors()
 def compare(
     first: Annotated[int, typer.Argument(help="number of a version")],
     second: Annotated[int, typer.Argument(help="number of another version")],

@@ -73,8 +73,7 @@ class Worktree:
         commit = self.repository.resolve(revision)
         self.repository.make()
         repair.repair_checkout(self.path)
-        fetched = self.repository.fetch(commit)
-        kept = self._results()
+        fetched, kept = self.repository.fetch(commit), self._results()
         if fetched or kept is None or git.differences(self.path):
             self.repository.run("checkout", "--quiet", "--force", "--detach", commit)
             for path, content in (kept or {}).items():
@@ -90,7 +89,7 @@ class Worktree:
     def push_branch(self, branch: str, message: str) -> bool:
         """Commit params.yaml, dvc.lock and the outs outside .gitignore as a branch of the source.
 
-        Return False if the source has a branch of this name already.
+        Return False if the source has a branch of this name, which is left alone: it may be in use.
         """
         names = [str(params.PARAMS), dag.LOCK, *self._outs()]
         return self.repository.push_branch(branch, message, names)

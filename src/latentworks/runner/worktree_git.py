@@ -86,10 +86,7 @@ class Repository:
     # --- to the source ---------------------------------------------------------------------------
 
     def push_branch(self, branch: str, message: str, names: list[str]) -> bool:
-        """Commit the files and folders `names` outside .gitignore as a branch of the source.
-
-        Return False if the source has a branch of this name, which is left alone: it may be in use.
-        """
+        """Commit the files and folders `names` outside .gitignore: see `Worktree.push_branch`."""
         if git.object_id(self.source, f"refs/heads/{branch}"):
             return False
         existing = [name for name in names if (self.path / name).exists()]
