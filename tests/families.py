@@ -13,6 +13,8 @@ KNOBS = {
     "beta": 1.0,
     "kl_warmup_steps": 3,
     "label_dropout": 0.2,
+    "adversarial_weight": 1.0,
+    "discriminator_width": 16,
     "levels": (4, 3),
 }
 NUM_CLASSES = 3  # of the families that take labels

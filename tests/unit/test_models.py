@@ -13,6 +13,7 @@ from checkouts import ROOT
 from families import NUM_CLASSES, OF_KIND, autoencoder, every_family
 from latentworks import params
 from latentworks.artifacts.model import read_model, write_model
+from latentworks.engine.backend import tf
 from latentworks.errors import DataError, UnsafeModel
 from latentworks.models.config import ModelConfig, VAEConfig
 from latentworks.models.vae import kl_divergence
@@ -212,6 +213,35 @@ def test_the_vae_draws_latents_around_z_mean_and_encodes_to_z_mean() -> None:
     # The same batch, since float32 sums have another order in a batch of another size.
     means, _ = model.encoder(batch / np.float32(255))
     np.testing.assert_array_equal(model.encode(batch), means)
+
+
+def test_each_adversarial_loss_has_gradients_for_its_own_side_alone() -> None:
+    weight = 50.0
+    model = (
+        OF_KIND["adversarial"].model_copy(update={"adversarial_weight": weight}).build((8, 8, 1))
+    )
+    batch = images(6, 8, 8, 1)
+    drawn = keras.random.normal((6, model.latent_dim), seed=0)
+    model.seeds.state.assign([0, 0])  # the model draws the same
+    with tf.GradientTape(persistent=True) as tape:
+        loss = model.compute_loss(x=batch, y_pred=model(batch, training=True))
+        z = model.encode(batch)
+        bare = model._reconstruction_loss(batch, model.decode(z))
+        of_latents, of_drawn = (tf.nn.sigmoid(model.discriminator(each)) for each in (z, drawn))
+        deception = -tf.reduce_mean(tf.math.log(of_latents)) / 64
+        likelihood = tf.math.log(of_drawn) + tf.math.log(1 - of_latents)
+        cross_entropy = -tf.reduce_mean(likelihood) / 2
+        autoencoder = bare + weight * deception
+    assert float(loss) == pytest.approx(float(bare), 1e-6)  # both have gradients and no value
+    for part, alone in (
+        (model.encoder, autoencoder),
+        (model.decoder, bare),
+        (model.discriminator, cross_entropy),
+    ):
+        ours, theirs = (tape.gradient(each, part.trainable_variables) for each in (loss, alone))
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)  # rounding of float32
+        assert any(np.abs(each).max() > 1e-3 for each in ours)
 
 
 def test_a_label_of_minus_one_counts_as_no_label() -> None:

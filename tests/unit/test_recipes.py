@@ -94,7 +94,7 @@ def test_every_section_of_a_recipe_is_a_section_of_params() -> None:
         assert set(recipes.sections(ROOT, name)) <= set(params.read(ROOT / "params.yaml"))
 
 
-@pytest.mark.parametrize(("number", "kind"), [(0, "conditional"), (1, "codes")])
+@pytest.mark.parametrize(("number", "kind"), [(0, "conditional"), (1, "adversarial"), (2, "codes")])
 def test_the_example_sections_in_the_docs_are_valid(tmp_path: Path, number: int, kind: str) -> None:
     text = (ROOT / "docs/recipes.md").read_text()
     example = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)[number]

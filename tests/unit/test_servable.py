@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter
 
 from checkouts import ROOT, Checkout
-from families import autoencoder
+from families import OF_KIND, autoencoder
 from latentworks.artifacts.images import read_prepared
 from latentworks.artifacts.model import read_model
 from latentworks.artifacts.samples import read_sampler, read_samples, write_sampler
@@ -77,12 +77,17 @@ def test_a_servable_gives_the_outputs_of_keras(
 
 
 @pytest.mark.parametrize(
-    ("image_shape", "latent_dim"), [((28, 28, 1), 2), ((9, 9, 3), 5)], ids=["grey", "rgb"]
+    ("config", "image_shape"),
+    [
+        (autoencoder(loss="mean_squared_error"), (28, 28, 1)),
+        (autoencoder(latent_dim=5, loss="mean_squared_error"), (9, 9, 3)),
+        (OF_KIND["adversarial"], (8, 8, 1)),
+    ],
+    ids=["grey", "rgb", "adversarial"],
 )
-def test_models_of_other_image_shapes_are_exported(
-    image_shape: tuple[int, int, int], latent_dim: int, tmp_path: Path
+def test_other_models_and_image_shapes_are_exported(
+    config: Any, image_shape: tuple[int, int, int], tmp_path: Path
 ) -> None:
-    config = autoencoder(latent_dim=latent_dim, loss="mean_squared_error")
     network = config.build(image_shape)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (300, *image_shape), dtype=np.uint8)

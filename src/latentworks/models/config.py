@@ -13,6 +13,7 @@ from latentworks.errors import DataError
 from latentworks.training import TrainingConfig
 
 if TYPE_CHECKING:
+    from latentworks.models.adversarial import Adversarial
     from latentworks.models.autoencoder import Autoencoder
     from latentworks.models.codes import Codes
     from latentworks.models.conditional import Conditional
@@ -117,6 +118,30 @@ class ConditionalConfig(_WithLatents):
         return Conditional.load(path)
 
 
+class AdversarialConfig(_WithLatents):
+    """An adversarial autoencoder (Makhzani et al. 2015), whose latents are matched to N(0, I).
+
+    `adversarial_weight` weights the loss of the encoder against the discriminator, whose two hidden
+    layers have `discriminator_width` units each.
+    """
+
+    kind: Literal["adversarial"]
+    adversarial_weight: Annotated[float, Field(ge=0)]
+    discriminator_width: Annotated[int, Field(ge=1, le=4096)]
+
+    def build(self, image_shape: tuple[int, int, int], num_classes: int = 0) -> Adversarial:
+        """Build a model with fresh weights. `image_shape`: (height, width, channels)."""
+        from latentworks.models.adversarial import Adversarial
+
+        return Adversarial(image_shape, **self._settings())
+
+    def load(self, path: Path) -> Adversarial:
+        """Load a model from a `.keras` file, without executing code in the file."""
+        from latentworks.models.adversarial import Adversarial
+
+        return Adversarial.load(path)
+
+
 class CodesConfig(_Network):
     """An autoencoder with finite scalar quantization (Mentzer et al. 2023)."""
 
@@ -146,7 +171,8 @@ class CodesConfig(_Network):
 
 
 ModelConfig = Annotated[
-    AutoencoderConfig | VAEConfig | ConditionalConfig | CodesConfig, Field(discriminator="kind")
+    AutoencoderConfig | VAEConfig | ConditionalConfig | AdversarialConfig | CodesConfig,
+    Field(discriminator="kind"),
 ]
 
 

@@ -84,7 +84,7 @@ class GaussianConfig(Config):
 
 
 class StandardNormalConfig(Config):
-    """N(0, I), the prior of variational autoencoders, without fitting."""
+    """N(0, I), the prior of variational and adversarial autoencoders, without fitting."""
 
     kind: Literal["standard_normal"]
 

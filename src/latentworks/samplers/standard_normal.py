@@ -1,4 +1,4 @@
-"""N(0, I), the prior of variational autoencoders."""
+"""N(0, I), the prior of variational and adversarial autoencoders."""
 
 from __future__ import annotations
 
