@@ -217,9 +217,8 @@ def test_the_vae_draws_latents_around_z_mean_and_encodes_to_z_mean() -> None:
 
 def test_each_adversarial_loss_has_gradients_for_its_own_side_alone() -> None:
     weight = 50.0
-    model = (
-        OF_KIND["adversarial"].model_copy(update={"adversarial_weight": weight}).build((8, 8, 1))
-    )
+    family = OF_KIND["adversarial"].model_copy(update={"adversarial_weight": weight})
+    model = family.build((8, 8, 1))
     batch = images(6, 8, 8, 1)
     drawn = keras.random.normal((6, model.latent_dim), seed=0)
     model.seeds.state.assign([0, 0])  # the model draws the same
@@ -231,10 +230,10 @@ def test_each_adversarial_loss_has_gradients_for_its_own_side_alone() -> None:
         deception = -tf.reduce_mean(tf.math.log(of_latents)) / 64
         likelihood = tf.math.log(of_drawn) + tf.math.log(1 - of_latents)
         cross_entropy = -tf.reduce_mean(likelihood) / 2
-        autoencoder = bare + weight * deception
+        deceiving = bare + weight * deception
     assert float(loss) == pytest.approx(float(bare), 1e-6)  # both have gradients and no value
     for part, alone in (
-        (model.encoder, autoencoder),
+        (model.encoder, deceiving),
         (model.decoder, bare),
         (model.discriminator, cross_entropy),
     ):
@@ -242,6 +241,17 @@ def test_each_adversarial_loss_has_gradients_for_its_own_side_alone() -> None:
         for one, other in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)  # rounding of float32
         assert any(np.abs(each).max() > 1e-3 for each in ours)
+
+
+def test_codes_use_most_values_of_each_number() -> None:
+    keras.utils.set_random_seed(1)
+    model = OF_KIND["codes"].model_copy(update={"levels": (8, 6, 5)}).build((16, 16, 1))
+    model.compile(optimizer=keras.optimizers.Adam(0.002))
+    batch = images(64, 16, 16, 1) // 8  # dark: the encoder's numbers begin near 0
+    model.fit(batch, epochs=30, verbose=0)
+    numbers = np.asarray(model.encode(batch)).reshape(-1, 3)
+    used = [len(np.unique(number)) for number in numbers.T]
+    assert all(some >= few for some, few in zip(used, (6, 4, 4), strict=True)), used
 
 
 def test_a_label_of_minus_one_counts_as_no_label() -> None:

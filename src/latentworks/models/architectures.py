@@ -12,6 +12,7 @@ from keras import layers
 
 STRIDE = 2  # each layer of `filters` halves the image in the encoder, doubles it in the decoder
 KERNEL = 3
+MOMENTUM = 0.95  # of mean and variance, which follow the weights within a few dozen steps
 
 
 def build_encoder(
@@ -35,12 +36,16 @@ def build_grid_encoder(
 ) -> keras.Model:
     """Build an encoder from images [B, H, W, C] to a grid [B, h, w, depth].
 
-    Each layer of `filters` halves the sides, which are rounded up.
+    Each layer of `filters` halves the sides, which are rounded up. Over a batch, each number
+    of a place has mean 0 and deviation 1 (Ioffe and Szegedy 2015).
     """
     images = layers.Input(input_shape, name="images")
     x = _strided(images, architecture, filters)
-    x = _residual_block(x, "grid_block")
-    return keras.Model(images, _conv(depth, 1, 1, "grid")(x), name="encoder")
+    x = _conv(depth, 1, 1, "grid")(_residual_block(x, "grid_block"))
+    normalised = layers.BatchNormalization(
+        momentum=MOMENTUM, center=False, scale=False, name="normalised"
+    )
+    return keras.Model(images, normalised(x), name="encoder")
 
 
 def _strided(

@@ -2,7 +2,8 @@
 
 Finite scalar quantization: each place of the grid has a few numbers, and each number is rounded to
 one of a few levels. There is no codebook, so none can collapse. The gradient passes the rounding
-unchanged (Bengio et al. 2013).
+unchanged (Bengio et al. 2013). Numbers of a batch are normalised before they are rounded. Without
+it they begin near 0, where all have one value, and most values stay unused.
 
 Latents are the rounded numbers of all places, between -1 and 1. `latentworks.quantization` turns
 them into codes. The decoder rounds, too, so that any latents decode to an image of codes.
