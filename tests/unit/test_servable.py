@@ -99,7 +99,7 @@ def test_other_models_and_image_shapes_are_exported(
         network,
         sampler.fit(latents, None, 0),
         tmp_path / "sampler",
-        Interface(image_shape, latent_dim, (), "pad", 0),
+        Interface(image_shape, network.latent_dim, (), "pad", 0),
         images[:3],
         np.linspace(0, 1, 10),
     )

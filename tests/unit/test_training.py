@@ -1,22 +1,27 @@
 """Training is repeatable, goes on after an interruption, and refuses a loss that diverges."""
 
 import os
+import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
 
 from checkouts import ROOT, environment
-from families import FAMILIES, NUM_CLASSES, OF_KIND, autoencoder
+from families import FAMILIES, NUM_CLASSES, OF_KIND, autoencoder, every_family
 from latentworks.engine import refinement, training
+from latentworks.engine.adversarial import Adversarial
+from latentworks.engine.backend import tf
 from latentworks.engine.batches import Batches
 from latentworks.engine.checkpoint import Checkpoint, Epoch, Progress
 from latentworks.engine.detail import Detail
@@ -261,6 +266,7 @@ def test_batches_hold_each_image_once_in_an_order_from_seed_and_epoch() -> None:
 
 REFINE = RefineConfig(steps=75, learning_rate=0.003, energy=1.0, moments=0.5, features=0.1)
 REFINED = CONFIG.model_copy(update={"epochs": 12, "refine": REFINE})
+OPPOSED = REFINE.model_copy(update={"adversarial": 0.1})
 
 
 def detail_lost(model: Any) -> tuple[float, float]:
@@ -290,19 +296,26 @@ def test_without_steps_the_second_phase_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "schedule", "validation", "kills"),
+    ("refine", "family", "schedule", "validation", "kills"),
     [
-        (SMALL, "constant", False, (1, 2)),
-        *((family, "cosine", True, (1,)) for family in FAMILIES),
+        (REFINE, SMALL, "constant", False, (1, 2)),
+        (OPPOSED, SMALL, "constant", False, (1, 2)),
+        *((REFINE, family, "cosine", True, (1,)) for family in FAMILIES),
+        *((OPPOSED, family, "cosine", True, (1,)) for family in FAMILIES),
     ],
-    ids=lambda value: getattr(value, "kind", ""),
+    ids=lambda value: "adversarial" if value is OPPOSED else getattr(value, "kind", ""),
 )
 def test_an_interrupted_second_phase_ends_with_the_same_weights(
-    tmp_path: Path, family: Any, schedule: str, validation: bool, kills: tuple[int, ...]
+    tmp_path: Path,
+    refine: RefineConfig,
+    family: Any,
+    schedule: str,
+    validation: bool,
+    kills: tuple[int, ...],
 ) -> None:
     """`kills`: the rounds after which the phase is killed. Initial weights differ each time."""
     config = CONFIG.model_copy(
-        update={"epochs": 2, "schedule": schedule, "warmup_steps": 0, "refine": REFINE}
+        update={"epochs": 2, "schedule": schedule, "warmup_steps": 0, "refine": refine}
     )
     whole, expected = train(tmp_path / "whole.npz", config, validation, family=family)
     shutil.copy(tmp_path / "whole.npz", tmp_path / "cut.npz")  # the end of the first phase
@@ -320,6 +333,67 @@ def test_an_interrupted_second_phase_ends_with_the_same_weights(
     assert progress.epochs == expected.epochs
     for ours, theirs in zip(resumed.get_weights(), whole.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@every_family
+def test_a_discriminator_is_no_part_of_the_model(tmp_path: Path, config: Any) -> None:
+    refined = CONFIG.model_copy(update={"epochs": 2, "refine": REFINE})
+    without, expected = train(tmp_path / "without.npz", refined, family=config)
+    shutil.copy(tmp_path / "without.npz", tmp_path / "with.npz")
+    refined = refined.model_copy(update={"refine": OPPOSED})
+    model, progress = train(tmp_path / "with.npz", refined, family=config)
+    assert progress.epochs[-1].keys() == expected.epochs[-1].keys()
+    assert progress.epochs[:2] == expected.epochs[:2]
+    ours, theirs = model.get_weights(), without.get_weights()
+    assert [each.shape for each in ours] == [each.shape for each in theirs]
+    assert any((one != other).any() for one, other in zip(ours, theirs, strict=True))
+    model.save(tmp_path / "model.keras")
+    without.save(tmp_path / "without.keras")
+    members = [paths_in(tmp_path / f"{name}.keras") for name in ("model", "without")]
+    assert members[0] == members[1]
+
+
+def paths_in(path: Path) -> list[str]:
+    """The paths of all weights in a `.keras` file."""
+    found: list[str] = []
+    with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as file:
+        h5py.File(file).visit(found.append)
+    return [name for name in found if "optimizer" not in name]
+
+
+def test_each_loss_of_a_discriminator_reaches_its_own_side_alone() -> None:
+    """The gradients are those of the two losses, each computed alone; the value is 0."""
+    model = SMALL.build((8, 8, 1))
+    both = Adversarial(model)
+    images = blobs(16, seed=2)
+    targets = images.astype(np.float32) / 255
+    sides = model.trainable_variables, both.discriminator.trainable_variables
+    with tf.GradientTape(persistent=True) as tape:
+        found = model(images)
+        added = both.added(targets, found, 0.5)
+        fooled = -0.5 * tf.reduce_mean(both.discriminator(found))
+        of_images, of_others = both.discriminator(targets), both.discriminator(found)
+        hinge = tf.reduce_mean(tf.nn.relu(1 - of_images)) + tf.reduce_mean(
+            tf.nn.relu(1 + of_others)
+        )
+    assert float(added) == pytest.approx(0, abs=1e-6)
+    for variables, alone in zip(sides, (fooled, hinge), strict=True):
+        ours, theirs = tape.gradient(added, variables), tape.gradient(alone, variables)
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)  # rounding of float32
+        assert any(np.abs(each).max() > 1e-4 for each in ours)
+
+
+def test_a_discriminator_draws_from_no_random_state() -> None:
+    model = SMALL.build((8, 8, 1))
+    weights = []
+    for seed in (0, 1):
+        keras.utils.set_random_seed(seed)
+        state = random.getstate()
+        weights.append(Adversarial(model).discriminator.get_weights())
+        assert random.getstate() == state
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_second_phase_that_diverges_is_undone(
@@ -443,15 +517,19 @@ def test_another_second_phase_keeps_the_first(tmp_path: Path) -> None:
 def test_a_second_phase_that_ruins_the_images_is_undone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    far = REFINE.model_copy(update={"learning_rate": 0.3, "moments": 1e4})
+    far = RefineConfig(steps=75, learning_rate=0.3, energy=0, moments=0, features=0)
     config = CONFIG.model_copy(update={"epochs": 30, "patience": 30})
     plain, _ = train(tmp_path / "plain.npz", config)
     shutil.copy(tmp_path / "plain.npz", tmp_path / "same.npz")
-    same, progress = train(tmp_path / "same.npz", config.model_copy(update={"refine": far}))
-    assert "the second phase was undone: mse" in capsys.readouterr().out
-    assert len(progress.epochs) == 30
-    for ours, theirs in zip(same.get_weights(), plain.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for shares in ({"energy": 1.0, "moments": 1e4}, {"adversarial": 1e4}):
+        refined = config.model_copy(update={"refine": far.model_copy(update=shares)})
+        same, progress = train(tmp_path / "same.npz", refined)
+        said = capsys.readouterr().out
+        assert "the second phase was undone: mse" in said
+        assert f"Lower train.refine.{' or '.join(shares)}." in said
+        assert len(progress.epochs) == 30
+        for ours, theirs in zip(same.get_weights(), plain.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_distances_of_detail_are_0_for_equal_images_and_grow_with_blur() -> None:

@@ -43,7 +43,7 @@ class Progress(State):
 class Refinement(State):
     """The state of the second phase. It keeps the weights from before it; its epochs are rounds."""
 
-    weights: list[float] = field(default_factory=list)  # of the distances
+    weights: list[float] = field(default_factory=list)  # of the terms that are added
     mse: float = 0.0  # of the validation images, before the phase
 
 

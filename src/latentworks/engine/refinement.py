@@ -8,8 +8,10 @@ weight:
 
 `share` is a param. `excess` is the loss that was reached, above its minimum for these images, and
 `distance` the distance that was reached. So a share means the same for grey and colour images, and
-for both kinds of loss. The phase is undone, and the weights of the first phase come back, if the
-mean squared error of the validation images ends more than a tenth higher, or training diverges.
+for both kinds of loss. The term of `adversarial` counts as a distance of 1, since a discriminator
+starts with the phase, and the hinge loss fixes the scale of its logits. The phase is undone, and
+the weights of the first phase come back, if the mean squared error of the validation images ends
+more than a tenth higher, or training diverges.
 """
 
 import math
@@ -19,6 +21,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from latentworks.engine import training
+from latentworks.engine.adversarial import Adversarial
 from latentworks.engine.backend import keras
 from latentworks.engine.batches import Batches
 from latentworks.engine.checkpoint import Checkpoint, Epoch, Refinement
@@ -28,6 +31,7 @@ from latentworks.models.autoencoder import Autoencoder, scale
 from latentworks.models.config import STEPS_PER_ROUND, RefineConfig
 from latentworks.models.network import Tensor
 
+SHARES = ("energy", "moments", "features", "adversarial")  # the order of Refinement.weights
 MAX_RISE = 0.1  # of the mean squared error of the validation images, as a share
 NUM_MEASURED = 1024  # training images that decide the weights, and the deviations of features
 
@@ -82,20 +86,22 @@ def refine(
     some = batches.sample(NUM_MEASURED)
     detail = Detail(some.images.shape[-1], some.pictures())
     watched = validation or some
+    adversarial = Adversarial(model) if config.adversarial else None
+    trained = model if adversarial is None else adversarial
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.steps)
-    model.compile(optimizer=keras.optimizers.Adam(rate))
-    model.optimizer.build(model.trainable_variables)
-    refinement = checkpoint.restore(model, Refinement)
+    trained.compile(optimizer=keras.optimizers.Adam(rate))
+    trained.optimizer.build(trained.trainable_variables)
+    refinement = checkpoint.restore(trained, Refinement)
     if refinement is None:
         refinement = _begin(model, some, watched, config, detail)
     done = len(refinement.epochs)
     said = f"goes on after round {done} of {num_rounds}" if done else f"has {config.steps} steps"
     print(f"train: the second phase {said}")
     rounds = batches.of_length(STEPS_PER_ROUND)
-    model.refinement = _added(detail, refinement.weights)
+    model.refinement = _added(detail, adversarial, refinement.weights)
     try:
         if done < num_rounds:
-            model.fit(
+            trained.fit(
                 rounds,
                 shuffle=False,
                 validation_data=validation,
@@ -106,7 +112,7 @@ def refine(
             )
         after = mean_squared_error(model, watched)
         told = f"mse {refinement.mse:.5f} before, {after:.5f} after"
-        cure = "energy and moments"
+        cure = " or ".join(share for share in SHARES if getattr(config, share)) or "learning_rate"
     except TrainingError as error:
         after, told, cure = math.nan, str(error).partition(". ")[0], "learning_rate"
     finally:
@@ -123,28 +129,33 @@ def refine(
 def _begin(
     model: Autoencoder, batches: Batches, watched: Batches, config: RefineConfig, detail: Detail
 ) -> Refinement:
-    """Measure what the first phase has reached, and choose the weights of the distances."""
+    """Measure what the first phase has reached, and choose the weights of the added terms."""
     sums, count = np.zeros(1 + len(Distances._fields)), 0
     for images, targets, reconstructions in _reconstructed(model, batches):
         reached = model.excess(images, reconstructions), *detail.distances(targets, reconstructions)
         sums += len(images) * np.array([float(value) for value in reached])
         count += len(images)
     excess, *distances = sums / count
-    shares = config.energy, config.moments, config.features
     weights = [
-        float(share * excess / distance) if distance else 0.0
-        for share, distance in zip(shares, distances, strict=True)
+        float(getattr(config, share) * excess / distance) if distance else 0.0
+        for share, distance in zip(SHARES, [*distances, 1.0], strict=True)
     ]
     mse = mean_squared_error(model, watched)
     return Refinement(kept=model.get_weights(), weights=weights, mse=mse)
 
 
-def _added(detail: Detail, weights: list[float]) -> Callable[[Tensor, Tensor], Tensor]:
+def _added(
+    detail: Detail, adversarial: Adversarial | None, weights: list[float]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    *of_distances, opposed = weights
+
     def added(targets: Tensor, reconstructions: Tensor) -> Tensor:
         distances = detail.distances(targets, reconstructions)
-        return sum(
-            (weight * each for weight, each in zip(weights, distances, strict=True) if weight), 0.0
-        )
+        pairs = zip(of_distances, distances, strict=True)
+        total = sum((weight * each for weight, each in pairs if weight), 0.0)
+        if adversarial is not None:
+            total += adversarial.added(targets, reconstructions, opposed)
+        return total
 
     return added
 
