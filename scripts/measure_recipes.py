@@ -14,6 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+import sampling_cost
 from goals import goals, score
 from latentworks import params
 from latentworks.artifacts.curves import read_curves
@@ -26,7 +27,7 @@ DOC = Path("docs/recipes.md")
 START, END = "<!-- written by scripts/measure_recipes.py -->", "<!-- up to here -->"
 PICTURES = ("class_samples", "samples")  # docs/recipes.md shows the first that a recipe has
 NATS = "prior.nats_a_code"  # of the validation images, for a prior that draws codes
-# Columns of the table in docs/recipes.md.
+# Columns of the table in docs/recipes.md, which leaves out those without a score.
 SHOWN = {
     "test.bce": "BCE",
     "test.mse": "MSE",
@@ -43,6 +44,8 @@ SHOWN = {
     "samples.classification_accuracy": "classification accuracy",
     "samples.memorisation": "memorisation",
     NATS: "nats a code",
+    sampling_cost.SECONDS: "sampling seconds",
+    sampling_cost.MEGABYTES: "sampling MB",
 }
 
 
@@ -50,7 +53,8 @@ def measure(name: str, first: str | None) -> list[str]:
     """Run a recipe and record its scores and picture; return a line for each missed goal."""
     scratch = Scratch(f"recipes/{name}", keep=first is not None)
     minutes = scratch.run(name, first=first)
-    metrics = scratch.metrics() | _nats(scratch)
+    cost = sampling_cost.measure(scratch.folder / "models/servable")
+    metrics = scratch.metrics() | _nats(scratch) | cost
     path = scratch.root / "recipes" / f"{name}.yaml"
     wanted = goals(path)
     expected: dict[str, Any] = {"minutes": round(minutes, 1)}
@@ -115,11 +119,12 @@ def table(root: Path) -> str:
         name: params.read(root / "recipes" / f"{name}.yaml").get(recipes.EXPECTED, {})
         for name in recipes.names(root)
     }
-    columns = ["recipe", "minutes", *SHOWN.values()]
+    shown = [each for each in SHOWN if any(each in row for row in rows.values())]
+    columns = ["recipe", "minutes", *(SHOWN[each] for each in shown)]
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     ordered = sorted(rows.items(), key=lambda row: row[1].get("minutes", math.inf))
     for name, expected in ordered:
-        cells = [expected.get(each, "") for each in ("minutes", *SHOWN)]
+        cells = [expected.get(each, "") for each in ("minutes", *shown)]
         lines.append(f"| `{name}` | {' | '.join(map(str, cells))} |")
     all_missed = [
         f"- `{name}`: {each}"
@@ -129,8 +134,8 @@ def table(root: Path) -> str:
     lines += ["", "Goals that were missed:", "", *(all_missed or ["- none"])]
     for name, expected in ordered:
         if expected:
-            shown = picture(name).relative_to(DOC.parent)
-            lines += ["", f"![Samples of the recipe {name}]({shown})"]
+            path = picture(name).relative_to(DOC.parent)
+            lines += ["", f"![Samples of the recipe {name}]({path})"]
     return "\n".join(lines)
 
 

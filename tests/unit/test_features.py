@@ -113,6 +113,31 @@ def test_small_grey_images_are_padded_for_the_shipped_network(digits: np.ndarray
     assert np.array_equal(*both)
 
 
+@pytest.mark.parametrize(("side", "channels"), [(24, 1), (32, 1), (96, 3)])
+def test_a_global_policy_of_mixed_precision_does_not_change_features(
+    digits: np.ndarray, labels: np.ndarray, side: int, channels: int
+) -> None:
+    """Padded, shipped, and averaged over squares: bfloat16 would change the distances."""
+    images = enlarged(digits[:200], side).repeat(channels, axis=3)
+    if side == 24:
+        images = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))  # to 28 x 28
+    rows = np.arange(len(images))
+    made = choice.make(images, rows, labels[:200] if channels == 1 else None, NAMES)
+    values = classifier.weights(made)
+    shape = images.shape[1:]
+    before = classifier.see(classifier.load(shape, values), [images])
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = classifier.load(shape, values)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    after = classifier.see(model, [images])
+    assert after[0].dtype == np.float32
+    for first, second in zip(before, after, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
 def test_random_weights_give_repeatable_features_of_moderate_spread(digits: np.ndarray) -> None:
     for images in (digits, enlarged(digits, 64).repeat(3, axis=3)[:200]):
         model = choice.make(images, np.arange(len(images)), None, [])

@@ -1,6 +1,7 @@
 """Metrics of samples agree with the references, and each reacts to the fault that it measures."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,6 @@ from sklearn.datasets import load_digits
 
 from families import autoencoder
 from latentworks import metrics
-from latentworks.artifacts.features import Features
 from latentworks.artifacts.images import Prepared
 from latentworks.artifacts.samples import Samples
 from latentworks.evaluation import generation
@@ -234,18 +234,17 @@ def test_compare_gives_the_network_the_right_images_and_labels(
     split = np.where(np.isin(np.arange(1797), TRAIN), "train", "test")
     index = pd.DataFrame({"split": split, "label": pd.array(labels, dtype="Int64")})
     data = Prepared(digits, index, {"class_names": NAMES})
-    weights = classifier.weights(choice.make(digits, TRAIN, labels[TRAIN], NAMES))
-    judge = Features("shipped", NAMES, None, weights)
+    see = partial(classifier.see, choice.make(digits, TRAIN, labels[TRAIN], NAMES))
     model = autoencoder(filters=(4,)).build((32, 32, 1))
     copies = Samples(digits[TRAIN], np.zeros((900, 2), np.float32), labels[TRAIN])
-    scores = generation.compare(judge, model, data, copies)
+    scores = generation.compare(see, model, data, copies)
     assert scores["frechet"] == pytest.approx(scores["frechet_floor"])
     # The model is untrained: its reconstructions are grey.
     assert scores["frechet_blur"] > 10 * scores["frechet"]
     assert scores["label_agreement"] > 0.9
     assert scores["label_agreement_real"] > 0.8
     unlabelled = Samples(copies.images, copies.latents, None)
-    assert generation.compare(judge, model, data, unlabelled) == {
+    assert generation.compare(see, model, data, unlabelled) == {
         name: value for name, value in scores.items() if name != "label_agreement"
     }
 

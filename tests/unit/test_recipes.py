@@ -61,6 +61,19 @@ def test_the_missed_goals_of_a_recipe_are_reported(tmp_path: Path) -> None:
     assert measure_recipes.missed(path) == ["`a.x` is 1.5; goal: at most 1"]
 
 
+def test_the_table_leaves_out_columns_that_no_recipe_has(tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    for name, expected in (("a", "test.mse: 0.5"), ("b", "sampling.seconds: 3.5")):
+        path = tmp_path / f"recipes/{name}.yaml"
+        path.write_text(f"goal: {{test.mse: at most 1}}\nexpected: {{minutes: 2, {expected}}}\n")
+    assert measure_recipes.table(tmp_path).splitlines()[:4] == [
+        "| recipe | minutes | MSE | sampling seconds |",
+        "|---|---|---|---|",
+        "| `a` | 2 | 0.5 |  |",
+        "| `b` | 2 |  | 3.5 |",
+    ]
+
+
 def test_every_goal_is_about_a_known_score() -> None:
     found = disk.read_json(ROOT / "reports/metrics.json")
     known = {f"{group}.{name}": 1.0 for group in found for name in found[group]}

@@ -1,6 +1,7 @@
 """A servable gives the outputs of Keras, runs without this project, and refuses wrong inputs."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter
 
+import sampling_cost
 from checkouts import ROOT, Checkout
 from families import OF_KIND, autoencoder
 from latentworks.artifacts.images import read_prepared
@@ -120,6 +122,16 @@ def test_equal_models_export_to_equal_bytes(finished: Checkout, tmp_path: Path) 
     )
     first, second = finished.path / "models/servable", tmp_path / "again"
     assert checksums.content_digest(first) == checksums.content_digest(second)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from Linux")
+def test_the_cost_of_many_samples_is_measured(servable: Servable, finished: Checkout) -> None:
+    cost = sampling_cost.measure(finished.path / "models/servable")
+    assert set(cost) == {sampling_cost.SECONDS, sampling_cost.MEGABYTES}
+    assert cost[sampling_cost.SECONDS] > 0
+    decoded = 4 * sampling_cost.NUM_IMAGES * math.prod(servable.image_shape)  # float32
+    # The process has these images in memory, and no TensorFlow, which takes 700 MB.
+    assert decoded < 1e6 * cost[sampling_cost.MEGABYTES] < decoded + 500e6
 
 
 # --- verbs ---------------------------------------------------------------------------------------

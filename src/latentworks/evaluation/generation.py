@@ -1,12 +1,11 @@
 """Scores of samples against real images, by classifiers and in the features of a network."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from tqdm import tqdm
 
 from latentworks import metrics
-from latentworks.artifacts.features import Features
 from latentworks.artifacts.images import Prepared
 from latentworks.artifacts.samples import Samples
 from latentworks.engine import inference
@@ -15,15 +14,18 @@ from latentworks.models.network import Network
 from latentworks.preprocess import to_pixels
 
 NUM_SEEN = 100_000  # images in all epochs of the classifier that is trained on samples
+# From batches of images, uint8 [B, H, W, C], to features float32 [N, F], and to predicted classes
+# int64 [N], or None.
+See = Callable[[Iterable[np.ndarray]], tuple[np.ndarray, np.ndarray | None]]
 
 
-def compare(judge: Features, model: Network, data: Prepared, samples: Samples) -> dict[str, float]:
+def compare(see: See, model: Network, data: Prepared, samples: Samples) -> dict[str, float]:
     """Measure `metrics.generation_metrics` of samples and of reconstructions.
 
-    At most metrics.MAX_SEEN images of each kind are used, always the same ones, and as many samples
-    as training images in each of their sets. Only one batch of them is in memory.
+    `see` runs the network in whose features images are compared. At most metrics.MAX_SEEN images of
+    each kind are used, always the same ones, and as many samples as training images in each of
+    their sets. Only one batch of them is in memory.
     """
-    network = classifier.load(data.image_shape, judge.weights)
     # A Fréchet distance grows with fewer images, so that samples and the floor need as many.
     num = min(len(samples.images), len(data.rows("train")), metrics.MAX_SEEN)
     drawn = metrics.subset(np.arange(len(samples.images)), num)
@@ -35,7 +37,7 @@ def compare(judge: Features, model: Network, data: Prepared, samples: Samples) -
     def seen(
         batches: Iterable[np.ndarray], num: int, labels: np.ndarray | None = None
     ) -> metrics.Seen:
-        return metrics.Seen(*classifier.see(network, inference.counted(batches, num)), labels)
+        return metrics.Seen(*see(inference.counted(batches, num)), labels)
 
     pieces = metrics.generation_metrics(
         samples=seen(classifier.batches(samples.images, drawn), len(drawn), requested),

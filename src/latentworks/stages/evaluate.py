@@ -1,5 +1,6 @@
 """Score the model and its samples, and draw the figures and the atlas."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from latentworks.artifacts.model import read_model
 from latentworks.artifacts.samples import read_samples
 from latentworks.engine import backend, inference
 from latentworks.evaluation import generation, pictures
-from latentworks.evaluation.features import training
+from latentworks.evaluation.features import classifier, training
 from latentworks.models.config import ModelConfig
 from latentworks.models.network import Network
 from latentworks.repository.result import Result
@@ -40,6 +41,7 @@ def main(
     backend.configure(training.SEED, training.NUM_THREADS)
     data = read_prepared(prepared)
     judge = read_features(features)
+    see = partial(classifier.see, classifier.load(data.image_shape, judge.weights))
     network = read_model(model, ModelConfig)
     epochs = read_curves(model / "curves.csv")
     train = read_latents(latents, "train", MAX_LATENTS)
@@ -58,7 +60,7 @@ def main(
         "samples": {
             **metrics.sample_metrics(drawn.images, data.images, data.rows("train"), rows),
             "features": judge.kind,  # the feature network of the metrics below
-            **generation.compare(judge, network, data, drawn),
+            **generation.compare(see, network, data, drawn),
             **generation.classification_accuracy(data, drawn),
         },
     }

@@ -19,6 +19,7 @@ PADDED = range(28, 32)  # sides that get a black frame up to FRAMED, as `prepare
 FRAMED = 32
 DROPPED = 0.3  # dropout rate of the features
 HEAD = "logits"
+DTYPE = "float32"  # of all layers: under a global policy of mixed precision, distances would differ
 MAX_BATCH_SIZE = 500
 MAX_BATCH_BYTES = 16_000_000  # of float32 pixels; a convolution needs many times this memory
 
@@ -30,7 +31,7 @@ def build(image_shape: tuple[int, int, int], num_classes: int, seed: int = 0) ->
     scale of activations). Without classes, the network has no logits.
     """
     x = images = layers.Input(image_shape, dtype="uint8", name="images")
-    x = sized(layers.Rescaling(1 / 255, name="scale")(x))
+    x = sized(layers.Rescaling(1 / 255, dtype=DTYPE, name="scale")(x))
     number, num_filters, strides = 1, FIRST_FILTERS, 1
     while strides == 1 or max(x.shape[1:3]) > MAX_MAP:
         x = layers.Conv2D(
@@ -40,21 +41,24 @@ def build(image_shape: tuple[int, int, int], num_classes: int, seed: int = 0) ->
             padding="same",
             activation="relu",
             kernel_initializer=keras.initializers.HeNormal(seed + number),
+            dtype=DTYPE,
             name=f"conv_{number}",
         )(x)
         number, num_filters, strides = number + 1, min(2 * num_filters, MAX_FILTERS), 2
-    x = layers.Flatten(name="flatten")(x)
+    x = layers.Flatten(dtype=DTYPE, name="flatten")(x)
     features = layers.Dense(
         NUM_FEATURES,
         activation="leaky_relu",  # with relu, a feature could be 0 for every image
         kernel_initializer=keras.initializers.HeNormal(seed),
+        dtype=DTYPE,
         name="features",
     )(x)
     outputs = {"features": features}
     if num_classes:
-        kept = layers.Dropout(DROPPED, seed=seed, name="dropout")(features)
+        kept = layers.Dropout(DROPPED, seed=seed, dtype=DTYPE, name="dropout")(features)
         initial = keras.initializers.GlorotUniform(seed)
-        outputs[HEAD] = layers.Dense(num_classes, kernel_initializer=initial, name=HEAD)(kept)
+        head = layers.Dense(num_classes, kernel_initializer=initial, dtype=DTYPE, name=HEAD)
+        outputs[HEAD] = head(kept)
     return keras.Model(images, outputs, name="classifier")
 
 
@@ -63,12 +67,12 @@ def sized(x: keras.KerasTensor) -> keras.KerasTensor:
     sides = x.shape[1:3]
     block = math.ceil(max(sides) / MAX_SIDE)
     if block > 1:
-        return layers.AveragePooling2D(block, padding="same", name="average")(x)
+        return layers.AveragePooling2D(block, padding="same", dtype=DTYPE, name="average")(x)
     frame = [FRAMED - side if side in PADDED else 0 for side in sides]
     if not any(frame):
         return x
     padding = tuple((more // 2, more - more // 2) for more in frame)
-    return layers.ZeroPadding2D(padding, name="frame")(x)
+    return layers.ZeroPadding2D(padding, dtype=DTYPE, name="frame")(x)
 
 
 def weights(model: keras.Model) -> dict[str, np.ndarray]:
