@@ -24,7 +24,7 @@ LIKE_PIP = index=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$(python -m pip config 
 IN_PARALLEL := pytest --dist loadfile --no-loadscope-reorder --ignore tests/processes/test_seconds.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-system faults check retrain prefect schedule automations ui parity recipes timings lock clean
+.PHONY: help setup repro test test-system faults check retrain prefect schedule automations ui parity peers recipes timings lock clean
 
 help:  ## list the commands
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ ui: setup  ## start MLflow's pages for this project's store, at http://127.0.0.1
 parity: setup  ## compare recipes seed and vae-book, three seeds each, with the book; 25 minutes on 2 cores
 	@python scripts/parity.py
 
+peers: setup  ## compare with the library pythae at equal wall-clock, three seeds each; half a day on 2 cores
+	@python scripts/peers.py
+
 recipes: setup  ## run all recipes and record their scores
 	@python scripts/measure_recipes.py
 
@@ -102,6 +105,7 @@ lock: setup  ## pin the newest packages that pyproject.toml allows, and the imag
 	@$(COMPILE) --upgrade --extra dev --output-file requirements/latentworks.txt pyproject.toml
 	@$(COMPILE) $(AS_PINNED) --extra services --output-file requirements/train.txt pyproject.toml
 	@$(COMPILE) $(AS_PINNED) --output-file requirements/serve.txt requirements/serve.in
+	@$(COMPILE) --upgrade --excludes requirements/peers-torch.txt --output-file requirements/peers.txt requirements/peers.in
 	@python scripts/sbom.py
 	@python scripts/pin_images.py
 
