@@ -24,8 +24,11 @@ NUM_GROUPS = 10
 def judges(features: Path, image_shape: tuple[int, int, int]) -> dict[str, See]:
     """The networks that compare images, by the names that docs/peers.md gives them."""
     network = classifier.load(image_shape, read_features(features).weights)
-    # A second opinion is one more entry: the name of another network, and its function.
-    return {"the feature network of the stage `evaluate`": partial(classifier.see, network)}
+    second = efficientnet.build(efficientnet.read(), image_shape)
+    return {
+        "the feature network of the stage `evaluate`": partial(classifier.see, network),
+        "EfficientNet-Lite0": partial(efficientnet.see, second),
+    }
 
 
 class Scorer:

@@ -3,19 +3,19 @@
 While the tests run, files `python`, `latentworks` and `dvc` with this text are first on PATH. The
 client hands its arguments, folder, environment and open files to server.py, which forks. The client
 passes signals on to the fork, and ends as the fork does. A program that the warm interpreter does
-not know, or any program where LATENTWORKS_COLD has a value, gets an interpreter of its own. The
-imports are few, since every start pays for them.
+not know, or any program where LATENTWORKS_COLD has a value, gets an interpreter of its own. Every
+start pays for the imports. `socket` and `signal` import `enum`, which takes as long as the start of
+Python, so the modules below them are used.
 
 The folder around `bin` is a virtual environment, whose `lib` is a link to that of the project. So
 `sys.executable` is a file of this folder in every program, and programs that are started by this
 name are warm, too.
 """
 
-import contextlib
+import _signal as signal
+import _socket as socket
 import marshal
 import os
-import signal
-import socket
 import sys
 
 HERE = os.path.dirname(os.path.abspath(sys.argv[0]))  # `bin` of the virtual environment
@@ -56,11 +56,13 @@ def main(call: list[str]) -> None:
         connection.connect(os.path.join(FOLDER, warm))
     except OSError:  # the warm interpreter has ended, with the tests
         start_cold(call)
-    ignored = [int(number) for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+    ignored = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN]
     if call[0] != "python":
         call = ["python", os.path.join(BIN, call[0]), *call[1:]]
     request = marshal.dumps((call[1:], os.getcwd(), dict(os.environ), ignored, HERE))
-    socket.send_fds(connection, [len(request).to_bytes(8, "little")], [0, 1, 2])
+    handles = b"".join(handle.to_bytes(4, sys.byteorder) for handle in (0, 1, 2))
+    size = len(request).to_bytes(8, "little")
+    connection.sendmsg([size], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, handles)])
     connection.sendall(request)
     answer = connection.recv(8)
     if not answer:
@@ -68,8 +70,10 @@ def main(call: list[str]) -> None:
     pid = int.from_bytes(answer, "little")
 
     def tell(number: int, _: object) -> None:
-        with contextlib.suppress(ProcessLookupError):  # the fork has just ended
+        try:  # without `contextlib`, whose import is long
             os.kill(pid, number)
+        except ProcessLookupError:
+            return  # the fork has just ended
 
     for number in SIGNALS:
         if number not in ignored:
@@ -79,7 +83,7 @@ def main(call: list[str]) -> None:
         sys.exit("the warm interpreter ended before its fork")
     code = int.from_bytes(answer, "little", signed=True)
     if code < 0:
-        with contextlib.suppress(OSError):  # SIGKILL has no handler
+        if -code != signal.SIGKILL:  # which has no handler
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)

@@ -1,11 +1,5 @@
-"""Child processes that end when this process ends, even if it is killed.
+"""Child processes that end when this process ends, even if it is killed: see `parent.py`."""
 
-`python processes.py PARENT terminates|ignores-sigterm COMMAND …` replaces itself with the command.
-Linux kills the command when its parent ends. On other systems the command runs on and keeps the
-locks that it inherited, so that no other process works in the checkout meanwhile.
-"""
-
-import ctypes
 import gc
 import os
 import signal
@@ -17,22 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from latentworks.system import parent
+from latentworks.system.parent import DVC as DVC
+from latentworks.system.parent import end_with_parent as end_with_parent
+
 KILL_AFTER = 12.0  # seconds from SIGTERM to SIGKILL; a stage ends within 10
 LAST = 60.0  # seconds from SIGTERM to SIGKILL for a flow, which has more to end
 AGAIN = 0.5  # seconds between two SIGTERMs
-IGNORES = "ignores-sigterm"
-DVC = "LATENTWORKS_DVC"  # environment variable of a stage: the process id of its parent, DVC
-PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 # Set before large imports: collecting garbage after every 700 new objects takes a fifth of
 # TensorFlow's import time, and imported objects are never garbage.
 gc.set_threshold(100_000)
-
-
-def end_with_parent() -> None:
-    """Make Linux kill this process (SIGKILL) when its parent ends. Does nothing elsewhere."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def tied(call: list[str], *, ignore_sigterm: bool = False) -> list[str]:
@@ -40,8 +29,8 @@ def tied(call: list[str], *, ignore_sigterm: bool = False) -> list[str]:
 
     With `ignore_sigterm`, the command ignores SIGTERM.
     """
-    on_sigterm = IGNORES if ignore_sigterm else "terminates"
-    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), on_sigterm, *call]
+    on_sigterm = parent.IGNORES if ignore_sigterm else "terminates"
+    return [sys.executable, "-I", "-S", parent.__file__, str(os.getpid()), on_sigterm, *call]
 
 
 @contextmanager
@@ -151,18 +140,3 @@ def _end(process: subprocess.Popen[str], again: bool) -> None:
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-
-
-def _become(parent: str, on_sigterm: str, call: list[str]) -> None:
-    """Replace this process with the command `call`: see the module's docstring."""
-    end_with_parent()
-    if os.getppid() != int(parent):  # the parent has ended already
-        sys.exit(1)
-    if on_sigterm == IGNORES:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        os.environ[DVC] = str(os.getpid())
-    os.execvp(call[0], call)
-
-
-if __name__ == "__main__":
-    _become(sys.argv[1], sys.argv[2], sys.argv[3:])
