@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+import efficientnet
 from latentworks import metrics
 from latentworks.artifacts.features import read_features
 from latentworks.artifacts.images import Prepared
@@ -24,7 +25,7 @@ NUM_GROUPS = 10
 def judges(features: Path, image_shape: tuple[int, int, int]) -> dict[str, See]:
     """The networks that compare images, by the names that docs/peers.md gives them."""
     network = classifier.load(image_shape, read_features(features).weights)
-    second = efficientnet.build(efficientnet.read(), image_shape)
+    second = efficientnet.build(efficientnet.read(efficientnet.find()), image_shape)
     return {
         "the feature network of the stage `evaluate`": partial(classifier.see, network),
         "EfficientNet-Lite0": partial(efficientnet.see, second),

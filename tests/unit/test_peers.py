@@ -2,6 +2,7 @@
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,10 @@ def test_samples_are_scored_as_evaluate_scores_them(tmp_path: Path) -> None:
     model = autoencoder(filters=(4,)).build(SHAPE)
     write_features(tmp_path, judge)
 
-    expected = generation.compare(
-        judge, model, data, Samples(samples, np.zeros((300, 2), np.float32), None)
-    )
-    (see,) = peers_scores.judges(tmp_path, SHAPE).values()
+    network = classifier.load(SHAPE, judge.weights)
+    drawn = Samples(samples, np.zeros((300, 2), np.float32), None)
+    expected = generation.compare(partial(classifier.see, network), model, data, drawn)
+    see, _ = peers_scores.judges(tmp_path, SHAPE).values()
     pairs = inference.reconstruct(model, images, data.rows("test"))
     again = np.concatenate([to_pixels(images) for _, images in pairs])
     scores = peers_scores.Scorer(see, data, data.rows("test"), len(samples)).score(samples, again)
