@@ -1,6 +1,6 @@
-"""The base class of the sections of params.yaml."""
+"""The base classes of the sections of params.yaml."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,3 +14,15 @@ class Config(BaseModel):
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class TrainingConfig(Config):
+    """The params that `train` and `prior` share: Adam, its warm-up and schedule, early stopping."""
+
+    epochs: Annotated[int, Field(ge=1, le=100_000)]
+    batch_size: Annotated[int, Field(ge=1, le=65_536)]
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    schedule: Literal["constant", "cosine"]
+    patience: Annotated[int, Field(ge=1)]
+    num_threads: Annotated[int, Field(ge=1, le=256)]

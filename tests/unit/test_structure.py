@@ -21,7 +21,7 @@ STAGES = dag.stages(ROOT)
 # A room imports itself and rooms of earlier lines. Rooms of one line do not import each other.
 LINES = (
     ("errors", "config"),
-    ("preprocess", "quantization", "training", "metrics", "plots", "system"),
+    ("preprocess", "quantization", "metrics", "plots", "system"),
     ("params", "models", "samplers", "priors"),
     ("datasets", "engine", "artifacts", "repository"),
     ("evaluation", "promotion", "tracking", "integrity"),

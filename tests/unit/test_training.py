@@ -20,11 +20,11 @@ import pytest
 from checkouts import ROOT, environment
 from families import FAMILIES, NUM_CLASSES, OF_KIND, autoencoder, every_family
 from latentworks.engine import refinement, training
-from latentworks.engine.adversarial import Adversarial
 from latentworks.engine.backend import tf
 from latentworks.engine.batches import Batches
 from latentworks.engine.checkpoint import Checkpoint, Epoch, Progress
 from latentworks.engine.detail import Detail
+from latentworks.engine.discriminator import WithDiscriminator
 from latentworks.errors import ParamsError, TrainingError
 from latentworks.models.config import RefineConfig, TrainConfig
 
@@ -364,7 +364,7 @@ def paths_in(path: Path) -> list[str]:
 def test_each_loss_of_a_discriminator_reaches_its_own_side_alone() -> None:
     """The gradients are those of the two losses, each computed alone; the value is 0."""
     model = SMALL.build((8, 8, 1))
-    both = Adversarial(model)
+    both = WithDiscriminator(model)
     images = blobs(16, seed=2)
     targets = images.astype(np.float32) / 255
     sides = model.trainable_variables, both.discriminator.trainable_variables
@@ -390,7 +390,7 @@ def test_a_discriminator_draws_from_no_random_state() -> None:
     for seed in (0, 1):
         keras.utils.set_random_seed(seed)
         state = random.getstate()
-        weights.append(Adversarial(model).discriminator.get_weights())
+        weights.append(WithDiscriminator(model).discriminator.get_weights())
         assert random.getstate() == state
     for one, other in zip(*weights, strict=True):
         np.testing.assert_array_equal(one, other)

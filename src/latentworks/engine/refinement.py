@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from latentworks.engine import training
-from latentworks.engine.adversarial import Adversarial
 from latentworks.engine.backend import keras
 from latentworks.engine.batches import Batches
 from latentworks.engine.checkpoint import Checkpoint, Epoch, Refinement
 from latentworks.engine.detail import Detail, Distances
+from latentworks.engine.discriminator import WithDiscriminator
 from latentworks.errors import TrainingError
 from latentworks.models.autoencoder import Autoencoder, scale
 from latentworks.models.config import STEPS_PER_ROUND, RefineConfig
@@ -86,7 +86,7 @@ def refine(
     some = batches.sample(NUM_MEASURED)
     detail = Detail(some.images.shape[-1], some.pictures())
     watched = validation or some
-    adversarial = Adversarial(model) if config.adversarial else None
+    adversarial = WithDiscriminator(model) if config.adversarial else None
     trained = model if adversarial is None else adversarial
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.steps)
     trained.compile(optimizer=keras.optimizers.Adam(rate))
@@ -145,7 +145,7 @@ def _begin(
 
 
 def _added(
-    detail: Detail, adversarial: Adversarial | None, weights: list[float]
+    detail: Detail, adversarial: WithDiscriminator | None, weights: list[float]
 ) -> Callable[[Tensor, Tensor], Tensor]:
     *of_distances, opposed = weights
 

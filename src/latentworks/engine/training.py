@@ -9,30 +9,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from latentworks.config import TrainingConfig
 from latentworks.engine.backend import keras, tf
 from latentworks.engine.batches import Batches
 from latentworks.engine.checkpoint import Checkpoint, Epoch, Progress
 from latentworks.errors import ParamsError, TrainingError
 from latentworks.system import disk
-
-
-class Settings(Protocol):
-    """The params of a training, of the sections `train` and `prior`."""
-
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def warmup_steps(self) -> int: ...
-    @property
-    def schedule(self) -> str: ...
-    @property
-    def patience(self) -> int: ...
 
 
 @contextmanager
@@ -56,7 +42,7 @@ class _EveryEpoch(keras.callbacks.Callback):
         batches: Batches,
         checkpoint: Checkpoint,
         progress: Progress,
-        config: Settings,
+        config: TrainingConfig,
         report: Callable[[Epoch], None],
         section: str,
     ) -> None:
@@ -115,7 +101,7 @@ def fit(
     model: keras.Model,
     batches: Batches,
     validation: Batches | None,
-    config: Settings,
+    config: TrainingConfig,
     checkpoint: Checkpoint,
     report: Callable[[Epoch], None],
     section: str = "train",
@@ -149,7 +135,7 @@ def fit(
     return progress
 
 
-def learning_rate(config: Settings, steps_per_epoch: int, section: str = "train") -> Any:
+def learning_rate(config: TrainingConfig, steps_per_epoch: int, section: str = "train") -> Any:
     """A linear warm-up to `learning_rate`, then constant or a cosine to 0.
 
     Loshchilov and Hutter 2017. Raises ParamsError if the warm-up takes all steps.

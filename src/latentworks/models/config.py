@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from latentworks.config import Config
+from latentworks.config import Config, TrainingConfig
 from latentworks.errors import DataError
-from latentworks.training import TrainingConfig
 
 if TYPE_CHECKING:
     from latentworks.models.adversarial import Adversarial

@@ -20,14 +20,14 @@ FILTERS = (32, 64)  # of convolutions with stride 2; a logit sees a patch of 18 
 SEED = 0
 
 
-class Adversarial(keras.Model):
+class WithDiscriminator(keras.Model):
     """An autoencoder and its discriminator, which are one model for `fit` and for a checkpoint.
 
     The autoencoder does not know the discriminator, and is saved without it.
     """
 
     def __init__(self, autoencoder: Autoencoder) -> None:
-        super().__init__(name="adversarial")
+        super().__init__(name="with_discriminator")
         self.autoencoder = autoencoder
         self.discriminator = discriminator(autoencoder.image_shape)
         self.built = True  # both parts are built, and no other layer has weights
