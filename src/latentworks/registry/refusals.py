@@ -1,6 +1,8 @@
-"""Refusals of candidates and versions before any scores are compared."""
+"""Refusals of candidates and versions whatever their scores."""
 
-from latentworks.errors import Refused, RegistryError
+from collections.abc import Callable
+
+from latentworks.errors import Refused, RegistryError, Unavailable, Untrusted
 from latentworks.registry import candidates
 from latentworks.registry.aliases import REFUSED, Aliases
 from latentworks.registry.candidates import Candidate
@@ -42,8 +44,20 @@ def refuse_champion(aliases: Aliases, version: Version) -> None:
         raise RegistryError(f"Cannot promote {version}: it is champion already.")
 
 
-def reason(aliases: Aliases, version: Version) -> str | None:
-    """The reason in its history to refuse a version; None if there is none."""
+def reason(aliases: Aliases, version: Version, preflight: Callable[[Version], None]) -> str | None:
+    """The reason to refuse a version: in its history, or the error of its pre-flight; else None."""
+    if found := _in_history(aliases, version):
+        return found
+    try:
+        preflight(version)
+    except (Unavailable, Untrusted):
+        raise
+    except RegistryError as error:
+        return str(error).rstrip(".")
+    return None
+
+
+def _in_history(aliases: Aliases, version: Version) -> str | None:
     if WITHDRAWN in version.tags:
         return (
             f"it was rolled back: {version.tags[WITHDRAWN]}. `latentworks rollback "

@@ -162,26 +162,14 @@ class Registry:
                     return finished
             challenger = self.aliases.version(number, CHALLENGER, "Run `latentworks register`.")
             refusals.refuse_champion(self.aliases, challenger)
-            fault = self._fault(challenger)
-            if fault is None:
+            reason = refusals.reason(self.aliases, challenger, self._preflight)
+            if reason is None:
                 refusals.refuse_former_interface(self.aliases, challenger)
                 return self._decide(challenger)
             with self.aliases.lock(f"promote {challenger}"):
                 self.aliases.finish_interrupted()
                 champion = self.aliases.champion
-                return self.aliases.carry_out(REFUSED, fault, challenger, champion, champion)
-
-    def _fault(self, version: Version) -> str | None:
-        """The reason to refuse this version whatever its scores; None if there is none."""
-        if reason := refusals.reason(self.aliases, version):
-            return reason
-        try:
-            self._preflight(version)
-        except (Unavailable, Untrusted):
-            raise
-        except RegistryError as error:
-            return str(error).rstrip(".")
-        return None
+                return self.aliases.carry_out(REFUSED, reason, challenger, champion, champion)
 
     def _preflight(self, version: Version, trial: preflight.Trial | None = None) -> None:
         """Compare a version's files with their hashes, and test its golden answers.
