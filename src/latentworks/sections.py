@@ -1,7 +1,7 @@
 """All sections of params.yaml, and the rules between them."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -58,7 +58,7 @@ def checked(root: Path) -> Params:
     return found
 
 
-def refuse_images_among_outputs(root: Path, dataset: Any) -> None:
+def refuse_images_among_outputs(root: Path, dataset: DatasetConfig) -> None:
     """Raise ParamsError if dataset.path lies in an out, or contains one.
 
     A stage replaces its outs, and DVC refuses a dep that contains an out.
