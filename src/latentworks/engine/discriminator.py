@@ -47,12 +47,15 @@ class WithDiscriminator(keras.Model):
 
     @property
     def metrics(self) -> list[Any]:
-        """Those of the autoencoder, too: Keras leaves out the metrics of a model in a model."""
+        """The metrics of the autoencoder, too, which Keras leaves out for an inner model."""
         own = [each for each in self.autoencoder.metrics if each.name != "loss"]
         return [*super().metrics, *own]
 
     def added(self, images: Tensor, reconstructions: Tensor, weight: float) -> Tensor:
-        """Gradients of both losses, with the value 0, for images float32 [B, H, W, C] in [0, 1]."""
+        """A term with the value 0, whose gradients are those of both losses.
+
+        Images and reconstructions are float32 [B, H, W, C] in [0, 1].
+        """
         ops, judge = keras.ops, self.discriminator
         of_images, of_others = judge(images), judge(reconstructions)
         of_fixed = judge(ops.stop_gradient(reconstructions))  # no gradient for the model

@@ -8,7 +8,7 @@ weight:
 
 `share` is a param. `excess` is the loss that was reached, above its minimum for these images, and
 `distance` the distance that was reached. So a share means the same for grey and colour images, and
-for both kinds of loss. The term of `adversarial` counts as a distance of 1, since a discriminator
+for both kinds of loss. The term of `discriminator` counts as a distance of 1, since a discriminator
 starts with the phase, and the hinge loss fixes the scale of its logits. The phase is undone, and
 the weights of the first phase come back, if the mean squared error of the validation images ends
 more than a tenth higher, or training diverges.
@@ -31,7 +31,8 @@ from latentworks.models.autoencoder import Autoencoder, scale
 from latentworks.models.config import STEPS_PER_ROUND, RefineConfig
 from latentworks.models.network import Tensor
 
-SHARES = ("energy", "moments", "features", "adversarial")  # the order of Refinement.weights
+SHARES = ("energy", "moments", "features", "discriminator")  # the order of Refinement.weights
+RATE = "train.refine.learning_rate"
 MAX_RISE = 0.1  # of the mean squared error of the validation images, as a share
 NUM_MEASURED = 1024  # training images that decide the weights, and the deviations of features
 
@@ -86,8 +87,8 @@ def refine(
     some = batches.sample(NUM_MEASURED)
     detail = Detail(some.images.shape[-1], some.pictures())
     watched = validation or some
-    adversarial = WithDiscriminator(model) if config.adversarial else None
-    trained = model if adversarial is None else adversarial
+    opponent = WithDiscriminator(model) if config.discriminator else None
+    trained = model if opponent is None else opponent
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.steps)
     trained.compile(optimizer=keras.optimizers.Adam(rate))
     trained.optimizer.build(trained.trainable_variables)
@@ -98,7 +99,7 @@ def refine(
     said = f"goes on after round {done} of {num_rounds}" if done else f"has {config.steps} steps"
     print(f"train: the second phase {said}")
     rounds = batches.of_length(STEPS_PER_ROUND)
-    model.refinement = _added(detail, adversarial, refinement.weights)
+    model.refinement = _added(detail, opponent, refinement.weights)
     try:
         if done < num_rounds:
             trained.fit(
@@ -112,9 +113,10 @@ def refine(
             )
         after = mean_squared_error(model, watched)
         told = f"mse {refinement.mse:.5f} before, {after:.5f} after"
-        cure = " or ".join(share for share in SHARES if getattr(config, share)) or "learning_rate"
+        raised = [f"train.refine.{share}" for share in SHARES if getattr(config, share)]
+        cure = " or ".join(raised or [RATE])
     except TrainingError as error:
-        after, told, cure = math.nan, str(error).partition(". ")[0], "learning_rate"
+        after, told, cure = math.nan, str(error).partition(". ")[0], RATE
     finally:
         model.refinement = None
     if after <= (1 + MAX_RISE) * refinement.mse:
@@ -122,7 +124,7 @@ def refine(
         report(refinement.epochs[-1])
         return refinement.epochs
     model.set_weights(refinement.kept)
-    print(f"train: the second phase was undone: {told}. Lower train.refine.{cure}.")
+    print(f"train: the second phase was undone: {told}. Lower {cure}.")
     return []
 
 
@@ -145,7 +147,7 @@ def _begin(
 
 
 def _added(
-    detail: Detail, adversarial: WithDiscriminator | None, weights: list[float]
+    detail: Detail, opponent: WithDiscriminator | None, weights: list[float]
 ) -> Callable[[Tensor, Tensor], Tensor]:
     *of_distances, opposed = weights
 
@@ -153,8 +155,8 @@ def _added(
         distances = detail.distances(targets, reconstructions)
         pairs = zip(of_distances, distances, strict=True)
         total = sum((weight * each for weight, each in pairs if weight), 0.0)
-        if adversarial is not None:
-            total += adversarial.added(targets, reconstructions, opposed)
+        if opponent is not None:
+            total += opponent.added(targets, reconstructions, opposed)
         return total
 
     return added

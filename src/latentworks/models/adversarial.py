@@ -26,7 +26,7 @@ class Adversarial(Autoencoder):
     """Reconstructs images from latents that a discriminator compares with N(0, I) in training.
 
     A single optimizer trains both sides. No weight gets gradients of both losses, and Adam treats
-    each weight on its own, so one Adam is the same as two of one learning rate.
+    each weight on its own, so one Adam does what two with the same learning rate would do.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Adversarial(Autoencoder):
         return self.decoder(latents, training=training)
 
     def _adversarial_losses(self, latents: Tensor) -> Tensor:
-        """Gradients of both adversarial losses, with the value 0: latents [B, D] -> []."""
+        """A scalar 0, whose gradients are those of both losses, for latents [B, D]."""
         drawn = keras.random.normal(ops.shape(latents), seed=self.seeds)
         of_drawn, of_latents = self.discriminator(drawn), self.discriminator(latents)  # [B, 1]
         of_fixed = self.discriminator(ops.stop_gradient(latents))  # no gradient for the encoder

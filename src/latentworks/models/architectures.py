@@ -36,8 +36,9 @@ def build_grid_encoder(
 ) -> keras.Model:
     """Build an encoder from images [B, H, W, C] to a grid [B, h, w, depth].
 
-    Each layer of `filters` halves the sides, which are rounded up. Over a batch, each number
-    of a place has mean 0 and deviation 1 (Ioffe and Szegedy 2015).
+    Each layer of `filters` halves the sides, which are rounded up. In training, each of
+    the `depth` numbers has mean 0 and deviation 1 over the images and places of a batch (Ioffe and
+    Szegedy 2015).
     """
     images = layers.Input(input_shape, name="images")
     x = _strided(images, architecture, filters)

@@ -189,7 +189,7 @@ class RefineConfig(Config):
     energy: Annotated[float, Field(ge=0)]
     moments: Annotated[float, Field(ge=0)]
     features: Annotated[float, Field(ge=0)]
-    adversarial: Annotated[float, Field(ge=0)] = 0.0
+    discriminator: Annotated[float, Field(ge=0)] = 0.0
 
 
 class TrainConfig(TrainingConfig):

@@ -22,7 +22,7 @@ MAX_BYTES = 100_000
 MAX_DEPTH = 20
 MAX_EVENTS = 3000  # keys, values and ends of lists; 100 000 take half a minute to parse
 MAX_INTEGER = 2**63 - 1
-Sections = dict[str, Any]  # the values that YAML has, nested: numbers, texts, lists, mappings
+RawSections = dict[str, Any]  # the values that YAML has, nested: numbers, texts, lists, mappings
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
@@ -38,7 +38,7 @@ def load(schema: type[Schema], path: Path = PARAMS, *, whole: bool = False) -> S
     return parse(schema, sections, path.name)
 
 
-def parse(schema: type[Schema], sections: Sections, source: str) -> Schema:
+def parse(schema: type[Schema], sections: RawSections, source: str) -> Schema:
     """Check `sections`, read from the file named `source`. Raises ParamsError."""
     faults = list(_foreign(sections))
     if not faults:
@@ -57,7 +57,7 @@ def parse(schema: type[Schema], sections: Sections, source: str) -> Schema:
     return accepted
 
 
-def read(path: Path) -> Sections:
+def read(path: Path) -> RawSections:
     """Read the sections of a YAML 1.2 file: a mapping without aliases or duplicate keys.
 
     Raises ParamsError.
@@ -126,7 +126,7 @@ def _yaml_fault(error: YAMLError) -> str:
     return f"{where}{problem}."
 
 
-def _foreign(sections: Sections) -> Iterator[str]:
+def _foreign(sections: RawSections) -> Iterator[str]:
     """Yield a fault for each value that YAML has and JSON has not, such as a date."""
     for path, value in _leaves(sections):
         if isinstance(value, str):
@@ -137,7 +137,7 @@ def _foreign(sections: Sections) -> Iterator[str]:
             yield f"{dotted(path)} is a {kind}. Put a text in quotes. Received: {short(value)}."
 
 
-def _oversized(sections: Sections) -> Iterator[str]:
+def _oversized(sections: RawSections) -> Iterator[str]:
     """Yield a fault for each integer above MAX_INTEGER, for sections that set no limit."""
     for path, value in _leaves(sections):
         if isinstance(value, int) and value > MAX_INTEGER:

@@ -26,7 +26,7 @@ def names(root: Path) -> list[str]:
     return sorted(path.stem for path in (root / "recipes").glob("*.yaml"))
 
 
-def sections(root: Path, name: str) -> params.Sections:
+def sections(root: Path, name: str) -> params.RawSections:
     """Read the sections that a recipe replaces. Raises ParamsError for an unknown name."""
     known = names(root)
     if name not in known:
@@ -69,7 +69,7 @@ def _written(root: Path, committed: str) -> Iterator[str]:
             yield merge(committed, sections(root, name))
 
 
-def merge(text: str, replacement: params.Sections) -> str:
+def merge(text: str, replacement: params.RawSections) -> str:
     """Replace whole sections of the YAML `text`. Comments of the remaining keys are kept.
 
     Raises ParamsError if the new text does not parse to the wanted values: ruamel writes some
@@ -111,7 +111,7 @@ def overridden(text: str, overrides: Mapping[str, object]) -> str:
     return merge(text, document) if overrides else text
 
 
-def _replace(section: dict[str, Any], wanted: params.Sections) -> None:
+def _replace(section: dict[str, Any], wanted: params.RawSections) -> None:
     for key in [key for key in section if key not in wanted]:
         del section[key]
     for key, value in wanted.items():
@@ -130,7 +130,7 @@ def _same(one: object, other: object) -> bool:
     return json.dumps(one, default=str) == json.dumps(other, default=str)
 
 
-def _reads_as(text: str, wanted: params.Sections) -> bool:
+def _reads_as(text: str, wanted: params.RawSections) -> bool:
     try:
         return _same(YAML(typ="safe", pure=True).load(text), wanted)
     except YAMLError:

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from latentworks.errors import LatentworksError
 
 if TYPE_CHECKING:
-    from latentworks.params import Sections
+    from latentworks.params import RawSections
 
 DAG = "dvc.yaml"
 LOCK = "dvc.lock"
@@ -51,7 +51,7 @@ class Locked(TypedDict, total=False):
 
     cmd: str
     deps: list[File]
-    params: dict[str, Sections]  # by file
+    params: dict[str, RawSections]  # by file
     outs: list[File]
 
 
@@ -127,7 +127,7 @@ class Record:
     """A stage as dvc.lock records it."""
 
     outs: dict[str, Path]  # by name, in the order of dvc.yaml, metrics last
-    params: Sections  # the sections of params.yaml with which the stage ran
+    params: RawSections  # the sections of params.yaml with which the stage ran
 
 
 def locked(folder: Path) -> dict[str, Locked]:

@@ -18,7 +18,7 @@ ENGLISH = {"LC_ALL": "C"}  # the language of git's reasons
 FAULT = re.compile(r"(fatal|error): | ! \[")  # marks the line of git's output that has the reason
 ADVICE = "git config "  # starts the line that has git's cure
 OUTSIDE = "fatal: not a git repository (or any"  # starts the reason if there is no repository
-PATIENCE = 120  # seconds until a git command is stopped
+TIMEOUT = 120  # seconds until a git command is stopped
 NO = (1,)  # the exit code with which git answers no
 ANY = range(1, 256)
 
@@ -49,13 +49,13 @@ def run(
             encoding="utf-8",
             errors="replace",  # file names and files may be in another encoding
             check=False,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
     except FileNotFoundError:
         raise GitError("git is not installed, or not on the PATH. Install git.") from None
     except subprocess.TimeoutExpired:
         raise GitError(
-            f"git {arguments[0]} did not end within {PATIENCE} s and was stopped. Try again."
+            f"git {arguments[0]} did not end within {TIMEOUT} s and was stopped. Try again."
         ) from None
     if done.returncode == 0:
         return done.stdout

@@ -107,7 +107,7 @@ def _reasons(
     stage: str,
     found: list[dvc.Change],
     lock: dag.Locked | None,
-    current: params.Sections,
+    current: params.RawSections,
 ) -> Iterator[str]:
     """Yield the changes that DVC found in a stage, with the values before and now."""
     if lock is None:
@@ -134,7 +134,9 @@ def _outs_of_others(root: Path, stage: str) -> set[str]:
     return {path for written in others for path in dag.paths(written.get("outs", ()))}
 
 
-def _parameters(before: params.Sections, now: params.Sections, names: list[str]) -> Iterator[str]:
+def _parameters(
+    before: params.RawSections, now: params.RawSections, names: list[str]
+) -> Iterator[str]:
     """Yield `train.epochs 9 → 12` for each value of the sections that differs."""
     for name in names:
         was, is_now = flat({name: before.get(name)}), flat({name: now.get(name)})

@@ -11,7 +11,7 @@ from latentworks.repository import dag
 from latentworks.system import disk
 
 if TYPE_CHECKING:
-    from latentworks.params import Sections
+    from latentworks.params import RawSections
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Result:
     """
 
     outs: dict[str, Path]
-    params: Sections = field(default_factory=dict)
+    params: RawSections = field(default_factory=dict)
 
     @classmethod
     def of(cls, *outs: Path) -> Result:
@@ -78,7 +78,7 @@ def flat(nested: Mapping[str, object], prefix: str = "") -> dict[str, Any]:
 def recorded_result(root: Path) -> Result | None:
     """Return the result that dvc.lock records in a checkout; None without a trained model."""
     outs: dict[str, Path] = {}
-    sections: Sections = {}
+    sections: RawSections = {}
     for stage in dag.recorded(root).values():
         outs |= stage.outs
         sections |= stage.params

@@ -17,7 +17,7 @@ from latentworks import errors, params
 from latentworks.errors import LatentworksError
 from latentworks.repository import dag, dvc, git
 from latentworks.runner import repair
-from latentworks.runner.worktree_git import Repository
+from latentworks.runner.worktree_git import WorktreeRepository
 from latentworks.system import disk, locks, processes
 from latentworks.system.state import STATE
 from latentworks.tracking.uri import absolute, tracking_uri
@@ -34,7 +34,7 @@ class Worktree:
         # that leaves the source, such as `../photos`, ends in that folder, where a link can be put.
         self.tree = self.source / STATE / "workspaces" / name
         self.path = self.tree / self.source.relative_to(self.source.anchor)
-        self.repository = Repository(self.source, self.tree, self.path)
+        self.repository = WorktreeRepository(self.source, self.tree, self.path)
         self.uri = absolute(uri or tracking_uri(self.source))
 
     @property

@@ -18,7 +18,7 @@ SETTINGS = {  # of git, in place of the user's: no signature, no hooks
 }
 
 
-class Repository:
+class WorktreeRepository:
     """The repository of the worktree at `path`, in the folder `tree`; `source` is its source."""
 
     def __init__(self, source: Path, tree: Path, path: Path) -> None:

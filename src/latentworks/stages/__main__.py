@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from latentworks.errors import LatentworksError
-from latentworks.system import locks, memory, processes
+from latentworks.system import locks, memory, parent
 
 SECONDS = 8.0  # from SIGTERM until a stage is ended by force
 TOLD = "was stopped by SIGTERM. Run the same command again to continue."
@@ -18,8 +18,8 @@ SCARCE = ("ResourceExhaustedError",)  # TensorFlow's errors for too little memor
 TERMINATED = 128 + signal.SIGTERM  # exit code that a shell gives a process ended by the signal
 
 
-if processes.DVC in os.environ:  # at once: the import of TensorFlow takes seconds
-    processes.end_with_parent()
+if parent.DVC in os.environ:  # at once: the import of TensorFlow takes seconds
+    parent.end_with_parent()
     # DVC ignores SIGTERM, and its children inherit that.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
 
@@ -30,8 +30,8 @@ class Terminated(BaseException):
 
 def main(stage: str, *paths: str) -> None:
     """Call a stage with the paths of its command line; print an error of the user as one line."""
-    processes.end_with_parent()
-    if os.environ.get(processes.DVC, str(os.getppid())) != str(os.getppid()):
+    parent.end_with_parent()
+    if os.environ.get(parent.DVC, str(os.getppid())) != str(os.getppid()):
         sys.exit(
             _say(f"{stage} was not started, since DVC has ended. Run the same command again.", 1)
         )

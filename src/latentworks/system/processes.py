@@ -12,8 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from latentworks.system import parent
-from latentworks.system.parent import DVC as DVC
-from latentworks.system.parent import end_with_parent as end_with_parent
 
 KILL_AFTER = 12.0  # seconds from SIGTERM to SIGKILL; a stage ends within 10
 LAST = 60.0  # seconds from SIGTERM to SIGKILL for a flow, which has more to end

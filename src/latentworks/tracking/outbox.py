@@ -36,12 +36,12 @@ LATER = "Nothing is lost: `latentworks sync` writes the run from the files."
 MAKING = 120.0  # seconds for a new SQLite store, which takes about 10, and for MLflow's import
 
 
-def _sections(root: Path, stage: str) -> params.Sections:
+def _sections(root: Path, stage: str) -> params.RawSections:
     """Return the sections of params.yaml that made the files at the end of `stage`.
 
     For earlier stages dvc.lock has them, since params.yaml may have been edited after they ran.
     """
-    sections: params.Sections = {}
+    sections: params.RawSections = {}
     with suppress(LatentworksError):  # params.yaml became unreadable: the run shows fewer params
         current = params.read(root / params.PARAMS)
         stages = dag.stages(root)
