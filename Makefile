@@ -11,7 +11,8 @@ export DVC_SITE_CACHE_DIR ?= $(SITE_CACHE)
 # Prefect keeps its state inside the project, too.
 export PREFECT_HOME ?= $(CURDIR)/.latentworks/prefect
 
-# One lock for people and CI, and two with the same versions for the container images.
+# One lock for people and CI, two with the same versions for the container images, and one of
+# `make peers`, whose torch is pinned in requirements/peers-torch.txt by hand.
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 AS_PINNED := --constraint requirements/latentworks.txt
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 OFFLINE = re.compile(r"ConnectionError|ConnectTimeout|ReadTimeout|Max retries exceeded")
-LOCK = "requirements/latentworks.txt"  # the locks of the images are parts of it
+# The locks of the images are parts of it. That of `make peers` is not audited: its environment is
+# for measurements alone.
+LOCK = "requirements/latentworks.txt"
 
 
 def report(packages: list[dict[str, Any]]) -> tuple[list[str], int]:

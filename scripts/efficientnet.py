@@ -150,6 +150,8 @@ def convolved(
 def see(model: keras.Model, batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
     """Run the network on batches of images, uint8 [B, H, W, C], with noise.
 
+    The noise of an image depends on its place alone, so that images and reconstructions have equal
+    noise.
     Returns features, float32 [N, 112]. The classes are None: those of ImageNet are not those of the
     images.
     """

@@ -2,9 +2,10 @@
 
 `python scripts/sampling_cost.py FOLDER` loads the servable in FOLDER and prints both as JSON. Two
 cores are used. The memory is the peak of the anonymous and shared memory of the whole process,
-which does nothing else. The time to load the servable is left out.
+which does nothing else. The time to load the servable is left out. This needs Linux.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -19,7 +20,9 @@ SECONDS, MEGABYTES = "sampling.seconds", "sampling.peak_memory_mb"
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Measure the servable in `folder` in a process of its own. Linux alone."""
+    """Measure the servable in `folder` in a process of its own. Not on Linux: return nothing."""
+    if sys.platform != "linux":
+        return {}
     done = subprocess.run(
         [sys.executable, __file__, str(folder)], stdout=subprocess.PIPE, check=True, text=True
     )
@@ -43,4 +46,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", metavar="FOLDER", type=Path)
+    main(parser.parse_args().folder)

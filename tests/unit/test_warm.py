@@ -10,6 +10,12 @@ from checkouts import HANGS, environment, warm
 LATE = "import threading as t, time; t.Thread(target=lambda: (time.sleep(0.2), print(1))).start()"
 
 
+def test_only_a_fork_has_imported_mlflow() -> None:
+    program = "import sys; print('mlflow' in sys.modules)"
+    assert ended(program)[1] == "True\n"
+    assert ended(program, LATENTWORKS_COLD="1")[1] == "False\n"
+
+
 @pytest.mark.parametrize(
     "program",
     [
