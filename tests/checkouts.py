@@ -39,7 +39,7 @@ SMALL = {
     "filters: [32, 64, 128]": "filters: [8, 16]",
     "epochs: 9": "epochs: 4",
     "batch_size: 128": "batch_size: 64",
-    "warmup_steps: 200": "warmup_steps: 5",
+    "warmup: 0.05": "warmup: 0.1",
     "num_images: 10000": "num_images: 300",
     "num_components: 50": "num_components: 5",
 }

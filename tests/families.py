@@ -29,7 +29,7 @@ def autoencoder(**changes: Any) -> AutoencoderConfig:
 def _small(member: Any) -> Any:
     (kind,) = get_args(member.model_fields["kind"].annotation)
     given = {**NETWORK, **KNOBS, "kind": kind, "filters": (4, 8)}
-    return member(**{name: given[name] for name in member.model_fields})
+    return member(**{name: given[name] for name in member.model_fields if name in given})
 
 
 MEMBERS = get_args(get_args(ModelConfig)[0])

@@ -52,9 +52,13 @@ RESULT = typer.Option(
 @app.command()
 def validate() -> None:
     """Check params.yaml; exit 2 with one line for each fault."""
+    from latentworks.runner.advice import advice
+
     root = dag.root()
     sections.refuse_images_among_outputs(root, sections.checked(root).dataset)
     typer.echo("params.yaml is valid")
+    for line in advice(root):
+        typer.echo(f"note: {line}")
 
 
 @app.command()

@@ -218,7 +218,9 @@ def require_in_range(accepted: Params) -> None:
     assert all(1 <= number <= 2048 for number in accepted.model.filters)
     assert 1 <= accepted.train.epochs <= 100_000
     assert 0 < accepted.train.learning_rate <= 1
-    assert 0 <= accepted.train.warmup_steps < 2**63
+    given = accepted.train.warmup, accepted.train.warmup_steps
+    assert given.count(None) == 1
+    assert 0 <= accepted.train.num_warmup_steps(1000) < 2**63
     assert 1 <= accepted.train.patience < 2**63
     assert 1 <= accepted.sample.num_images <= 1_000_000
     assert "\0" not in accepted.dataset.path
@@ -542,7 +544,7 @@ def test_a_damaged_webp_is_read_or_rejected_with_a_reason(tmp_path: Path, conten
         ("data/raw/fashion-mnist", "!!binary aGk=", "dataset.path is a bytes"),
         ("data/raw/fashion-mnist", "!!set {a, b}", "dataset.path is a set"),
         # These values were accepted, and caused a traceback in a later stage.
-        ("warmup_steps: 200", f"warmup_steps: {10**400}", "train.warmup_steps should be at most 9"),
+        ("warmup: 0.05", f"warmup_steps: {10**400}", "train.warmup_steps should be at most 9"),
         ("min_images: 100", f"min_images: {2**63}", "prepare.min_images should be at most 9"),
         # Refusing this list took half a minute.
         ("[32, 64, 128]", f"[{'1,' * 45_000}]", "too many values. Expected less than 3000"),

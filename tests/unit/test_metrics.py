@@ -100,6 +100,15 @@ def test_a_perfect_reconstruction_has_the_best_possible_scores(digits: np.ndarra
     assert scores["ssim"] == pytest.approx(1)
 
 
+def test_the_mean_image_is_the_best_of_all_constant_reconstructions(digits: np.ndarray) -> None:
+    error = metrics.mean_image_mse(digits, TRAIN, TEST)
+    mean = digits[TRAIN].mean(axis=0) / 255
+    assert error == pytest.approx(np.square(digits[TEST] / 255 - mean).mean())
+    assert metrics.mean_image_mse(digits, TEST, TEST) < error
+    assert metrics.hardly_better(0.7 * error, error)
+    assert not metrics.hardly_better(0.3 * error, error)
+
+
 def test_the_entropy_floor_is_the_entropy_of_each_grey_value() -> None:
     assert metrics.GREY_ENTROPY[[0, 255]].tolist() == [0, 0]
     assert metrics.GREY_ENTROPY[51] == pytest.approx(stats.entropy([0.2, 0.8]))

@@ -94,6 +94,19 @@ def test_a_model_better_beyond_chance_is_promoted() -> None:
     assert row.band[0] < row.gain < row.band[1]
 
 
+def test_the_reason_says_that_reconstructions_are_hardly_better_than_the_mean_image() -> None:
+    # The mean image has an mse of 0.07, of which a first model may have half.
+    remark = "; its reconstructions are hardly better than the mean image"
+    poor, better = scores(mse=2.5), scores(mse=2)
+    promoted = decide(better, poor, config())
+    assert promoted.promoted
+    assert promoted.reason.endswith(f"beyond its margin{remark}")
+    refused = decide(poor, None, config())
+    assert not refused.promoted
+    assert refused.reason.endswith(f"at most 0.035 allowed (the mean image's 0.07){remark}")
+    assert remark not in decide(scores(mse=1.7), poor, config()).reason
+
+
 def test_an_equal_model_does_not_replace_the_champion() -> None:
     for metric in METRICS:
         decision = decide(CHAMPION, CHAMPION, config(metric=metric))

@@ -173,7 +173,7 @@ def test_chunks_hold_every_row_once_and_do_not_change_the_mean_image(prepared: P
     assert np.array_equal(np.concatenate(parts), rows)
     assert [len(part) for part in metrics.chunks(rows[:2], 10**9)] == [1, 1]  # never empty
     expected = prepared.images[rows % 1797].mean(axis=0) / 255
-    assert np.allclose(scoring.mean_image(prepared.images, rows % 1797), expected, rtol=1e-12)
+    assert np.allclose(metrics.mean_image(prepared.images, rows % 1797), expected, rtol=1e-12)
 
 
 # --- replicates ----------------------------------------------------------------------------------

@@ -128,6 +128,58 @@ def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+GROWN = {"epochs": 6, "schedule": "constant", "patience": 9}
+OTHERS = {  # trainings of another number of epochs, whose first steps are others
+    "cosine": {**GROWN, "schedule": "cosine"},
+    "a warm-up that is a share": {**GROWN, "warmup_steps": None, "warmup": 0.2},
+    "fewer epochs": {**GROWN, "epochs": 3},
+}
+
+
+def test_more_epochs_with_a_constant_rate_go_on_from_the_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = CONFIG.model_copy(update=GROWN)
+    seen: list[float] = []
+    whole, expected = train(tmp_path / "whole.npz", config)
+    train(tmp_path / "c.npz", config.model_copy(update={"epochs": 4}))
+    grown, progress = train(
+        tmp_path / "c.npz", config, report=lambda epoch: seen.append(epoch["epoch"]), initial_seed=7
+    )
+    assert "train: goes on after epoch 4 of 6\n" in capsys.readouterr().out
+    assert seen == [5, 6]
+    assert progress.epochs == expected.epochs
+    for ours, theirs in zip(grown.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_more_epochs_start_again_if_their_first_steps_are_others(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = CONFIG.model_copy(update=OTHERS[kind])
+    whole, _ = train(tmp_path / "whole.npz", config)
+    train(tmp_path / "c.npz", config.model_copy(update={"epochs": 4}))
+    model, progress = train(tmp_path / "c.npz", config)
+    assert "train: starts from the first epoch. The checkpoint is of 4 epochs" in (
+        capsys.readouterr().out
+    )
+    assert len(progress.epochs) == config.epochs
+    for ours, theirs in zip(model.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_warm_up_is_a_share_of_all_steps(tmp_path: Path) -> None:
+    # 4 epochs of 7 steps: a tenth is 3 steps.
+    shares = CONFIG.model_copy(update={"warmup_steps": None, "warmup": 0.1})
+    family = OF_KIND["vae"].model_copy(update={"kl_warmup_steps": None, "kl_warmup": 0.1})
+    model, progress = train(tmp_path / "shares.npz", shares, family=family)
+    steps, expected = train(tmp_path / "steps.npz", family=OF_KIND["vae"])
+    assert progress.epochs == expected.epochs
+    for ours, theirs in zip(model.get_weights(), steps.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_the_checkpoint_is_deleted_once_dvc_has_recorded_the_model(tmp_path: Path) -> None:
     train(tmp_path / "c.npz")
     checkpoint = Checkpoint(tmp_path / "c.npz", "fingerprint")

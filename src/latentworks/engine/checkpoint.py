@@ -6,6 +6,7 @@ model and of the optimizer, and the state of the training.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +31,7 @@ class State:
 class Progress(State):
     """The state of the first phase. It keeps the best weights, if there are validation images."""
 
-    finished: bool = False
+    planned: int = 0  # number of epochs of the whole training, when this was saved
 
     @property
     def best_epoch(self) -> int:
@@ -67,17 +68,23 @@ class Checkpoint:
         with disk.replacing(self.path) as temporary:
             disk.write_arrays(temporary, arrays)
 
-    def restore(self, model: keras.Model, kind: type[S]) -> S | None:
+    def restore(
+        self, model: keras.Model, kind: type[S], fits: Callable[[S], bool] = lambda _: True
+    ) -> S | None:
         """Restore the variables of `model`, and return the state of its training.
 
-        Returns None, and restores nothing, if the file is missing, damaged, or of another training.
+        Returns None, and restores nothing, if the file is missing, damaged, of another training, or
+        if `fits` refuses its state.
         """
         note, arrays = self._read()
         if note.pop("fingerprint", None) != self.fingerprint:
             return None
+        state = kind(**note, kept=_listed("kept", arrays))
+        if not fits(state):
+            return None
         for variable, value in zip(_variables(model), _listed("variable", arrays), strict=True):
             variable.assign(value)
-        return kind(**note, kept=_listed("kept", arrays))
+        return state
 
     def became(self, out: str) -> None:
         """Record that the finished training was written as an out with the MD5 `out`."""

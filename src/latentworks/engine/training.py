@@ -70,15 +70,26 @@ class _EveryEpoch(keras.callbacks.Callback):
         best = self.progress.best_epoch
         if "val_loss" in numbers and best == epoch:
             self.progress.kept = self.model.get_weights()
-        # A loss whose weights still rise changes its meaning: patience counts from then on.
+        self.progress.planned = self.config.epochs
         settled = self.model.settled_after // len(self.batches)
-        patient = "val_loss" not in numbers or epoch - max(best, settled) < self.config.patience
-        self.progress.finished = epoch + 1 == self.config.epochs or not patient
-        self.model.stop_training = self.progress.finished
+        self.model.stop_training = _has_ended(self.progress, self.config, settled)
         with undisturbed():
             # Report first: a kill in between repeats the epoch, and its report is not lost.
             self.report(self.progress.epochs[-1])
             self.checkpoint.save(self.model, self.progress)
+
+
+def _has_ended(progress: Progress, config: TrainingConfig, settled: int) -> bool:
+    """True if no epoch is left, or `patience` epochs did not lower the val_loss.
+
+    A loss whose weights rise for `settled` epochs changes its meaning: patience counts from then
+    on.
+    """
+    done = len(progress.epochs)
+    if done == 0 or done >= config.epochs:
+        return done > 0
+    waited = done - 1 - max(progress.best_epoch, settled)
+    return "val_loss" in progress.epochs[-1] and waited >= config.patience
 
 
 def require_finite(model: keras.Model, logs: Epoch, epoch: int, section: str = "train") -> None:
@@ -93,7 +104,7 @@ def _require_finite(name: str, value: float, epoch: int, when: str, section: str
     if not math.isfinite(value):
         raise TrainingError(
             f"Training diverged: {name} is {value} in epoch {epoch}, {when}. Expected a finite "
-            f"number. Lower {section}.learning_rate, or raise {section}.warmup_steps."
+            f"number. Lower {section}.learning_rate, or raise {section}.warmup."
         )
 
 
@@ -108,19 +119,18 @@ def fit(
 ) -> Progress:
     """Train `model`, from its checkpoint if there is one, and give it the best weights.
 
-    `model.settled_after` is the number of steps after which its loss keeps its meaning. `section`
-    of params.yaml has the config. `report` is called after each epoch. Raises TrainingError if the
-    loss or a weight is not finite, and ParamsError if a warm-up takes all steps.
+    `model.settled_after` is the number of steps after which its loss keeps its meaning; it may
+    depend on `model.num_training_steps`, which is set here. `section` of params.yaml has the
+    config. `report` is called after each epoch. Raises TrainingError if the loss or a weight is not
+    finite, and ParamsError if a warm-up takes all steps.
     """
-    settled = model.settled_after
+    _, settled = _warm_ups(model, config, config.epochs, len(batches))
     _require_more(config.epochs, len(batches), "model.kl_warmup_steps", settled, section)
     rate = learning_rate(config, len(batches), section)
     model.compile(optimizer=keras.optimizers.Adam(rate))
     model.optimizer.build(model.trainable_variables)
-    progress = checkpoint.restore(model, Progress) or Progress()
-    if progress.epochs:
-        print(f"{section}: goes on after epoch {len(progress.epochs)} of {config.epochs}")
-    if not progress.finished:
+    progress = _restored(model, checkpoint, config, len(batches), section)
+    if not _has_ended(progress, config, settled // len(batches)):
         model.fit(
             batches,
             shuffle=False,  # Keras would shuffle by a random state that no checkpoint holds
@@ -135,22 +145,61 @@ def fit(
     return progress
 
 
+def _restored(
+    model: keras.Model,
+    checkpoint: Checkpoint,
+    config: TrainingConfig,
+    steps_per_epoch: int,
+    section: str,
+) -> Progress:
+    """Restore the progress of this training, and print the epoch after which it goes on.
+
+    A checkpoint of another number of epochs is of use if its steps are those of this training.
+    """
+
+    def fits(found: Progress) -> bool:
+        done, planned = len(found.epochs), found.planned
+        former = _warm_ups(model, config, planned, steps_per_epoch)
+        same = former == _warm_ups(model, config, config.epochs, steps_per_epoch)
+        grows = config.schedule == "constant" and same and done <= config.epochs
+        if grows or planned == config.epochs:
+            return True
+        print(
+            f"{section}: starts from the first epoch. The checkpoint is of {planned} epochs, whose "
+            f"steps differ from those of {config.epochs}"
+        )
+        return False
+
+    progress = checkpoint.restore(model, Progress, fits) or Progress()
+    if progress.epochs:
+        print(f"{section}: goes on after epoch {len(progress.epochs)} of {config.epochs}")
+    return progress
+
+
+def _warm_ups(
+    model: keras.Model, config: TrainingConfig, epochs: int, steps_per_epoch: int
+) -> tuple[int, int]:
+    """The steps of both warm-ups, of the learning rate and of the loss, in `epochs` epochs."""
+    model.num_training_steps = epochs * steps_per_epoch
+    return config.num_warmup_steps(model.num_training_steps), model.settled_after
+
+
 def learning_rate(config: TrainingConfig, steps_per_epoch: int, section: str = "train") -> Any:
     """A linear warm-up to `learning_rate`, then constant or a cosine to 0.
 
     Loshchilov and Hutter 2017. Raises ParamsError if the warm-up takes all steps.
     """
     num_steps = config.epochs * steps_per_epoch
-    name = f"{section}.warmup_steps"
-    _require_more(config.epochs, steps_per_epoch, name, config.warmup_steps, section)
-    if config.schedule == "constant" and config.warmup_steps == 0:
+    warmup = config.num_warmup_steps(num_steps)
+    _require_more(config.epochs, steps_per_epoch, f"{section}.warmup_steps", warmup, section)
+    if config.schedule == "constant" and warmup == 0:
         return config.learning_rate
     return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if config.warmup_steps else config.learning_rate,
-        decay_steps=num_steps - config.warmup_steps,
+        initial_learning_rate=0.0 if warmup else config.learning_rate,
+        decay_steps=num_steps - warmup,
         alpha=1.0 if config.schedule == "constant" else 0.0,
-        warmup_target=config.learning_rate if config.warmup_steps else None,
-        warmup_steps=config.warmup_steps,
+        warmup_target=config.learning_rate if warmup else None,
+        warmup_steps=warmup,
     )
 
 

@@ -6,9 +6,12 @@ import numpy as np
 from scipy.special import xlog1py, xlogy
 from skimage.metrics import structural_similarity as ssim
 
+from latentworks.metrics.pixels import chunks
+
 CLIP = 1e-7  # as in Keras; keeps the cross-entropy of 0 and 1 finite
 MAX_PSNR = 100.0  # dB, instead of infinity for identical images
 SSIM_WINDOW = 7  # pixels a side, as in scikit-image
+HARDLY = 0.5  # of the mean image's mse: above it, a model shows little but the mean image
 
 # The binary entropy of each grey value, in nats: the cross-entropy of a perfect reconstruction.
 _GREY = np.arange(256) / 255
@@ -38,6 +41,29 @@ def reconstruction_metrics(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> 
         for name, score in scores.items():
             sums[name] += float(score.sum())
     return {name: total / num_images for name, total in sums.items()}
+
+
+def mean_image(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the mean of `images[rows]`, the best constant output: float64 [H, W, C] in [0, 1]."""
+    parts = chunks(rows, images[0].size)
+    total = sum(images[part].sum(axis=0, dtype=np.int64) for part in parts)
+    return np.asarray(total / (255.0 * len(rows)))
+
+
+def mean_image_mse(images: np.ndarray, train: np.ndarray, rows: np.ndarray) -> float:
+    """Compute the mean squared error of the mean of `images[train]`, over `images[rows]`."""
+    mean = mean_image(images, train)
+    parts = chunks(rows, mean.size)
+    total = sum(mean_squared_error(images[part] / 255.0, mean).sum() for part in parts)
+    return float(total) / len(rows)
+
+
+def hardly_better(mse: float, of_mean_image: float) -> bool:
+    """Return True if reconstructions show little more than the mean image of the training images.
+
+    `mse` is their mean squared error, `of_mean_image` that of the mean image on the same images.
+    """
+    return mse > HARDLY * of_mean_image
 
 
 def binary_crossentropy(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:

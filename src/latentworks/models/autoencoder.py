@@ -29,6 +29,7 @@ class Autoencoder(keras.Model):
 
     levels: tuple[int, ...] | None = None  # the latents are not quantised
     num_classes = 0  # of the labels that the model takes
+    num_training_steps = 0  # `fit` sets it
     settled_after = 0  # steps after which the weights within the loss are constant
     refinement: Callable[[Tensor, Tensor], Tensor] | None = None  # added in the second phase
 

@@ -28,9 +28,10 @@ class Conditional(VAE):
         filters: tuple[int, ...],
         loss: str,
         beta: float,
-        kl_warmup_steps: int,
         num_classes: int,
         label_dropout: float,
+        kl_warmup_steps: int | None = None,
+        kl_warmup: float | None = None,
         name: str = "conditional",
         **kwargs: Any,
     ) -> None:
@@ -43,6 +44,7 @@ class Conditional(VAE):
             loss,
             beta,
             kl_warmup_steps,
+            kl_warmup,
             name=name,
             **kwargs,
         )

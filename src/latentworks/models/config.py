@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from latentworks.config import Config, TrainingConfig
+from latentworks.config import Config, Share, Steps, TrainingConfig, one_of
 from latentworks.errors import DataError
 
 if TYPE_CHECKING:
@@ -69,12 +69,23 @@ class AutoencoderConfig(_WithLatents):
         return Autoencoder.load(path)
 
 
-class VAEConfig(_WithLatents):
-    """A variational autoencoder (Kingma and Welling 2014). `beta` weights the KL divergence."""
+class _Variational(_WithLatents):
+    """The params of variational families. `beta` weights the KL divergence."""
+
+    beta: Annotated[float, Field(ge=0)]
+    kl_warmup_steps: Steps | None = None  # params.yaml has either this or `kl_warmup`
+    kl_warmup: Annotated[Share | None, Field(validate_default=True)] = None
+
+    @field_validator("kl_warmup")
+    @classmethod
+    def _is_given_once(cls, share: float | None, info: ValidationInfo) -> float | None:
+        return one_of(share, info, "kl_warmup_steps")
+
+
+class VAEConfig(_Variational):
+    """A variational autoencoder (Kingma and Welling 2014)."""
 
     kind: Literal["vae"]
-    beta: Annotated[float, Field(ge=0)]
-    kl_warmup_steps: Annotated[int, Field(ge=0)]
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int = 0) -> VAE:
         """Build a model with fresh weights. `image_shape`: (height, width, channels)."""
@@ -89,12 +100,10 @@ class VAEConfig(_WithLatents):
         return VAE.load(path)
 
 
-class ConditionalConfig(_WithLatents):
+class ConditionalConfig(_Variational):
     """A variational autoencoder whose encoder and decoder take the label (Sohn et al. 2015)."""
 
     kind: Literal["conditional"]
-    beta: Annotated[float, Field(ge=0)]
-    kl_warmup_steps: Annotated[int, Field(ge=0)]
     label_dropout: Annotated[float, Field(gt=0, lt=1)]  # at 0 every image would need a label
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int = 0) -> Conditional:

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from latentworks.config import steps_of
 from latentworks.models.architectures import build_encoder
 from latentworks.models.autoencoder import Autoencoder, scale
 from latentworks.models.network import Tensor
@@ -20,7 +21,9 @@ from latentworks.models.network import Tensor
 
 @keras.saving.register_keras_serializable(package="latentworks")
 class VAE(Autoencoder):
-    """β-VAE (Higgins et al. 2017); β rises from 0 over `kl_warmup_steps` (Bowman et al. 2016).
+    """β-VAE (Higgins et al. 2017); β rises from 0 in a warm-up (Bowman et al. 2016).
+
+    The warm-up lasts `kl_warmup_steps`, or the share `kl_warmup` of all steps.
 
     With binary_crossentropy and β = 1, the loss is the negative evidence lower bound, in nats per
     pixel. With mean_squared_error, β is twice the variance of a pixel around its mean, so it is far
@@ -35,15 +38,20 @@ class VAE(Autoencoder):
         filters: tuple[int, ...],
         loss: str,
         beta: float,
-        kl_warmup_steps: int,
+        kl_warmup_steps: int | None = None,
+        kl_warmup: float | None = None,
         name: str = "vae",
         **kwargs: Any,
     ) -> None:
         super().__init__(image_shape, latent_dim, architecture, filters, loss, name=name, **kwargs)
         self.beta = beta
-        self.kl_warmup_steps = self.settled_after = kl_warmup_steps
+        self.kl_warmup_steps, self.kl_warmup = kl_warmup_steps, kl_warmup
         self.seeds = keras.random.SeedGenerator(name="seeds")
         self.kl_loss = keras.metrics.Mean(name="kl_loss")  # nats per image
+
+    @property
+    def settled_after(self) -> int:  # type: ignore[override]
+        return steps_of(self.kl_warmup, self.kl_warmup_steps, self.num_training_steps)
 
     def _build_encoder(self) -> keras.Model:
         outputs = {"z_mean": self.latent_dim, "z_log_var": self.latent_dim}
@@ -67,16 +75,18 @@ class VAE(Autoencoder):
 
     def _weight(self, training: bool | None) -> Tensor:
         """The KL weight: β, or in training the part of β that the warm-up has reached."""
-        if not training or not self.kl_warmup_steps or self.refinement is not None:
+        warmup = self.settled_after
+        if not training or not warmup or self.refinement is not None:
             return self.beta
         step = ops.cast(self.optimizer.iterations, "float32")
-        return self.beta * ops.minimum(1.0, step / self.kl_warmup_steps)
+        return self.beta * ops.minimum(1.0, step / warmup)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         for name in ("latent_l2", "latent_noise"):
             del config[name]
-        return {**config, "beta": self.beta, "kl_warmup_steps": self.kl_warmup_steps}
+        lengths = {"kl_warmup_steps": self.kl_warmup_steps, "kl_warmup": self.kl_warmup}
+        return {**config, "beta": self.beta, **lengths}
 
 
 def kl_divergence(z_mean: Tensor, z_log_var: Tensor) -> Tensor:

@@ -108,15 +108,16 @@ def decide(challenger: Scores, champion: Scores | None, config: PromotionConfig)
     else:
         rows = [_against(name, ours[name], champion.metrics[name], config) for name in names]
     failed = [_sentence(row) for row in rows if row.verdict not in ("better", "ok")]
+    remark = _remark(ours["mse"], config.first)
     if failed:
-        return Decision(False, "; ".join(failed), tuple(rows))
+        return Decision(False, "; ".join(failed) + remark, tuple(rows))
     if champion is None:
         values = (f"{row.metric} {number(row.challenger)}" for row in rows)
         reason = f"a first model, within its limits: {', '.join(values)}"
     else:
         (won,) = (_sentence(row) for row in rows if row.metric == config.metric)
         reason = f"{won}; nothing else is worse beyond its margin"
-    return Decision(True, reason, tuple(rows))
+    return Decision(True, reason + remark, tuple(rows))
 
 
 def _comparable(challenger: Scores, champion: Scores | None, declared: str) -> list[str]:
@@ -212,6 +213,13 @@ def _sentence(row: MetricRow) -> str:
         "worse": "is worse: " if row.limit is None else "is worse beyond its margin: ",
     }.get(row.verdict, "")
     return f"{row.metric} {problem}{ours} against {number(row.champion)}{_gain(row)}"
+
+
+def _remark(mse: Score, first: FirstLimits) -> str:
+    """Return a clause about reconstructions that no first model would be promoted with; else ""."""
+    if mse.reference is None or not mse.value > first.mse * mse.reference:
+        return ""
+    return "; its reconstructions are hardly better than the mean image"
 
 
 def _gain(row: MetricRow) -> str:

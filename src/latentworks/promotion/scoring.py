@@ -91,7 +91,7 @@ def _bar(total: int, unit: str) -> Any:
 def _reconstruction(servable: Servable, prepared: Prepared) -> Score:
     """Score mse over all test images. The reference is the mse of the mean training image."""
     rows = prepared.rows("test")
-    mean = mean_image(prepared.images, prepared.rows("train"))
+    mean = metrics.mean_image(prepared.images, prepared.rows("train"))
     errors, of_mean = [], []
     with _bar(len(rows), "images") as bar:
         for part in metrics.chunks(rows, mean.size, DECODED_BYTES):
@@ -116,13 +116,6 @@ def _labels(servable: Servable, prepared: Prepared, rows: np.ndarray) -> tuple[n
 def _is_conditional(servable: Servable) -> bool:
     """Return True for a conditional model. Versions from before these existed lack the flag."""
     return getattr(servable, "conditional", False)
-
-
-def mean_image(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return the mean of `images[rows]`, the best constant output: float64 [H, W, C] in [0, 1]."""
-    parts = metrics.chunks(rows, images[0].size)
-    total = sum(images[part].sum(axis=0, dtype=np.int64) for part in parts)
-    return np.asarray(total / (255.0 * len(rows)))
 
 
 def _active_units(servable: Servable, prepared: Prepared) -> Score:

@@ -8,7 +8,7 @@ from latentworks.errors import LatentworksError
 from latentworks.repository import dag, dvc, outputs
 from latentworks.repository.outputs import KEPT
 from latentworks.repository.plan import Outdated
-from latentworks.runner import resources
+from latentworks.runner import advice, resources
 from latentworks.runner.verify import verify_checkout
 
 UNCHANGED = "unchanged"  # an outcome: DVC had nothing to do
@@ -66,6 +66,9 @@ def reproduce_stage(
     The options are those of `dvc.repro`. If the stage fails, its previous outputs are back.
     """
     require_whole(root, needs, report, env)
+    if stage == advice.STAGE:
+        for line in advice.advice(root):
+            report(f"note: {line}")
     restored = not force and _restore_persisting(root, stage, env)
     outs = dag.outs_of(dag.stages(root)[stage])
     previous = [out for out in outs if (root / out).exists() or (root / KEPT / out).exists()]

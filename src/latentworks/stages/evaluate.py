@@ -51,8 +51,9 @@ def main(
 
     pairs = inference.reconstruct(network, data.images, rows, data.labels(rows))
     errors = metrics.reconstruction_metrics(inference.counted(pairs, len(rows)))
+    of_mean = metrics.mean_image_mse(data.images, data.rows("train"), rows)
     scores = {
-        "test": errors,
+        "test": {**errors, "mse_mean_image": of_mean},
         "latents": {
             **metrics.latent_metrics(train.z, train.labels, test.z, test.labels),
             **_trustworthiness(network, data, rows),
@@ -83,6 +84,12 @@ def main(
         f"evaluate: test.bce {errors['bce']:.4f} on {len(rows)} images; samples compared "
         f"in {judge.kind} features; {len(drawings)} pictures in {figures}, and {atlas}"
     )
+    if metrics.hardly_better(errors["mse"], of_mean):
+        print(
+            "evaluate: the reconstructions are hardly better than the mean image: their mse is "
+            f"{errors['mse']:.4f}, the mean image's {of_mean:.4f}. Raise train.epochs or "
+            "model.latent_dim, or take another recipe"
+        )
 
     shown = (prepared, model, latents, sampler, samples, metrics_file, figures, atlas)
     outbox.log("evaluate", Result.of(*shown))

@@ -47,9 +47,11 @@ def main(prepared: Path, model: Path) -> None:
     batches = Batches(data.images, train, size, params.seed, labels)
     validation = Batches(data.images, val, size, labels=labels) if len(val) else None
     # The first phase does not depend on the params of the second, and is kept when they change.
+    # More epochs may go on from it, which `fit` decides.
     made_from = params.model_dump(mode="json")
     whole = _fingerprint(made_from, data)
-    made_from["train"].pop("refine")
+    for name in ("refine", "epochs"):
+        made_from["train"].pop(name)
     checkpoint = Checkpoint(STATE / "checkpoint.npz", _fingerprint(made_from, data))
     second = Checkpoint(STATE / "refinement.npz", whole)
     second.forget_finished(dag.locked_md5(Path(), model), checkpoint)
