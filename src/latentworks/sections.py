@@ -7,7 +7,7 @@ from pydantic import Field
 
 from latentworks import params
 from latentworks.config import Config, Seed
-from latentworks.datasets.config import DatasetConfig, PrepareConfig
+from latentworks.datasets.config import BUILT_IN, DatasetConfig, PrepareConfig
 from latentworks.errors import ParamsError
 from latentworks.models.config import ModelConfig, TrainConfig
 from latentworks.monitoring.drift import DriftConfig
@@ -64,7 +64,7 @@ def refuse_images_among_outputs(root: Path, dataset: DatasetConfig) -> None:
     A stage replaces its outs, and DVC refuses a dep that contains an out.
     """
     path = (root / dataset.path).resolve()
-    fetched = dataset.kind == "fashion_mnist"
+    fetched = isinstance(dataset, BUILT_IN)
     for name, stage in dag.stages(root).items():
         for entry in dag.paths([*stage.get("outs", ()), *stage.get("metrics", ())]):
             out = (root / entry).resolve()

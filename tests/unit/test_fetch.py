@@ -5,22 +5,24 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from latentworks.datasets import fashion_mnist
+from latentworks.datasets import emoji, fashion_mnist
 from latentworks.datasets.debian_mirror import DebianMirror
 from latentworks.datasets.fetching import fetch
 from latentworks.datasets.http_mirror import HTTPMirror
-from latentworks.datasets.pinned import PinnedFile
+from latentworks.datasets.pinned import Mirror, PinnedFile
 from latentworks.errors import DataError
 from latentworks.stages.fetch import main
 from latentworks.system.disk import file_digest
@@ -167,7 +169,7 @@ import sys
 from pathlib import Path
 from latentworks.datasets.fetching import fetch
 from latentworks.datasets.http_mirror import HTTPMirror
-from latentworks.datasets.pinned import PinnedFile
+from latentworks.datasets.pinned import Mirror, PinnedFile
 
 url, name, size, sha256 = sys.argv[1:]
 fetch([PinnedFile(name, int(size), sha256)], [HTTPMirror(url)], Path("downloads"), Path("folder"))
@@ -297,6 +299,11 @@ def write_params(kind: str, path: str) -> None:
     Path("params.yaml").write_text(json.dumps({"dataset": {"kind": kind, "path": path}}))
 
 
+def of_fashion_mnist(*mirrors: Mirror) -> Callable[[Path, Path], list[str]]:
+    """The download of Fashion-MNIST from these mirrors."""
+    return partial(fashion_mnist.download, mirrors=mirrors)
+
+
 def test_fetch_leaves_the_users_own_images_in_place(capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine").mkdir()
     write_params("image_folder", "mine")
@@ -345,7 +352,7 @@ def test_fetch_does_not_delete_the_users_files_in_its_output_folder(
     Path("data/raw/mine/photo.png").write_bytes(b"precious")
     write_params("fashion_mnist", "data/raw/fashion-mnist")
     with pytest.raises(DataError, match=r"which replaces data/raw\. Move your own files"):
-        main(Path("data/raw"), [server.mirror()])
+        main(Path("data/raw"), of_fashion_mnist(server.mirror()))
     assert Path("data/raw/mine/photo.png").read_bytes() == b"precious"
 
 
@@ -365,7 +372,7 @@ def test_a_failed_fetch_leaves_no_partial_folder(server: Server) -> None:
     server.answers = [Answer(status=404)]
     write_params("fashion_mnist", "data/raw/fashion-mnist")
     with pytest.raises(DataError, match="HTTP status 404"):
-        main(Path("data/raw"), [server.mirror()])
+        main(Path("data/raw"), of_fashion_mnist(server.mirror()))
     assert list(Path("data").iterdir()) == []
 
 
@@ -374,7 +381,7 @@ def test_fashion_mnist_from_debian(capsys: pytest.CaptureFixture[str]) -> None:
     write_params("fashion_mnist", "data/raw/fashion-mnist")
     nobody = HTTPMirror("http://127.0.0.1:1/", backoff=0)
     debian = DebianMirror("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist")
-    main(Path("data/raw"), [nobody, debian])
+    main(Path("data/raw"), of_fashion_mnist(nobody, debian))
     source = json.loads(Path("data/raw/source.json").read_text())
     assert source["files"] == {file.name: file.sha256 for file in fashion_mnist.FILES}
     for name, digest in source["files"].items():
@@ -383,3 +390,30 @@ def test_fashion_mnist_from_debian(capsys: pytest.CaptureFixture[str]) -> None:
     assert opened.num_items == 70_000
     assert opened.class_names[9] == "Ankle boot"
     assert "refused); Debian's package dataset-fashion-mnist served" in capsys.readouterr().out
+
+
+@pytest.mark.system
+@pytest.mark.skipif(not shutil.which("npm"), reason="npm is not installed")
+def test_emoji_from_npm() -> None:
+    write_params("emoji", "data/raw/emoji")
+    main(Path("data/raw"))
+    assert len(json.loads(Path("data/raw/source.json").read_text())["files"]) == 3786
+    source = emoji.load(Path("data/raw/emoji"))
+    assert source.num_items == 3786
+    assert source.class_names[:3] == ("Activities", "Animals & Nature", "Component")
+    splits = {item.name: item.split for item in source.items}
+    waves = {split for name, split in splits.items() if "/1f44b" in name}  # in six skin tones
+    assert len(waves) == 1
+    assert {*splits.values()} == {"train", "val", "test"}
+    main(Path("data/raw"))  # replaces what it wrote
+    (Path("data/raw/emoji/Activities") / "1f380.png").write_bytes(b"another")
+    with pytest.raises(DataError, match="not the emoji of emoji-datasource-twitter"):
+        emoji.load(Path("data/raw/emoji"))
+
+
+def test_without_npm_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_params("emoji", "data/raw/emoji")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(DataError, match=r"npm could not serve .*: npm is not installed\."):
+        main(Path("data/raw"))
+    assert not Path("data/raw").exists()

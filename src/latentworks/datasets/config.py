@@ -26,6 +26,30 @@ class FashionMNISTConfig(Config):
 
         return load(Path(self.path))
 
+    def fetch(self, folder: Path, downloads: Path) -> list[str]:
+        """Download the files into `folder`, and return the outcomes. Raises DataError."""
+        from latentworks.datasets.fashion_mnist import download
+
+        return download(folder, downloads)
+
+
+class EmojiConfig(Config):
+    """3,786 emoji of 64x64 pixels in 10 categories: drawings of Twemoji, CC BY 4.0."""
+
+    kind: Literal["emoji"]
+    path: SourcePath
+
+    def load(self) -> Source:
+        from latentworks.datasets.emoji import load
+
+        return load(Path(self.path))
+
+    def fetch(self, folder: Path, downloads: Path) -> list[str]:
+        """Download the images into `folder`, and return the outcome. Raises DataError."""
+        from latentworks.datasets.emoji import download
+
+        return download(folder, downloads)
+
 
 class ImageFolderConfig(Config):
     """A folder of PNG, JPEG or WebP files; its sub-folders, if any, are the classes."""
@@ -64,8 +88,10 @@ class NPZConfig(Config):
 
 
 DatasetConfig = Annotated[
-    FashionMNISTConfig | ImageFolderConfig | IDXConfig | NPZConfig, Field(discriminator="kind")
+    FashionMNISTConfig | EmojiConfig | ImageFolderConfig | IDXConfig | NPZConfig,
+    Field(discriminator="kind"),
 ]
+BUILT_IN = (FashionMNISTConfig, EmojiConfig)  # stage fetch downloads them
 
 
 class PrepareConfig(Config):

@@ -1,14 +1,13 @@
 """A mirror that takes pinned files from a Debian package."""
 
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from latentworks.datasets import commands
 from latentworks.datasets.pinned import (
     IncompleteError,
     MirrorError,
@@ -16,7 +15,6 @@ from latentworks.datasets.pinned import (
     PinnedFile,
     decompress,
 )
-from latentworks.system import processes
 
 
 @dataclass(frozen=True)
@@ -54,30 +52,13 @@ class DebianMirror:
         (folder / "cache" / "archives" / "partial").mkdir(parents=True)
         loudness = "--quiet=0" if sys.stdout.isatty() else "--quiet=2"  # apt draws progress bars
         apt = ["apt-get", loudness, *_options(folder)]
-        self._run([*apt, "update"], folder, check=False)  # an unrelated archive may fail
-        self._run([*apt, "download", self.package], folder)
+        commands.run(
+            [*apt, "update"], folder, self.timeout, check=False
+        )  # an unrelated archive may fail
+        commands.run([*apt, "download", self.package], folder, self.timeout)
         package = next(folder.glob("*.deb"))
-        self._run(["dpkg-deb", "-x", package.name, "unpacked"], folder)
+        commands.run(["dpkg-deb", "-x", package.name, "unpacked"], folder, self.timeout)
         return folder / "unpacked"
-
-    def _run(self, command: list[str], folder: Path, check: bool = True) -> None:
-        try:
-            subprocess.run(
-                processes.tied(command),
-                cwd=folder,
-                env={**os.environ, "LC_ALL": "C"},
-                stdin=subprocess.DEVNULL,
-                stdout=None if sys.stdout.isatty() else subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                timeout=self.timeout,
-                check=check,
-            )
-        except subprocess.TimeoutExpired:
-            raise MirrorError(f"{command[0]} took over {self.timeout:.0f} seconds") from None
-        except subprocess.CalledProcessError as error:
-            lines = error.stderr.strip().splitlines()
-            raise MirrorError(lines[-1] if lines else f"{command[0]} failed") from None
 
 
 def _options(folder: Path) -> Iterator[str]:

@@ -3,13 +3,13 @@
 The out is the folder `raw`: the files, and `source.json` with their dataset and digests.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 from latentworks.config import Config
-from latentworks.datasets import fashion_mnist
-from latentworks.datasets.config import DatasetConfig
-from latentworks.datasets.pinned import Mirror
+from latentworks.datasets import emoji, fashion_mnist
+from latentworks.datasets.config import BUILT_IN, DatasetConfig
 from latentworks.errors import DataError
 from latentworks.params import load
 from latentworks.repository import timings
@@ -17,18 +17,22 @@ from latentworks.system.disk import file_digest, replacing, write_json
 from latentworks.system.state import STATE
 
 DOWNLOADS = STATE / "downloads"
+SOURCE = "source.json"
 
 
 class Params(Config):
     dataset: DatasetConfig
 
 
-def main(raw: Path, mirrors: Sequence[Mirror] = fashion_mnist.MIRRORS) -> None:
-    """Fill `raw`. Raises DataError if dataset.path does not exist or cannot be used."""
+def main(raw: Path, download: Callable[[Path, Path], list[str]] | None = None) -> None:
+    """Fill `raw` by `download`, or by `dataset.fetch` of the dataset.
+
+    Raises DataError if dataset.path does not exist or cannot be used.
+    """
     dataset = load(Params).dataset
     path = Path(dataset.path)
     inside = path.resolve().is_relative_to(raw.resolve())
-    if inside and dataset.kind != "fashion_mnist":
+    if inside and not isinstance(dataset, BUILT_IN):
         raise DataError(
             f"params.yaml: dataset.path {path} lies in {raw}, which stage fetch replaces. "
             "Move your images to another folder and correct dataset.path."
@@ -48,21 +52,22 @@ def main(raw: Path, mirrors: Sequence[Mirror] = fashion_mnist.MIRRORS) -> None:
     outcomes = [f"your own images stay at {path}"]
     with replacing(raw) as folder:
         folder.mkdir()
-        if inside:
+        if inside and isinstance(dataset, BUILT_IN):
             files = folder / path.resolve().relative_to(raw.resolve())
-            outcomes = fashion_mnist.download(files, DOWNLOADS, mirrors)
-            digests = {file.name: file_digest(file) for file in sorted(files.iterdir())}
-        write_json(folder / "source.json", {"kind": dataset.kind, "files": digests})
+            outcomes = (download or dataset.fetch)(files, DOWNLOADS)
+            written = sorted(file for file in files.rglob("*") if file.is_file())
+            digests = {file.name: file_digest(file) for file in written}
+        write_json(folder / SOURCE, {"kind": dataset.kind, "files": digests})
 
     print(f"fetch: {len(digests)} files of {dataset.kind} fetched; {'; '.join(outcomes)}")
-    timings.write("fetch", file_digest(raw / "source.json"))
+    timings.write("fetch", file_digest(raw / SOURCE))
 
 
 def _foreign_files(raw: Path) -> list[Path]:
     """Return the files in `raw` that this stage did not write."""
-    names = {"source.json", *(file.name for file in fashion_mnist.FILES)}
     paths = sorted(path for path in raw.rglob("*") if not path.is_dir() or path.is_symlink())
-    return [path for path in paths if path.name not in names]
+    own = [re.compile(re.escape(SOURCE)), *(dataset.NAME for dataset in (fashion_mnist, emoji))]
+    return [path for path in paths if not any(name.fullmatch(path.name) for name in own)]
 
 
 def _require_readable(path: Path) -> None:
