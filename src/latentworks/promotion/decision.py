@@ -108,7 +108,7 @@ def decide(challenger: Scores, champion: Scores | None, config: PromotionConfig)
     else:
         rows = [_against(name, ours[name], champion.metrics[name], config) for name in names]
     failed = [_sentence(row) for row in rows if row.verdict not in ("better", "ok")]
-    remark = _remark(ours["mse"], config.first)
+    remark = "" if champion is None else _remark(ours["mse"], config.first)
     if failed:
         return Decision(False, "; ".join(failed) + remark, tuple(rows))
     if champion is None:
