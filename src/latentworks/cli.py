@@ -51,9 +51,11 @@ RESULT = typer.Option(
 
 @app.command()
 def validate() -> None:
-    """Check params.yaml; exit 2 with one line for each fault."""
+    """Check params.yaml, and that it names images; exit 2 with one line for each fault."""
     root = dag.root()
-    sections.refuse_images_among_outputs(root, sections.checked(root).dataset)
+    dataset = sections.checked(root).dataset
+    sections.refuse_images_among_outputs(root, dataset)
+    sections.require_images(root, dataset)
     typer.echo("params.yaml is valid")
 
 
