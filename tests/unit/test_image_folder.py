@@ -271,6 +271,7 @@ def test_names_of_splits_among_others_are_classes(others: list[str], tmp_path: P
         ("metadata.csv", "\ufeffFile Name;Class;x\r\n1.png;cat;7\r\n2.png;dog;8\r\n"),
         ("metadata.jsonl", '{"file_name": "1.png", "label": "cat"}\n{"image": "", "id": 2}\n'),
         ("labels.csv", "id\tbreed\n1\tcat\n2\tdog\n"),
+        ("labels.csv", ",id,breed\n0,1,cat\n1,2,dog\n"),
         ("Labels.CSV", 'path,category\n"./1.png","cat"\nsub/../2.png,dog\n'),
     ],
 )
@@ -344,6 +345,7 @@ def test_a_file_that_is_named_and_missing_is_rejected(tmp_path: Path) -> None:
         ("labels.csv", "id,name\n0,cat\n7,dog\n", "labels.csv is not used: it names none of the"),
         ("labels.csv", "", "labels.csv is not used: it has no column of files"),
         ("metadata.csv", "file_name,text\n1.png,A cat\n", "metadata.csv has no column of labels"),
+        ("metadata.csv", ",file_name\n0,1.png\n", "metadata.csv has no column of labels"),
     ],
 )
 def test_a_file_without_labels_of_these_images_is_not_used(
@@ -355,6 +357,16 @@ def test_a_file_without_labels_of_these_images_is_not_used(
     assert source.class_names == ("a", "b")
     assert source.notes[0].startswith(note)
     assert source.num_items == 2
+
+
+def test_a_file_of_labels_that_is_a_link_out_of_the_folder_or_a_pipe_is_not_read(
+    tmp_path: Path,
+) -> None:
+    folder = folder_of(tmp_path / "photos", "1.png")
+    (tmp_path / "private.csv").write_text("id,label\n1,secret\n")
+    (folder / "labels.csv").symlink_to(tmp_path / "private.csv")
+    os.mkfifo(folder / "metadata.csv")
+    assert image_folder.load(folder).class_names == ()
 
 
 @pytest.mark.parametrize(
@@ -371,7 +383,7 @@ def test_a_file_without_labels_of_these_images_is_not_used(
         (
             "metadata.jsonl",
             '{"file_name": "1.png", "label": [0, 1]}',
-            r"line 1: label: expected a text or a number. Received: \[0, 1\]",
+            r"line 1: expected a text or a number. Received: \[0, 1\]",
         ),
     ],
 )

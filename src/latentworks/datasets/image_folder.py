@@ -46,7 +46,8 @@ def load(path: Path) -> Source:
         raise DataError(f"{path}: the folder has no images. {EXPECTED}. Received: {received}.")
     likely = [image for image in images if _is_likely(image)] or images
     layout = Layout.of(likely)
-    given = label_files.read(path, [file for file in files if _is_of_labels(file, layout)], images)
+    of_labels = [file for file in files if _is_of_labels(links, layout, file)]
+    given = label_files.read(path, of_labels, images)
 
     class_of = given.labels.get if given.labels else layout.class_name
     class_names = given.class_names() or sorted(set(filter(None, map(class_of, likely))))
@@ -101,9 +102,13 @@ def _is_likely(file: str) -> bool:
     return file.casefold().endswith(PICTURES) or not PurePath(file).suffix
 
 
-def _is_of_labels(file: str, layout: Layout) -> bool:
+def _is_of_labels(links: Links, layout: Layout, file: str) -> bool:
+    """True for a file of labels beside the images, and not for a pipe, or a link out of them."""
     *folders, name = PurePath(file).parts
-    return name.casefold() in label_files.NAMES and tuple(folders) in layout.levels()
+    if name.casefold() not in label_files.NAMES or tuple(folders) not in layout.levels():
+        return False
+    path = os.path.realpath(os.path.join(links.root, file))
+    return os.path.isfile(path) and links.allow(path)
 
 
 def _entries(links: Links, folder: str = "", linked: bool = False) -> Iterator[tuple[str, bool]]:
@@ -119,14 +124,14 @@ def _entries(links: Links, folder: str = "", linked: bool = False) -> Iterator[t
                 continue
             is_link = entry.is_symlink()
             is_folder = os.path.isdir(entry.path)  # not entry.is_dir(): a link to itself raises
-            if not is_folder or (is_link and (linked or not _is_below(links, path))):
+            if not is_folder or (is_link and (linked or not _leads_inside(links, path))):
                 yield path, False
             else:
                 yield path, True
                 yield from _entries(links, path, linked or is_link)
 
 
-def _is_below(links: Links, path: str) -> bool:
+def _leads_inside(links: Links, path: str) -> bool:
     """True if a link leads into the folder of images, and not to a folder around the link."""
     link = os.path.join(links.root, path)
     target = os.path.realpath(link)

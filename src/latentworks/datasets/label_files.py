@@ -11,8 +11,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple, Self
 
 from latentworks.datasets.layout import SPLITS, listed, printable, split_of_name
 from latentworks.datasets.rejects import counted
@@ -62,57 +62,65 @@ def read(root: Path, label_files: Sequence[str], images: Sequence[str]) -> Label
 def _read_file(root: Path, file: str, images: Sequence[str], found: Labels) -> None:
     where, shown = printable(os.fspath(root / file)), printable(file)
     rows = list(_rows(root / file, where))
-    columns = {column for _, row in rows for column in row}
-    file_column = next((name for name in FILE_COLUMNS if name in columns), None)
-    if file_column is None:
-        found.notes.append(
-            f"{shown} is not used: it has no column of files, such as {FILE_COLUMNS[0]}"
-        )
+    columns = Columns.of(file, {column for _, row in rows for column in row})
+    if columns is None:
+        names = f"no column of files, such as {FILE_COLUMNS[0]}"
+        found.notes.append(f"{shown} is not used: it has {names}")
         return
-    label_column = _label_column(file, columns - {file_column, SPLIT_COLUMN})
     folder = file.rpartition("/")[0]
     known = _Paths(folder, images)
-    named: set[str] = set()
-    missing: list[str] = []
-    has_labels = False
-    for number, row in rows:
-        name = _text(row.get(file_column), f"{where}: line {number}: {file_column}")
-        if name is None:
+    labels: dict[str, str | None] = {}
+    missing: dict[str, None] = {}
+    for line, row in rows:
+        place = f"{where}: line {line}"
+        if (name := _text(row.get(columns.file), place)) is None:
             continue
-        image = known.find(name, f"{where}: line {number}")
-        if image is None:
-            missing.append(f"{folder}/{name}" if folder else name)
+        if (image := known.find(name, place)) is None:
+            missing[f"{folder}/{name}" if folder else name] = None
             continue
-        named.add(image)
-        if label_column:
-            label = _text(row.get(label_column), f"{where}: line {number}: {label_column}")
-            if label is not None:
-                before = found.labels.setdefault(image, label)
-                if before != label:
-                    raise DataError(
-                        f"{where}: line {number}: {escaped(name)} has the labels "
-                        f"{short(before)} and {short(label)}. Keep one row for each image."
-                    )
-                has_labels = True
-        if split := _split(row.get(SPLIT_COLUMN), f"{where}: line {number}"):
+        labels[image] = _text(row.get(columns.label), place) if columns.label else None
+        if label := labels[image]:
+            before = found.labels.setdefault(image, label)
+            if before != label:
+                raise DataError(
+                    f"{place}: {printable(name)} has the labels {short(before)} and "
+                    f"{short(label)}. Keep one row for each image."
+                )
+        if split := _split(row.get(SPLIT_COLUMN), place):
             found.splits[image] = split
-    if not named:
+    if not labels:
         found.notes.append(f"{shown} is not used: it names none of the images")
         return
-    found.missing += dict.fromkeys(missing)
-    uses = [*(["labels"] if has_labels else []), *(["splits"] if SPLIT_COLUMN in columns else [])]
+    found.missing += missing
+    uses = ["labels"] if any(labels.values()) else []
+    uses += ["splits"] if columns.has_split else []
     if uses:
         found.notes.append(f"{' and '.join(uses)} are those of {shown}")
     else:
         found.notes.append(f"{shown} has no column of labels, such as {LABEL_COLUMNS[0]}")
 
 
-def _label_column(file: str, columns: set[str]) -> str | None:
-    """Return the column of labels. In labels.csv it may have any name if it is the only one."""
-    known = next((name for name in LABEL_COLUMNS if name in columns), None)
-    if known is None and file.rpartition("/")[2].casefold() == "labels.csv" and len(columns) == 1:
-        return next(iter(columns))
-    return known
+class Columns(NamedTuple):
+    """The columns of a file of labels that are used."""
+
+    file: str
+    label: str  # empty if there is none
+    has_split: bool
+
+    @classmethod
+    def of(cls, file: str, names: set[str]) -> Self | None:
+        """Choose among the columns of a file. None if no column names files.
+
+        In labels.csv, the label may have any name if no other column is left.
+        """
+        path = next((name for name in FILE_COLUMNS if name in names), None)
+        if path is None:
+            return None
+        others = names - {path, SPLIT_COLUMN, ""}  # pandas saves the numbers of rows as ""
+        label = next((name for name in LABEL_COLUMNS if name in others), "")
+        if not label and len(others) == 1 and PurePath(file).name.casefold() == "labels.csv":
+            (label,) = others
+        return cls(path, label, SPLIT_COLUMN in names)
 
 
 def _rows(path: Path, where: str) -> Iterator[tuple[int, Row]]:
@@ -159,13 +167,15 @@ def _text(value: object, where: str) -> str | None:
         return (value or "").strip() or None
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     if isinstance(value, int | float):
-        return str(int(value) if float(value).is_integer() else value)
+        return str(value)
     raise DataError(f"{where}: expected a text or a number. Received: {short(value)}.")
 
 
 def _split(value: object, where: str) -> Split | None:
-    text = _text(value, f"{where}: {SPLIT_COLUMN}")
+    text = _text(value, where)
     if text is None:
         return None
     split = split_of_name(text)
@@ -200,7 +210,7 @@ class _Paths:
         images = self._others.get(path, [])
         if len(images) > 1:
             raise DataError(
-                f"{where}: {escaped(name)} is {escaped(images[0])} or {escaped(images[1])}. "
+                f"{where}: {printable(name)} is {printable(images[0])} or {printable(images[1])}. "
                 "Write the whole path, with its extension."
             )
         return images[0] if images else None
