@@ -35,6 +35,7 @@ from checkouts import ROOT
 from latentworks import params
 from latentworks.datasets import idx, image_folder, npz
 from latentworks.datasets.decoding import decoded
+from latentworks.datasets.rejects import REASONS
 from latentworks.datasets.source import MAX_PIXELS, Source
 from latentworks.errors import DataError, ParamsError
 from latentworks.params import recipes
@@ -436,7 +437,6 @@ def test_damaged_npz_archives_are_read_as_written_or_refused(
 
 # --- pictures ------------------------------------------------------------------------------------
 
-REASONS = {"unreadable", "truncated", "too_large", "empty", "animated"}
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 7, 4), dtype=np.uint8)
 
 

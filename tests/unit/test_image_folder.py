@@ -168,15 +168,16 @@ def test_a_folder_without_images_is_refused_with_what_it_holds(name: str, tmp_pa
 @pytest.mark.parametrize(
     ("name", "cure"),
     [
-        ("photos.zip", "Unpack it"),
-        ("photos.tar.gz", "Unpack it.*, or set dataset.kind to tar"),
-        ("photos.png", "Expected a folder of images"),
+        ("photos.zip", r"Received: an archive. Unpack it, .* this gives\.$"),
+        ("photos.tar.gz", r"Unpack it, .* this gives, or set dataset.kind to tar\.$"),
+        ("photos.npz", r"Unpack it, .* this gives, or set dataset.kind to npz\.$"),
+        ("photos.png", r"Expected a folder of images. Correct dataset.path\.$"),
     ],
 )
 def test_a_file_in_place_of_the_folder_is_refused_with_the_cure(
     name: str, cure: str, tmp_path: Path
 ) -> None:
-    start = {"photos.zip": b"PK\3\4", "photos.tar.gz": b"\x1f\x8b"}.get(name, b"\x89PNG")
+    start = {".png": b"\x89PNG", ".gz": b"\x1f\x8b"}.get(Path(name).suffix, b"PK\3\4")
     (tmp_path / name).write_bytes(start + bytes(600))
     with pytest.raises(DataError, match=cure) as error:
         image_folder.load(tmp_path / name)

@@ -216,7 +216,11 @@ def test_a_dataset_path_that_overlaps_outs_or_is_invalid_is_refused(
         ("~/photos", f"without ~, which DVC does not expand: {Path.home()}/photos. Received", 2),
         ("s3://bucket/photos", "by `dvc import-url s3://bucket/photos photos`. Received", 2),
         ("https://host/a.zip", "should be a path on this machine. Download the images first", 2),
-        ("../digits/photos.zip", "photos.zip: an archive. Expected a folder of images. Unpack", 3),
+        (
+            "../digits/photos.zip",
+            "photos.zip: not a folder. Expected a folder of images.",
+            3,
+        ),
         ("../digits/photos.tgz", "or set dataset.kind to tar.", 3),
     ],
 )

@@ -264,7 +264,7 @@ def test_too_few_images_are_an_error() -> None:
     with pytest.raises(DataError, match=r"at least 100 \(prepare.min_images\)") as error:
         main(RAW, PREPARED)
     assert "Received: 5 (" in str(error.value)
-    assert str(error.value).endswith("1 image is an empty file: empty.png. Copy it again.")
+    assert str(error.value).endswith("1 image is an empty file: empty.png. Copy again.")
     assert not PREPARED.exists()
 
 
@@ -281,7 +281,7 @@ def test_too_many_rejects_are_an_error_that_names_the_cures() -> None:
     assert (
         "Received: 17.81%. 10 images are web pages in place of pictures, such as 0.jpg. " in message
     )
-    assert message.endswith("The log names all 4 reasons.")
+    assert message.endswith("The log names all 4 reasons. Or raise the limit.")
     assert "\n" not in message
     assert not PREPARED.exists()
 

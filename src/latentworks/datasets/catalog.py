@@ -81,7 +81,7 @@ class Catalog:
         if max_rejects is not None and share > max_rejects:
             raise DataError(
                 f"Too many images are rejected. Expected at most {max_rejects:.2%} "
-                f"(prepare.max_rejects). Received: {share:.2%}. {self._cures()}"
+                f"(prepare.max_rejects). Received: {share:.2%}. {self._cures()} Or raise the limit."
             )
         expected = ""
         if total < min_images:

@@ -27,6 +27,7 @@ PICTURES = (
 TEXTS = (
     *(".txt", ".md", ".json", ".jsonl", ".csv", ".xml", ".yaml", ".yml", ".py", ".html", ".htm"),
 )
+ARRAYS = {".npz": "npz", ".tar": "tar", ".tgz": "tar"}  # kinds that read a file as it is
 IGNORED = ("__macosx", "thumbs.db", "desktop.ini")  # left behind by macOS and Windows
 EXPECTED = "Expected PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF or HEIC files"
 
@@ -85,16 +86,17 @@ def require_folder(path: Path) -> None:
         return
     if not path.exists():
         raise DataError(f"{path}: no such folder. Correct dataset.path, or put the images there.")
-    name, is_archive = path.name.casefold(), False
+    fault = f"{path}: not a folder. Expected a folder of images"
+    kind = next((ARRAYS[suffix] for suffix in path.suffixes if suffix in ARRAYS), None)
+    other = f", or set dataset.kind to {kind}" if kind else ""
     if path.is_file():
         with path.open("rb") as stream:
-            is_archive = kind_of(stream.read(START_BYTES)) == "archive"
-    if not is_archive:
-        raise DataError(f"{path}: a file. Expected a folder of images. Correct dataset.path.")
-    cure = "Unpack it, and set dataset.path to the folder that it gives"
-    if ".tar" in name or name.endswith(".tgz"):
-        cure += ", or set dataset.kind to tar"
-    raise DataError(f"{path}: an archive. Expected a folder of images. {cure}.")
+            if kind_of(stream.read(START_BYTES)) == "archive":
+                raise DataError(
+                    f"{fault}. Received: an archive. Unpack it, and set dataset.path to the folder "
+                    f"that this gives{other}."
+                )
+    raise DataError(f"{fault}. Correct dataset.path{other}.")
 
 
 def _is_likely(file: str) -> bool:

@@ -21,7 +21,7 @@ REASONS = {
         "Save the frame that you want",
     ),
     "archive": Reason(
-        "is an archive", "are archives", "Unpack it beside the other images, and remove it"
+        "is an archive", "are archives", "Unpack beside the other images, and remove the archive"
     ),
     "broken_link": Reason(
         "is a link to a file that is missing",
@@ -31,9 +31,9 @@ REASONS = {
     "dicom": Reason(
         "is a DICOM file",
         "are DICOM files",
-        "Convert it to PNG: the package pydicom reads the pixels and their range",
+        "Convert to PNG: the package pydicom reads the pixels and their range",
     ),
-    "empty": Reason("is an empty file", "are empty files", "Copy it again"),
+    "empty": Reason("is an empty file", "are empty files", "Copy again"),
     "heic": Reason(
         "is in HEIC, which needs a package",
         "are in HEIC, which needs a package",
@@ -42,10 +42,10 @@ REASONS = {
     "html": Reason(
         "is a web page in place of a picture",
         "are web pages in place of pictures",
-        "Download it again: the server answered with a page, for instance of a login",
+        "Download again: the server sent a page, for instance of a login",
     ),
     "lfs_pointer": Reason(
-        "is a pointer of Git LFS", "are pointers of Git LFS", "Run `git lfs pull` in its repository"
+        "is a pointer of Git LFS", "are pointers of Git LFS", "Run `git lfs pull` in the repository"
     ),
     "link_outside": Reason(
         "is a link out of the folder",
@@ -65,16 +65,16 @@ REASONS = {
     "too_large": Reason(
         f"has more than {MAX_PIXELS // 1_000_000} million pixels",
         f"have more than {MAX_PIXELS // 1_000_000} million pixels",
-        "Shrink it, or cut it into tiles",
+        "Shrink, or cut into tiles",
     ),
-    "truncated": Reason("is truncated", "are truncated", "Copy it again"),
+    "truncated": Reason("is truncated", "are truncated", "Copy again"),
     "unreadable": Reason(
-        "is damaged, or no picture", "are damaged, or no pictures", "Copy it again, or remove it"
+        "is damaged, or no picture", "are damaged, or no pictures", "Copy again, or remove"
     ),
     "unsupported_format": Reason(
         "is in a format that is not read",
         "are in a format that is not read",
-        "Convert it to PNG, or remove it",
+        "Convert to PNG, or remove",
     ),
 }
 
