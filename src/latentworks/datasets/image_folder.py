@@ -15,7 +15,7 @@ import numpy as np
 from latentworks.datasets import label_files
 from latentworks.datasets.layout import Layout, listed
 from latentworks.datasets.links import Links
-from latentworks.datasets.pictures import START_BYTES, decode_image, kind_of
+from latentworks.datasets.pictures import START_BYTES, kind_of, read_picture
 from latentworks.datasets.source import FirstFrame, Item, Reject, Source
 from latentworks.errors import DataError
 
@@ -161,9 +161,8 @@ def read_image(links: Links, file: str) -> np.ndarray | FirstFrame:
         raise Reject("unreadable" if os.path.exists(path) else "broken_link")
     try:
         with open(path, "rb") as stream:
-            image, is_first = decode_image(stream, os.fstat(stream.fileno()).st_size)
+            return read_picture(stream, os.fstat(stream.fileno()).st_size)
     except Reject as reject:
         if reject.code == "unsupported_format" and file.casefold().endswith(PICTURES):
             raise Reject("unreadable") from None
         raise
-    return FirstFrame(image) if is_first else image

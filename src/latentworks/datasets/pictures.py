@@ -12,7 +12,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from latentworks.datasets.source import MAX_PIXELS, Reject
+from latentworks.datasets.source import MAX_PIXELS, FirstFrame, Reject
 
 WEB = ("PNG", "JPEG", "WEBP")  # formats that the server reads
 FORMATS = (*WEB, "BMP", "TIFF", "GIF", "AVIF", "HEIF")
@@ -63,6 +63,12 @@ def decode_image(stream: IO[bytes], num_bytes: int, formats: tuple[str, ...] = F
     except Exception as error:  # a damaged file can make Pillow raise almost any error
         truncated = "truncated" in str(error).lower()
         raise Reject("truncated" if truncated else "unreadable") from None
+
+
+def read_picture(stream: IO[bytes], num_bytes: int) -> np.ndarray | FirstFrame:
+    """Decode a file of `num_bytes` bytes, in any of FORMATS. Raises Reject as `decode_image`."""
+    image, is_first = decode_image(stream, num_bytes)
+    return FirstFrame(image) if is_first else image
 
 
 def _decode(stream: IO[bytes], num_bytes: int, formats: tuple[str, ...]) -> Picture:

@@ -57,6 +57,11 @@ REASONS = {
         "are named by a label file and missing",
         "Add the file, or correct its line",
     ),
+    "not_finite": Reason(
+        "has NaN or infinity among its values",
+        "have NaN or infinity among their values",
+        "Replace these values",
+    ),
     "too_deep": Reason(
         "has 32 bits or signed numbers per channel",
         "have 32 bits or signed numbers per channel",
