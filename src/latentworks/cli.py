@@ -51,11 +51,13 @@ RESULT = typer.Option(
 
 @app.command()
 def validate() -> None:
-    """Check params.yaml; exit 2 with one line for each fault."""
+    """Check params.yaml, and that it names images; exit 2 with one line for each fault."""
     from latentworks.runner.advice import advice
 
     root = dag.root()
-    sections.refuse_images_among_outputs(root, sections.checked(root).dataset)
+    dataset = sections.checked(root).dataset
+    sections.refuse_images_among_outputs(root, dataset)
+    sections.require_images(root, dataset)
     typer.echo("params.yaml is valid")
     for line in advice(root):
         typer.echo(f"note: {line}")

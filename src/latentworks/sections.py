@@ -1,5 +1,9 @@
 """All sections of params.yaml, and the rules between them."""
 
+import difflib
+import os
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +19,8 @@ from latentworks.priors.config import NoPriorConfig, PriorConfig
 from latentworks.promotion.decision import PromotionConfig
 from latentworks.repository import dag
 from latentworks.samplers.config import SampleConfig
+
+MAX_COMPARED = 1000  # names of files, with one that is missing
 
 
 class Params(Config):
@@ -56,6 +62,42 @@ def checked(root: Path) -> Params:
     if fault:
         raise ParamsError(f"{params.PARAMS}: {fault}.")
     return found
+
+
+def require_images(root: Path, dataset: DatasetConfig) -> None:
+    """Raise ParamsError if there is nothing at dataset.path, or DataError if it is of no use.
+
+    Images that stage fetch downloads need not be there yet.
+    """
+    path = root / dataset.path
+    if dataset.kind == "fashion_mnist":
+        return
+    if not os.path.exists(path):
+        raise ParamsError(
+            f"{params.PARAMS}: dataset.path names no file or folder. Received: {dataset.path!r}. "
+            f"{_cure_of_missing(root, path)}"
+        )
+    if dataset.kind == "image_folder":
+        from latentworks.datasets.image_folder import require_folder  # imports Pillow
+
+        require_folder(path)
+
+
+def _cure_of_missing(root: Path, path: Path) -> str:
+    """Name the file that DVC can fetch, or the path with the most similar name."""
+    path = Path(os.path.normpath(path))
+    for place in (path, *path.parents):
+        if os.path.isfile(f"{place}.dvc"):
+            return f"Run `dvc pull {os.path.relpath(f'{place}.dvc', root)}`."
+    folder = next(place for place in path.parents if os.path.isdir(place))
+    name = path.relative_to(folder).parts[0]
+    with suppress(OSError), os.scandir(folder) as entries:
+        names = [entry.name for entry in islice(entries, MAX_COMPARED)]
+        for near in difflib.get_close_matches(name, names, n=1):
+            meant = folder / near / path.relative_to(folder / name)
+            if os.path.exists(meant):
+                return f"Did you mean {os.path.relpath(meant, root)}?"
+    return "Correct it, or put the images there."
 
 
 def refuse_images_among_outputs(root: Path, dataset: DatasetConfig) -> None:

@@ -327,6 +327,25 @@ def test_source_images_inside_an_out_are_refused_and_kept(
     assert mine.is_file()
 
 
+def test_images_that_dvc_replaced_by_links_are_read(untouched: Checkout, tmp_path: Path) -> None:
+    checkout = untouched.copy(tmp_path / "checkout")
+    rng = np.random.default_rng(0)
+    for number in range(120):
+        place = checkout.path / "photos" / "ab"[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(place)
+    (checkout.path / "photos/linked").symlink_to("a")
+    checkout.run("dvc", "config", "cache.type", "symlink")
+    checkout.run("dvc", "add", "--quiet", "photos")
+    assert place.is_symlink()
+    checkout.edit("params.yaml", "kind: npz", "kind: image_folder")
+    checkout.edit("params.yaml", "digits.npz", "photos")
+    done = checkout.run("dvc", "repro", "prepare")
+    assert "prepare: 3 classes: a, b, linked\n" in done.stdout
+    profile = disk.read_json(checkout.path / "data/prepared/profile.json")
+    assert (profile["num_images"], profile["duplicates"], profile["rejects"]) == (120, 60, {})
+
+
 def test_stages_run_on_colour_images_without_labels(untouched: Checkout, tmp_path: Path) -> None:
     """An image folder, three channels, a size that the strides do not divide, and no labels."""
     checkout = untouched.copy(tmp_path / "checkout")

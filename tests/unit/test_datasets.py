@@ -10,9 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
-import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,14 +21,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
-from PIL import Image
 from sklearn.datasets import load_digits
 
 from latentworks.datasets import fashion_mnist, idx, image_folder, npz
 from latentworks.datasets.arrays import MAX_CLASSES
 from latentworks.datasets.decoding import CHUNK_ITEMS, CHUNKS_PER_WORKER, decoded
-from latentworks.datasets.image_folder import read_image
-from latentworks.datasets.source import MAX_PIXELS, Item, Reject, Source, Split
+from latentworks.datasets.source import MAX_PIXELS, Item, Source, Split
 from latentworks.errors import DataError
 from latentworks.preprocess import to_uint8
 
@@ -470,169 +466,6 @@ def test_fashion_mnist_refuses_other_data_in_idx_format(tmp_path: Path) -> None:
     as_idx(tmp_path, 1500)
     with pytest.raises(DataError, match=r"not the file of Fashion-MNIST. Expected SHA-256 c59f468"):
         fashion_mnist.load(tmp_path / "idx")
-
-
-# --- image folder --------------------------------------------------------------------------------
-
-RED = Image.new("RGB", (6, 4), (255, 0, 0))
-
-
-def saved(path: Path, picture: Image.Image = RED, **options: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **options)  # type: ignore[arg-type]
-    return path
-
-
-def pixels(path: Path) -> np.ndarray:
-    return read_image(str(path.parent), path.name)
-
-
-def code(path: Path) -> str:
-    with pytest.raises(Reject) as reject:
-        pixels(path)
-    return reject.value.code
-
-
-def test_sub_folders_become_classes_and_items_are_sorted_by_name(tmp_path: Path) -> None:
-    for name in ("zebra/b.png", "ant/deep/er/c.jpg", "ant/A.PNG", "loose.webp", ".hidden.png"):
-        saved(tmp_path / name)
-    saved(tmp_path / ".thumbnails/a.png")
-    (tmp_path / "notes.txt").write_text("not an image")
-    source = image_folder.load(tmp_path)
-    assert source.class_names == ("ant", "zebra")
-    assert [(item.name, item.label) for item in source.items] == [
-        ("ant/A.PNG", 0),
-        ("ant/deep/er/c.jpg", 0),
-        ("loose.webp", None),
-        ("notes.txt", None),
-        ("zebra/b.png", 1),
-    ]
-    assert source.num_items == 5
-
-
-def test_a_file_name_that_is_not_utf8_gives_a_printable_item_name(tmp_path: Path) -> None:
-    raw_name = os.fsdecode(b"caf\xe9.png")
-    (tmp_path / raw_name).write_bytes(saved(tmp_path / "plain.png").read_bytes())
-    items = {item.name: item for item in image_folder.load(tmp_path).items}
-    assert items["caf\\xe9.png"].read().shape == (4, 6, 3)
-
-
-GREY_16 = (np.arange(24, dtype=np.uint16) * 2800).reshape(4, 6)
-
-
-@pytest.mark.parametrize(
-    ("picture", "options", "pixel"),
-    [
-        (Image.new("1", (6, 4), 1), {}, [255]),
-        (Image.new("L", (6, 4), 77), {}, [77]),
-        (Image.new("L", (6, 4), 77), {"transparency": 77}, [77, 0]),
-        (Image.new("LA", (6, 4), (77, 9)), {}, [77, 9]),
-        (Image.new("RGB", (6, 4), (1, 2, 3)), {"transparency": (1, 2, 3)}, [1, 2, 3, 0]),
-        (Image.new("RGBA", (6, 4), (1, 2, 3, 4)), {}, [1, 2, 3, 4]),
-        (RED.convert("P"), {}, [255, 0, 0]),
-        (RED.convert("P", palette=Image.Palette.ADAPTIVE), {"transparency": 0}, [255, 0, 0, 0]),
-        (Image.fromarray(GREY_16 * 0 + 40000), {}, [40000]),
-    ],
-)
-def test_png_images_of_every_mode_are_read(
-    picture: Image.Image, options: dict[str, object], pixel: list[int], tmp_path: Path
-) -> None:
-    image = pixels(saved(tmp_path / "a.png", picture, **options))
-    assert image.shape == (4, 6, len(pixel))
-    assert image[0, 0].tolist() == pixel
-
-
-def test_16_bit_png_keeps_its_values(tmp_path: Path) -> None:
-    image = pixels(saved(tmp_path / "a.png", Image.fromarray(GREY_16)))
-    np.testing.assert_array_equal(image[..., 0], GREY_16)
-
-
-def test_a_cmyk_jpeg_is_read_as_rgb(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.jpg", RED.convert("CMYK"), quality=100)
-    assert np.abs(pixels(path)[0, 0].astype(int) - [255, 0, 0]).max() <= 5  # JPEG is lossy
-
-
-@pytest.mark.parametrize("extension", ["jpg", "png", "webp"])
-def test_exif_rotation_is_applied(extension: str, tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # orientation 6: turn by 90 degrees
-    assert pixels(saved(tmp_path / f"a.{extension}", RED, exif=exif)).shape == (6, 4, 3)
-
-
-def test_a_photo_with_a_preview_image_does_not_count_as_animated(tmp_path: Path) -> None:
-    path = tmp_path / "a.jpg"
-    RED.save(path, format="MPO", save_all=True, append_images=[RED.resize((3, 2))])
-    assert pixels(path).shape == (4, 6, 3)
-
-
-@pytest.mark.parametrize("extension", ["png", "webp"])
-def test_an_animated_image_is_rejected(extension: str, tmp_path: Path) -> None:
-    blue = Image.new("RGB", RED.size, (0, 0, 255))
-    path = saved(tmp_path / f"a.{extension}", RED, save_all=True, append_images=[blue])
-    assert code(path) == "animated"
-
-
-@pytest.mark.parametrize("extension", ["png", "jpg", "webp"])
-@pytest.mark.parametrize("kept", [0.5, 0.9])
-def test_a_truncated_image_is_rejected(extension: str, kept: float, tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    path = saved(tmp_path / f"a.{extension}", Image.fromarray(noise))
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
-    assert code(path) == "truncated"
-
-
-def test_unreadable_files_are_rejected(tmp_path: Path) -> None:
-    garbage = tmp_path / "garbage.png"
-    garbage.write_bytes(b"\x89PNG\r\n\x1a\n and then nothing that makes sense")
-    gif = tmp_path / "gif.png"
-    RED.save(gif, format="GIF")
-    broken_link = tmp_path / "link.png"
-    broken_link.symlink_to(tmp_path / "nowhere.png")
-    pipe = tmp_path / "pipe.png"
-    os.mkfifo(pipe)
-    for path in (garbage, gif, broken_link, pipe):
-        assert code(path) == "unreadable"
-
-
-def test_empty_files_and_unsupported_formats_are_rejected(tmp_path: Path) -> None:
-    (tmp_path / "empty.png").touch()
-    assert code(tmp_path / "empty.png") == "empty"
-    assert code(saved(tmp_path / "a.bmp")) == "unsupported_format"
-
-
-def test_links_out_of_the_image_folder_are_rejected(tmp_path: Path) -> None:
-    outside = saved(tmp_path / "outside/a.png")
-    inside = saved(tmp_path / "images/a.png")
-    (tmp_path / "images/out.png").symlink_to(outside)
-    (tmp_path / "images/in.png").symlink_to(inside)
-    (tmp_path / "images/folder").symlink_to(outside.parent)
-    assert code(tmp_path / "images/out.png") == "link_outside"
-    assert code(tmp_path / "images/folder") == "link_outside"
-    assert pixels(tmp_path / "images/in.png").shape == (4, 6, 3)
-    names = [item.name for item in image_folder.load(tmp_path / "images").items]
-    assert names == ["a.png", "folder", "in.png", "out.png"]
-
-
-def png_header(width: int, height: int) -> bytes:
-    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    checksum = struct.pack(">I", zlib.crc32(chunk))
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + checksum
-
-
-@pytest.mark.parametrize("side", [7100, 10_000, 50_000])  # below, at and above Pillow's own limits
-def test_an_oversized_png_is_rejected_by_its_header(side: int, tmp_path: Path) -> None:
-    picture = tmp_path / "bomb.png"
-    image_data = struct.pack(">I", 9) + b"IDAT" + bytes(9) + struct.pack(">I", 0)
-    picture.write_bytes(png_header(side, side) + image_data)
-    assert code(picture) == "too_large"
-
-
-def test_reading_an_image_emits_no_pillow_warning(tmp_path: Path) -> None:
-    picture = Image.new("P", (6, 4))
-    path = saved(tmp_path / "a.png", picture, transparency=bytes([0, 128, 255]))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert pixels(path).shape == (4, 6, 4)
 
 
 # --- decoding on all cores -----------------------------------------------------------------------

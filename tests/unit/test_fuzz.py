@@ -35,6 +35,7 @@ from checkouts import ROOT
 from latentworks import params
 from latentworks.datasets import idx, image_folder, npz
 from latentworks.datasets.decoding import decoded
+from latentworks.datasets.rejects import REASONS
 from latentworks.datasets.source import MAX_PIXELS, Source
 from latentworks.errors import DataError, ParamsError
 from latentworks.params import recipes
@@ -438,7 +439,6 @@ def test_damaged_npz_archives_are_read_as_written_or_refused(
 
 # --- pictures ------------------------------------------------------------------------------------
 
-REASONS = {"unreadable", "truncated", "too_large", "empty", "animated"}
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 7, 4), dtype=np.uint8)
 
 
@@ -504,6 +504,13 @@ JPEG = [
     picture("JPEG", np.ascontiguousarray(MODES["L"]), progressive=True),
 ]
 WEBP = [picture("WEBP", PIXELS, lossless=True), picture("WEBP", PIXELS)]
+OTHERS = [
+    picture("BMP", np.ascontiguousarray(MODES["RGB"])),
+    picture("GIF", np.ascontiguousarray(MODES["L"])),
+    picture("TIFF", PIXELS, compression="tiff_lzw"),
+    picture("TIFF", PIXELS[..., 0].astype(np.uint16) * 257),
+    picture("AVIF", np.ascontiguousarray(MODES["RGB"])),
+]
 
 
 @fuzz(400)
@@ -530,6 +537,43 @@ def test_a_damaged_jpeg_is_read_or_rejected_with_a_reason(tmp_path: Path, conten
 @given(content=st.sampled_from(WEBP).flatmap(damaged))
 def test_a_damaged_webp_is_read_or_rejected_with_a_reason(tmp_path: Path, content: bytes) -> None:
     check_picture(tmp_path, "a.webp", content)
+
+
+@fuzz(400)
+@given(content=st.sampled_from(OTHERS).flatmap(damaged))
+def test_a_damaged_picture_of_another_format_is_read_or_rejected_with_a_reason(
+    tmp_path: Path, content: bytes
+) -> None:
+    check_picture(tmp_path, "a.jpg", content)
+
+
+LABEL_FILES = {
+    "metadata.csv": b'file_name,label,split\na.png,"cat",train\nb.png,dog,test\n',
+    "metadata.jsonl": b'{"file_name": "a.png", "label": 1}\n{"file_name": "b", "label": "2"}\n',
+    "labels.csv": b"id;breed\na;cat\nb;dog\n",
+}
+
+
+@fuzz(300)
+@given(
+    case=st.sampled_from(sorted(LABEL_FILES)).flatmap(
+        lambda name: st.tuples(st.just(name), damaged(LABEL_FILES[name]) | st.binary())
+    )
+)
+def test_a_damaged_file_of_labels_is_read_or_refused_in_a_line(
+    tmp_path: Path, case: tuple[str, bytes]
+) -> None:
+    name, content = case
+    for image in ("a.png", "b.png"):
+        (tmp_path / image).write_bytes(PNG["L"])
+    for other in LABEL_FILES:
+        (tmp_path / other).unlink(missing_ok=True)
+    (tmp_path / name).write_bytes(content)
+    try:
+        said = list(image_folder.load(tmp_path).notes)
+    except DataError as error:
+        said = [str(error)]
+    assert all(map(is_short, said))
 
 
 # --- faults that fuzzing found -------------------------------------------------------------------

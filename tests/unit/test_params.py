@@ -31,7 +31,7 @@ def changed(old: str, new: str) -> str:
 
 def test_committed_params_are_valid_and_short() -> None:
     params.load(Params, ROOT / "params.yaml", whole=True)
-    assert len(COMMITTED.splitlines()) <= 60
+    assert len(COMMITTED.splitlines()) <= 64
 
 
 @pytest.mark.parametrize(
@@ -204,6 +204,48 @@ def test_a_dataset_path_that_overlaps_outs_or_is_invalid_is_refused(
     done = checkout.run("latentworks", "validate", expected=2)
     assert fault in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "fault", "code"),
+    [
+        ("../digit/photos", "dataset.path names no file or folder. Received: '../digit/ph", 2),
+        ("../digit/photos", "Did you mean ../digits/photos?", 2),
+        ("../digits/nothing/like/it", "Correct it, or put the images there.", 2),
+        ("tracked/photos", "Run `dvc pull tracked.dvc`.", 2),
+        ("~/photos", f"without ~, which DVC does not expand: {Path.home()}/photos. Received", 2),
+        ("s3://bucket/photos", "by `dvc import-url s3://bucket/photos photos`. Received", 2),
+        ("https://host/a.zip", "should be a path on this machine. Download the images first", 2),
+        (
+            "../digits/photos.zip",
+            "photos.zip: not a folder. Expected a folder of images.",
+            3,
+        ),
+        ("../digits/photos.tgz", "or set dataset.kind to tar.", 3),
+    ],
+)
+def test_a_dataset_path_without_images_is_refused_with_its_cure(
+    untouched: Checkout, tmp_path: Path, path: str, fault: str, code: int
+) -> None:
+    checkout = untouched.copy(tmp_path / "checkout")
+    (tmp_path / "digits/photos").mkdir(parents=True)
+    (tmp_path / "digits/photos.zip").write_bytes(b"PK\3\4")
+    (tmp_path / "digits/photos.tgz").write_bytes(b"\x1f\x8b")
+    (checkout.path / "tracked.dvc").write_text("outs: []\n")
+    checkout.edit("params.yaml", "kind: npz", "kind: image_folder")
+    checkout.edit("params.yaml", "path: digits.npz", f"path: {path}")
+    done = checkout.run("latentworks", "validate", expected=code)
+    assert fault in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    checkout.edit("params.yaml", f"path: {path}", "path: ../digits/photos")
+    assert checkout.run("latentworks", "validate").stdout == "params.yaml is valid\n"
+
+
+def test_params_without_a_limit_of_rejects_are_still_read(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    lines = COMMITTED.splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "max_rejects" not in line))
+    assert params.load(Params, path, whole=True).prepare.max_rejects is None
 
 
 class TestRecipe:

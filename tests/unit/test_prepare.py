@@ -176,11 +176,13 @@ def write_digits(folder: Path, number: int) -> None:
         Image.fromarray(IMAGES[row]).save(path)
 
 
-def test_prepare_reads_good_files_of_a_folder_and_lists_bad_ones() -> None:
+def test_prepare_reads_good_files_of_a_folder_and_lists_bad_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     folder = Path("mine")
     write_digits(folder, 200)
     (folder / "class 0" / "empty.png").touch()
-    (folder / "class 0" / "notes.txt").write_text("not an image")
+    (folder / "class 0" / "notes.psd").write_text("not an image")
     whole = (folder / "class 0" / "0000.png").read_bytes()
     (folder / "class 0" / "copy.png").write_bytes(whole)
     for number in range(25):
@@ -197,10 +199,59 @@ def test_prepare_reads_good_files_of_a_folder_and_lists_bad_ones() -> None:
     assert np.unique(prepared.images[row, :4]).tolist() == [255]
     rejects = prepared.profile["rejects"]
     assert rejects["empty"] == {"images": 1, "examples": ["class 0/empty.png"]}
-    assert rejects["unsupported_format"] == {"images": 1, "examples": ["class 0/notes.txt"]}
+    assert rejects["unsupported_format"] == {"images": 1, "examples": ["class 0/notes.psd"]}
     assert rejects["truncated"]["images"] == 25
     assert rejects["truncated"]["examples"] == [f"cut{number:02d}.png" for number in range(20)]
     assert prepared.profile["duplicates"] == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"prepare: 10 classes: {', '.join(f'class {digit}' for digit in range(10))}"
+    assert said[1:4] == [
+        "prepare: 1 image is an empty file: class 0/empty.png",
+        "prepare: 25 images are truncated, such as cut00.png",
+        "prepare: 1 image is in a format that is not read: class 0/notes.psd",
+    ]
+    assert said[4].endswith("; left out 1 duplicates and 27 rejects")
+
+
+def test_the_splits_of_a_folder_are_kept_and_those_that_it_lacks_come_from_train(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for row in range(300):
+        folder = Path("mine", "train" if row < 200 else "val" if row < 250 else "test")
+        path = folder / f"{row:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(IMAGES[row]).save(path)
+    copy = Path("mine/train/0249.png")  # of the last image of val
+    copy.write_bytes(Path("mine/val/0249.png").read_bytes())
+    write_params("image_folder", "mine", val_fraction=0.4, test_fraction=0.4)
+    main(RAW, PREPARED)
+    rows = {name: len(read_prepared(PREPARED).rows(name)) for name in ("train", "val", "test")}
+    assert rows == {"train": 200, "val": 50, "test": 50}
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "prepare: train/, val/ and test/ are taken as splits"
+
+    copy.unlink()
+    os.rename("mine/test", "mine/.test")
+    main(RAW, PREPARED)
+    rows = {name: len(read_prepared(PREPARED).rows(name)) for name in ("train", "val", "test")}
+    assert rows["val"] == 50
+    # The count is binomial, with a standard deviation of 7 of 200: four of these are 28.
+    assert rows["test"] == pytest.approx(80, abs=28)
+
+
+def test_a_file_with_several_pages_is_named() -> None:
+    write_digits(Path("mine"), 20)
+    first, *others = map(Image.fromarray, IMAGES[20:23])
+    first.save("mine/scan.tif", save_all=True, append_images=others)
+    write_params("image_folder", "mine")
+    finished = run_stage()
+    assert (
+        "prepare: 1 image has more frames or pages than the first, which is taken: scan.tif\n"
+    ) in finished.stdout
+    names = read_prepared(PREPARED).index["name"].tolist()
+    np.testing.assert_array_equal(
+        read_prepared(PREPARED).images[names.index("scan.tif"), 4:12, 4:12, 0], IMAGES[20]
+    )
 
 
 # --- failures ------------------------------------------------------------------------------------
@@ -213,8 +264,30 @@ def test_too_few_images_are_an_error() -> None:
     with pytest.raises(DataError, match=r"at least 100 \(prepare.min_images\)") as error:
         main(RAW, PREPARED)
     assert "Received: 5 (" in str(error.value)
-    assert "1 empty, 0 duplicate." in str(error.value)
+    assert str(error.value).endswith("1 image is an empty file: empty.png. Copy again.")
     assert not PREPARED.exists()
+
+
+def test_too_many_rejects_are_an_error_that_names_the_cures() -> None:
+    write_digits(Path("mine"), 60)
+    for number in range(10):
+        Path(f"mine/{number}.jpg").write_text("<!doctype html><title>403</title>")
+    for number, start in enumerate(["", "PK\3\4", "version https://git-lfs.github.com/spec/v1"]):
+        Path(f"mine/x{number}.jpg").write_text(start)
+    write_params("image_folder", "mine", max_rejects=0.17)
+    with pytest.raises(DataError, match=r"at most 17.00% \(prepare.max_rejects\)") as error:
+        main(RAW, PREPARED)
+    message = str(error.value)
+    assert (
+        "Received: 17.81%. 10 images are web pages in place of pictures, such as 0.jpg. " in message
+    )
+    assert message.endswith("The log names all 4 reasons. Or raise the limit.")
+    assert "\n" not in message
+    assert not PREPARED.exists()
+
+    write_params("image_folder", "mine", max_rejects=0.18)
+    main(RAW, PREPARED)
+    assert len(read_prepared(PREPARED).images) == 60
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

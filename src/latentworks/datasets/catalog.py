@@ -8,12 +8,15 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import pandas as pd
 
+from latentworks.datasets.rejects import REASONS, counted, sentence
 from latentworks.datasets.source import Split
 from latentworks.errors import DataError
 
 MAX_SIZES = 10  # image sizes listed in the profile
 MAX_EXAMPLES = 20  # file names listed per reject code
+MAX_REASONS = 3  # in a message
 HISTOGRAM_BINS = 16
+SPLITS = get_args(Split)  # of a duplicate, the row of the last of these splits stays
 
 
 class IndexRow(NamedTuple):
@@ -34,6 +37,7 @@ class Catalog:
         self.class_names = class_names
         self.num_duplicates = 0
         self.rejected: dict[str, list[str]] = {}  # code -> names
+        self.first_frames: list[str] = []  # names of images with more frames or pages
         self._rows: dict[str, IndexRow] = {}  # content id -> row, in the order of the images
         self._pixels = np.zeros(256, dtype=np.int64)  # count of each grey value
 
@@ -41,7 +45,7 @@ class Catalog:
         """Add an image, uint8 [S, S, C]. Returns False for a duplicate.
 
         If the duplicate is in test and the first copy is not, the row becomes the test image's,
-        so that the source's own test set stays complete.
+        so that the source's own test set stays complete. Likewise, val goes before train.
         """
         known = self._rows.get(content_id)
         if known is None:
@@ -49,7 +53,7 @@ class Catalog:
             self._pixels += np.bincount(image.ravel(), minlength=256)
             return True
         self.num_duplicates += 1
-        if row.split == "test" and known.split != "test":
+        if SPLITS.index(row.split) > SPLITS.index(known.split):
             self._rows[content_id] = row
         return False
 
@@ -57,23 +61,50 @@ class Catalog:
         """Record an image that cannot be used, and the reason."""
         self.rejected.setdefault(code, []).append(name)
 
-    def check(self, min_images: int) -> None:
-        """Raise DataError if there are too few images, or none in train or in test."""
-        num_images = {split: self._num_images(split) for split in get_args(Split)}
+    def remarks(self) -> list[str]:
+        """Say in a line each why images were rejected, and which have more than one frame."""
+        lines = [sentence(code, names) for code, names in sorted(self.rejected.items())]
+        if self.first_frames:
+            more = "more frames or pages than the first, which is taken"
+            lines.append(counted(self.first_frames, f"has {more}", f"have {more}"))
+        return lines
+
+    def check(self, min_images: int, max_rejects: float | None) -> None:
+        """Raise DataError if too many images are rejected, too few are left, or none for a split.
+
+        `max_rejects` is a share of all images; None allows any.
+        """
+        num_images = {split: self._num_images(split) for split in SPLITS}
         total = len(self._rows)
+        num_rejects = sum(map(len, self.rejected.values()))
+        share = num_rejects / max(1, num_rejects + total + self.num_duplicates)
+        if max_rejects is not None and share > max_rejects:
+            raise DataError(
+                f"Too many images are rejected. Expected at most {max_rejects:.2%} "
+                f"(prepare.max_rejects). Received: {share:.2%}. {self._cures()} Or raise the limit."
+            )
         expected = ""
         if total < min_images:
             expected = f"at least {min_images} (prepare.min_images)"
         elif not num_images["train"] or not num_images["test"]:
             expected = "some in train and some in test"
         if expected:
-            left_out = {code: len(names) for code, names in sorted(self.rejected.items())}
-            left_out["duplicate"] = self.num_duplicates
+            counts = ", ".join(f"{number} {split}" for split, number in num_images.items())
             raise DataError(
-                f"Too few usable images. Expected {expected}. "
-                f"Received: {total} ({_counts(num_images)}); left out: {_counts(left_out)}. "
-                "Add images, or correct those that were left out."
+                f"Too few usable images. Expected {expected}. Received: {total} ({counts}), after "
+                f"{self.num_duplicates} duplicates were left out. {self._cures() or 'Add images.'}"
             )
+
+    def _cures(self) -> str:
+        """Name the most frequent reasons of rejection, with the cure of each."""
+        codes = sorted(self.rejected, key=lambda code: -len(self.rejected[code]))
+        parts = [
+            f"{sentence(code, self.rejected[code])}. {REASONS[code].cure}."
+            for code in codes[:MAX_REASONS]
+        ]
+        if codes[MAX_REASONS:]:
+            parts.append(f"The log names all {len(codes)} reasons.")
+        return " ".join(parts)
 
     def index(self) -> pd.DataFrame:
         """Return one row per image, with columns id, split, label, name, height and width."""
@@ -96,7 +127,7 @@ class Catalog:
             "num_images": len(self._rows),
             "image_shape": list(self.image_shape),
             "class_names": list(self.class_names),
-            "splits": {split: self._split_profile(split) for split in get_args(Split)},
+            "splits": {split: self._split_profile(split) for split in SPLITS},
             "sizes": [
                 {"height": height, "width": width, "images": count}
                 for (height, width), count in sorted(
@@ -140,7 +171,3 @@ def _brightness(pixels: np.ndarray) -> dict[str, object]:
         "std": math.sqrt(count * squares - total**2) / count,
         "histogram": pixels.reshape(HISTOGRAM_BINS, -1).sum(axis=1).tolist(),
     }
-
-
-def _counts(numbers: dict[str, int]) -> str:
-    return ", ".join(f"{number} {name}" for name, number in numbers.items())

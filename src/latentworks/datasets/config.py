@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from latentworks.config import Config
+from latentworks.params.faults import escaped
 
 if TYPE_CHECKING:
     from latentworks.datasets.source import Source
 
-SourcePath = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
+MAX_SHOWN = 100  # characters of a path in a message
+
+
+def _local(path: str) -> str:
+    """Return a path that DVC can open as a dep. Raises ValueError for an address, and for ~."""
+    shown = escaped(path[:MAX_SHOWN])
+    if re.match(r"[A-Za-z][\w+.-]*://", path):
+        raise ValueError(
+            "should be a path on this machine. Download the images first, such as by "
+            f"`dvc import-url {shown} photos`"
+        )
+    if path.startswith("~"):
+        home = escaped(os.path.expanduser(path)[:MAX_SHOWN])
+        raise ValueError(f"should be a path without ~, which DVC does not expand: {home}")
+    return path
+
+
+SourcePath = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$"), AfterValidator(_local)]
 
 
 class FashionMNISTConfig(Config):
@@ -52,7 +72,7 @@ class EmojiConfig(Config):
 
 
 class ImageFolderConfig(Config):
-    """A folder of PNG, JPEG or WebP files; its sub-folders, if any, are the classes."""
+    """A folder of pictures. Sub-folders, or a file of labels, name classes and splits."""
 
     kind: Literal["image_folder"]
     path: SourcePath
@@ -104,3 +124,4 @@ class PrepareConfig(Config):
     val_fraction: Annotated[float, Field(ge=0, le=0.5)]
     test_fraction: Annotated[float, Field(gt=0, le=0.5)]
     min_images: Annotated[int, Field(ge=2)]
+    max_rejects: Annotated[float, Field(ge=0, le=1)] | None = None  # older files lack it: no limit

@@ -16,13 +16,13 @@ from itertools import islice
 
 import numpy as np
 
-from latentworks.datasets.source import Item, Reject, Source
+from latentworks.datasets.source import FirstFrame, Item, Reject, Source
 from latentworks.errors import DataError
 
 CHUNK_ITEMS = 16  # sent to a worker at once
 CHUNKS_PER_WORKER = 2  # one in progress, one queued
 
-Read = Callable[[], np.ndarray]
+Read = Callable[[], np.ndarray | FirstFrame]
 Transform = Callable[[np.ndarray], np.ndarray]
 
 
@@ -34,6 +34,7 @@ class Decoded:
     height: int = 0  # pixels, before the transform
     width: int = 0
     reject: str = ""  # code, if image is None
+    is_first: bool = False  # True if the file has more frames or pages
 
 
 def decoded(source: Source, transform: Transform) -> Iterator[tuple[Item, Decoded]]:
@@ -53,7 +54,9 @@ def _decode(read: Read, transform: Transform) -> Decoded:
         raw = read()
     except Reject as reject:
         return Decoded(None, reject=reject.code)
-    return Decoded(transform(raw), *raw.shape[:2])
+    image = raw.image if isinstance(raw, FirstFrame) else raw
+    height, width = image.shape[:2]
+    return Decoded(transform(image), height, width, is_first=isinstance(raw, FirstFrame))
 
 
 def _decode_chunk(reads: list[Read], transform: Transform) -> list[Decoded]:

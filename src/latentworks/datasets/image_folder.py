@@ -1,62 +1,143 @@
-"""Folders of PNG, JPEG and WebP files. The first level of sub-folders names the classes.
+"""Folders of picture files. Folder names or a file of labels give classes and splits.
 
-Files directly in the folder have no label. Hidden files and folders are ignored; every other file
-is counted, with the reason if it is rejected.
+Hidden files and folders, and files that systems leave behind, are ignored, and so are texts such as
+readme.md. Every other file is counted, with the reason if it is rejected.
 """
 
 import os
-import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePath
-from typing import IO
+from typing import NoReturn
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from latentworks.datasets.source import MAX_PIXELS, Item, Reject, Source
+from latentworks.datasets import label_files
+from latentworks.datasets.layout import Layout, listed
+from latentworks.datasets.links import Links
+from latentworks.datasets.pictures import START_BYTES, kind_of, read_picture
+from latentworks.datasets.source import FirstFrame, Item, Reject, Source
 from latentworks.errors import DataError
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
-MAX_BYTES = 16 * MAX_PIXELS  # above the size of MAX_PIXELS pixels without compression
+# Extensions of pictures: such a file is damaged if its content is none.
+PICTURES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".avif", ".heic", ".heif"),
+)
+TEXTS = (
+    *(".txt", ".md", ".json", ".jsonl", ".csv", ".xml", ".yaml", ".yml", ".py", ".html", ".htm"),
+)
+ARRAYS = {".npz": "npz", ".tar": "tar", ".tgz": "tar"}  # kinds that read a file as it is
+IGNORED = ("__macosx", "thumbs.db", "desktop.ini")  # left behind by macOS and Windows
+EXPECTED = "Expected PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF or HEIC files"
 
 
 def load(path: Path) -> Source:
-    """List a folder, without opening its files. Raises DataError if it has no files."""
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder. Correct dataset.path, or put the images there.")
-    root = os.path.realpath(path)
+    """List a folder, without opening its pictures. Raises DataError if it has none."""
+    require_folder(path)
+    links = Links.of(path)
     try:
-        files = sorted(_files(root), key=PurePath)
+        entries = list(_entries(links))
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be listed: {error.strerror}.") from None
-    if not files:
-        raise DataError(f"{path}: the folder is empty. Expected PNG, JPEG or WebP files.")
-    classes = sorted({file.split(os.sep)[0] for file in files if os.sep in file})
-    label_of = {name: label for label, name in enumerate(classes)}
+    files = sorted((file for file, is_folder in entries if not is_folder), key=PurePath)
+    images = [file for file in files if not file.casefold().endswith(TEXTS)]
+    if not images:
+        received = listed(files) if files else "no file"
+        raise DataError(f"{path}: the folder has no images. {EXPECTED}. Received: {received}.")
+    likely = [image for image in images if _is_likely(image)] or images
+    layout = Layout.of(likely)
+    of_labels = [file for file in files if _is_of_labels(links, layout, file)]
+    given = label_files.read(path, of_labels, images)
+
+    class_of = given.labels.get if given.labels else layout.class_name
+    class_names = given.class_names() or sorted(set(filter(None, map(class_of, likely))))
+    label_of = {name: label for label, name in enumerate(class_names)}
+    split_of = {image: given.splits.get(image) or layout.split(image) for image in images}
+    splits = frozenset(split for split in split_of.values() if split)
     items = [
         Item(
-            name=_printable(file),
-            read=partial(read_image, root, file),
-            label=label_of.get(file.split(os.sep)[0]),
+            name=_printable(image),
+            read=partial(read_image, links, image),
+            label=label_of.get(class_of(image) or ""),
+            split=split_of[image] or ("train" if splits else None),
         )
-        for file in files
+        for image in images
     ]
-    return Source(items, len(items), tuple(map(_printable, classes)), decodes=True)
+    items += [Item(_printable(file), _missing) for file in given.missing]
+    folders = (folder for folder, is_folder in entries if is_folder)
+    notes = [*layout.notes(likely, folders), *given.notes]
+    if class_names:
+        counted = "1 class" if len(class_names) == 1 else f"{len(class_names):,} classes"
+        notes.append(f"{counted}: {listed(class_names, ', ')}")
+    return Source(
+        items,
+        len(items),
+        tuple(map(_printable, class_names)),
+        decodes=True,
+        splits=splits,
+        notes=tuple(notes),
+    )
 
 
-def _files(root: str, folder: str = "") -> Iterator[str]:
-    """Yield the relative paths of all files. A link to a folder counts as a file."""
-    with os.scandir(os.path.join(root, folder)) as entries:
+def require_folder(path: Path) -> None:
+    """Raise DataError if a path is no folder, with the cure for an archive."""
+    if path.is_dir():
+        return
+    if not path.exists():
+        raise DataError(f"{path}: no such folder. Correct dataset.path, or put the images there.")
+    fault = f"{path}: not a folder. Expected a folder of images"
+    kind = next((ARRAYS[suffix] for suffix in path.suffixes if suffix in ARRAYS), None)
+    other = f", or set dataset.kind to {kind}" if kind else ""
+    if path.is_file():
+        with path.open("rb") as stream:
+            if kind_of(stream.read(START_BYTES)) == "archive":
+                raise DataError(
+                    f"{fault}. Received: an archive. Unpack it, and set dataset.path to the folder "
+                    f"that this gives{other}."
+                )
+    raise DataError(f"{fault}. Correct dataset.path{other}.")
+
+
+def _is_likely(file: str) -> bool:
+    """True if a file is a picture by its name: archives and papers beside classes are none."""
+    return file.casefold().endswith(PICTURES) or not PurePath(file).suffix
+
+
+def _is_of_labels(links: Links, layout: Layout, file: str) -> bool:
+    """True for a file of labels beside the images, and not for a pipe, or a link out of them."""
+    *folders, name = PurePath(file).parts
+    if name.casefold() not in label_files.NAMES or tuple(folders) not in layout.levels():
+        return False
+    path = os.path.realpath(os.path.join(links.root, file))
+    return os.path.isfile(path) and links.allow(path)
+
+
+def _entries(links: Links, folder: str = "", linked: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield the relative paths of all files and folders, and if each is a folder.
+
+    A link to a folder is followed if it leads into the folder, and is not inside another such link
+    or around itself. Otherwise it counts as a file.
+    """
+    with os.scandir(os.path.join(links.root, folder)) as entries:
         for entry in entries:
             path = os.path.join(folder, entry.name)
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or entry.name.casefold() in IGNORED:
                 continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _files(root, path)
+            is_link = entry.is_symlink()
+            is_folder = os.path.isdir(entry.path)  # not entry.is_dir(): a link to itself raises
+            if not is_folder or (is_link and (linked or not _leads_inside(links, path))):
+                yield path, False
             else:
-                yield path
+                yield path, True
+                yield from _entries(links, path, linked or is_link)
+
+
+def _leads_inside(links: Links, path: str) -> bool:
+    """True if a link leads into the folder of images, and not to a folder around the link."""
+    link = os.path.join(links.root, path)
+    target = os.path.realpath(link)
+    return links.allow(target) and not link.startswith(os.path.join(target, ""))
 
 
 def _printable(path: str) -> str:
@@ -64,75 +145,24 @@ def _printable(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def read_image(root: str, file: str) -> np.ndarray:
+def _missing() -> NoReturn:
+    raise Reject("missing")
+
+
+def read_image(links: Links, file: str) -> np.ndarray | FirstFrame:
     """Decode a file, upright, to uint8 or uint16 [h, w, c]: c is 1 to 4, and even with alpha.
 
-    Raises Reject: link_outside, unsupported_format, unreadable, empty, too_large, truncated,
-    animated.
+    Raises Reject with a code of `rejects.REASONS`.
     """
-    path = os.path.realpath(os.path.join(root, file))
-    if os.path.commonpath([root, path]) != root:
+    path = os.path.realpath(os.path.join(links.root, file))
+    if not links.allow(path):
         raise Reject("link_outside")
-    if not file.lower().endswith(EXTENSIONS):
-        raise Reject("unsupported_format")
-    if not os.path.isfile(path):  # a folder, a broken link, or a pipe, which would block forever
-        raise Reject("unreadable")
-    with open(path, "rb") as stream:
-        return decode_image(stream, os.fstat(stream.fileno()).st_size)
-
-
-def decode_image(stream: IO[bytes], num_bytes: int) -> np.ndarray:
-    """Decode an image of `num_bytes` bytes: see `read_image`."""
+    if not os.path.isfile(path):  # a broken link, or a pipe, which would block forever
+        raise Reject("unreadable" if os.path.exists(path) else "broken_link")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow raises the faults that matter
-            return _decode(stream, num_bytes)
-    except Image.DecompressionBombError:
-        raise Reject("too_large") from None
-    except (Reject, MemoryError):
+        with open(path, "rb") as stream:
+            return read_picture(stream, os.fstat(stream.fileno()).st_size)
+    except Reject as reject:
+        if reject.code == "unsupported_format" and file.casefold().endswith(PICTURES):
+            raise Reject("unreadable") from None
         raise
-    except Exception as error:  # a damaged file can make Pillow raise almost any error
-        truncated = "truncated" in str(error).lower()
-        raise Reject("truncated" if truncated else "unreadable") from None
-
-
-def _decode(stream: IO[bytes], num_bytes: int) -> np.ndarray:
-    if num_bytes == 0:
-        raise Reject("empty")
-    if num_bytes > MAX_BYTES:
-        raise Reject("too_large")
-    header = stream.read(8)
-    if header[:4] == b"RIFF" and int.from_bytes(header[4:], "little") + 8 > num_bytes:
-        raise Reject("truncated")  # Pillow reports this like any other damage
-    stream.seek(0)
-    with Image.open(stream, formats=FORMATS) as picture:
-        if picture.width * picture.height > MAX_PIXELS:  # by the header, before decoding
-            raise Reject("too_large")
-        # MPO: the JPEG of many cameras, with a preview image after the photograph.
-        if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
-            raise Reject("animated")
-        if picture.format == "PNG":  # Pillow checks PNG checksums in verify() only
-            picture.verify()  # the picture cannot be used afterwards
-    stream.seek(0)
-    with Image.open(stream, formats=FORMATS) as picture:
-        return to_array(ImageOps.exif_transpose(picture))
-
-
-def to_array(picture: Image.Image) -> np.ndarray:
-    """Convert a picture in any of Pillow's modes to uint8 or uint16 [h, w, c]."""
-    if picture.mode.startswith("I"):  # convert("L") would clip most 16-bit values to 255
-        pixels = np.asarray(picture).clip(0, 65535).astype(np.uint16)
-    else:
-        pixels = np.asarray(picture.convert(_plain_mode(picture)))
-    return pixels.reshape(picture.height, picture.width, -1)
-
-
-def _plain_mode(picture: Image.Image) -> str:
-    transparent = "transparency" in picture.info
-    if picture.mode in ("1", "L"):
-        return "LA" if transparent else "L"
-    if picture.mode in ("LA", "RGBA"):
-        return picture.mode
-    if picture.mode == "La":
-        return "LA"
-    return "RGBA" if transparent or picture.mode in ("PA", "RGBa") else "RGB"

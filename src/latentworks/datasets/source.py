@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -19,14 +19,21 @@ class Reject(Exception):
         self.code = code
 
 
+class FirstFrame(NamedTuple):
+    """The first of several frames or pages of a file; the others are not read."""
+
+    image: np.ndarray
+
+
 @dataclass(frozen=True)
 class Item:
     """An image that is not decoded yet. Items are sent to worker processes: `read` must pickle."""
 
     name: str  # unique within the source: a relative path, or `file[index]`
-    read: Callable[[], np.ndarray]  # uint8 or uint16 [h, w, c], c in 1..4 (even: with alpha)
+    # uint8 or uint16 [h, w, c], c in 1..4 (even: with alpha); raises Reject
+    read: Callable[[], np.ndarray | FirstFrame]
     label: int | None = None  # index into Source.class_names
-    split: Split | None = None  # set if the source has a train and a test set of its own
+    split: Split | None = None  # set if the source has splits of its own
 
 
 @dataclass(frozen=True)
@@ -37,3 +44,5 @@ class Source:
     num_items: int
     class_names: tuple[str, ...] = ()  # empty without labels
     decodes: bool = False  # True if `read` is slow enough to be worth all cores
+    splits: frozenset[Split] = frozenset({"train", "test"})  # of the items that have one
+    notes: tuple[str, ...] = ()  # how the source was understood: a line of log each

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import JsonValue
 from starlette.responses import Response
 
-from latentworks.datasets.image_folder import decode_image
+from latentworks.datasets.pictures import WEB, decode_image
 from latentworks.datasets.source import Reject
 from latentworks.errors import InputError
 from latentworks.serving.inputs import MAX_PIXELS
@@ -180,7 +180,7 @@ def picture(content: bytes, most: int, claim: Claim) -> np.ndarray:
     """
     # decode_image, below, reports the faults that are ignored here.
     with suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as header:
+        with Image.open(io.BytesIO(content), formats=WEB) as header:
             num = header.width * header.height * len(header.getbands())
             converted = "transparency" in header.info or header.mode in ("P", "PA", "LA")
             each = WIDE if header.mode.startswith("I") or converted else PIXEL
@@ -191,7 +191,7 @@ def picture(content: bytes, most: int, claim: Claim) -> np.ndarray:
             )
         claim(num * each)
     try:
-        return decode_image(io.BytesIO(content), len(content))
+        return decode_image(io.BytesIO(content), len(content), WEB).image
     except Reject as reject:
         reason = reject.code.replace("_", " ")
         raise InputError(

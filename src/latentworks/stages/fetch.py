@@ -74,6 +74,9 @@ def _require_readable(path: Path) -> None:
     """Raise DataError for a broken link or a pipe: DVC would fail or hang on it."""
     for entry in [path, *path.rglob("*")]:
         if not entry.exists():
-            raise DataError(f"{entry} is a broken link. Remove it.")
+            raise DataError(
+                f"{entry} is a broken link. Remove it. If DVC or git-annex made it, run "
+                "`dvc checkout` or `git annex get` instead."
+            )
         if not entry.is_file() and not entry.is_dir():
             raise DataError(f"{entry} is neither a file nor a folder. Remove it.")

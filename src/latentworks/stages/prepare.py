@@ -4,6 +4,7 @@ The out is the folder `prepared`: images.npy, index.parquet with a row for each 
 profile.json.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def main(raw: Path, prepared: Path) -> None:
     params = load(Params)
     require_fetched(raw, params.dataset.kind)
     source = params.dataset.load()
+    say(source.notes)
     config = params.prepare
     fractions = (config.val_fraction, config.test_fraction)
     image_shape = (config.image_size, config.image_size, config.channels)
@@ -54,12 +56,15 @@ def main(raw: Path, prepared: Path) -> None:
                 if result.image is None:
                     catalog.reject(item.name, result.reject)
                     continue
+                if result.is_first:
+                    catalog.first_frames.append(item.name)
                 image_id = content_id(result.image)
-                split = choose_split(item.split, image_id, *fractions)
+                split = choose_split(item.split, image_id, *fractions, source.splits)
                 row = IndexRow(split, item.label, item.name, result.height, result.width)
                 if catalog.add(image_id, row, result.image):
                     images.append(result.image)
-        catalog.check(config.min_images)
+        say(catalog.remarks())
+        catalog.check(config.min_images, config.max_rejects)
 
         profile = {
             **catalog.profile(),
@@ -77,6 +82,11 @@ def main(raw: Path, prepared: Path) -> None:
         f"left out {profile['duplicates']} duplicates and {num_rejects} rejects"
     )
     timings.write("prepare", profile["fingerprint"])
+
+
+def say(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"prepare: {line}", flush=True)
 
 
 def require_fetched(raw: Path, kind: str) -> None:
