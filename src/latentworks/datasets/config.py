@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainValidator
 
 from latentworks.config import Config
 
@@ -68,6 +68,20 @@ DatasetConfig = Annotated[
 ]
 
 
+def _value_range(value: object) -> Literal["auto", "full"] | tuple[float, float]:
+    if value == "auto" or value == "full":
+        return value
+    numbers = value if isinstance(value, list | tuple) else ()
+    if len(numbers) == 2 and all(type(number) in (int, float) for number in numbers):
+        low, high = numbers
+        if -1e9 <= low < high <= 1e9:
+            return low, high
+    raise ValueError("should be auto, full, or two numbers: [value of black, value of white]")
+
+
+ValueRange = Annotated[Literal["auto", "full"] | tuple[float, float], PlainValidator(_value_range)]
+
+
 class PrepareConfig(Config):
     """The shape that images are converted to, and the fractions kept for validation and test."""
 
@@ -75,6 +89,7 @@ class PrepareConfig(Config):
     channels: Literal[1, 3]
     fit: Literal["pad", "resize"]
     background: Annotated[int, Field(ge=0, le=255)]
+    value_range: ValueRange = "auto"  # files from before this key lack it
     val_fraction: Annotated[float, Field(ge=0, le=0.5)]
     test_fraction: Annotated[float, Field(gt=0, le=0.5)]
     min_images: Annotated[int, Field(ge=2)]
