@@ -101,12 +101,15 @@ def test_other_models_and_image_shapes_are_exported(
         network,
         sampler.fit(latents, None, 0),
         tmp_path / "sampler",
-        Interface(image_shape, network.latent_dim, (), "pad", 0),
+        Interface(image_shape, network.latent_dim, (), "pad", 0, {"uint16": (0, 4095)}),
         images[:3],
         np.linspace(0, 1, 10),
     )
     servable = load(tmp_path / "servable")
     assert np.abs(servable.encode_images(images) - latents).max() <= TOLERANCE * 10
+    white = np.ones((1, *image_shape))
+    for_8_bits, for_12_bits = (255 * white).astype(np.uint8), (4095 * white).astype(np.uint16)
+    assert (servable.encode(for_8_bits) == servable.encode(for_12_bits)).all()
     golden.check(tmp_path / "servable", servable.call)
 
 
@@ -513,5 +516,6 @@ def test_interface_json_has_exactly_the_known_fields(
         "labels": [],
         "fit": "pad",
         "background": 0,
+        "value_range": {},
     }
     assert servable.interface.image_shape == (8, 8, 1)

@@ -171,6 +171,7 @@ def _incoming(dataset: DatasetConfig, known: set[str], version: Isolated) -> _In
         channels=channels,
         fit=about.fit,
         background=about.background,
+        ranges=about.value_range,
     )
     incoming, seen, waiting = _Incoming(), set(known), []
     new: set[str] = set()

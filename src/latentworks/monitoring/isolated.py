@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 
 from latentworks.errors import RegistryError
-from latentworks.preprocess import Fit
+from latentworks.preprocess import Fit, Ranges
 from latentworks.registry.signatures import PRIVATE, Keys
 from latentworks.repository import dag
 from latentworks.serving import loading
@@ -45,6 +45,7 @@ class About:
     latent_dim: int
     fit: Fit  # how images of other sizes are resized: see `prepare_image`
     background: int
+    value_range: Ranges  # of dtypes that are not read in full
 
 
 class Answer(NamedTuple):
@@ -165,6 +166,7 @@ def main() -> None:
                 servable.latent_dim,
                 servable.interface.fit,
                 servable.interface.background,
+                getattr(servable.interface, "value_range", {}),  # older versions lack it
             )
         )
     except Exception as error:  # a broken version may raise anything
