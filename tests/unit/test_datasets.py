@@ -288,18 +288,11 @@ def test_npz_with_a_validation_set_keeps_it(names: str, tmp_path: Path) -> None:
         arrays[images.format(split)] = IMAGES[start : start + 40]
         arrays[labels.format(split)] = LABELS[start : start + 40, None]
     source = npz.load(save_npz(tmp_path / "digits.npz", **arrays))
-    assert source.has_val
+    assert source.splits == {"train", "val", "test"}
     assert [split for _, _, split in everything(source)] == 40 * ["train"] + 40 * ["val"] + 40 * [
         "test"
     ]
     assert named(source)[40:80] == [str(label) for label in LABELS[100:140]]
-
-
-def test_without_test_images_of_its_own_a_source_gives_some_of_its_training_images(
-    tmp_path: Path,
-) -> None:
-    source = npz.load(save_npz(tmp_path / "x.npz", x_train=IMAGES[:9], x_val=IMAGES[9:12]))
-    assert [split for _, _, split in everything(source)] == 9 * [None] + 3 * ["val"]
 
 
 def test_arrays_without_names_and_a_single_array_are_read(tmp_path: Path) -> None:

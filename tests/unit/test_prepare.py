@@ -120,6 +120,14 @@ def test_the_sources_test_split_is_kept_and_val_comes_from_train() -> None:
     assert len(prepared.rows("val")) / 1500 == pytest.approx(0.2, abs=0.04)
 
 
+def test_splits_that_the_source_lacks_come_from_its_train() -> None:
+    parts = {"x_train": IMAGES[:1500], "x_val": IMAGES[1500:]}
+    prepared = prepare_npz(parts, val_fraction=0.5, test_fraction=0.2)
+    assert prepared.rows("val").tolist() == list(range(1500, 1797))
+    # The count is binomial, with a standard deviation of 16 of 1500: four of these are 0.04.
+    assert len(prepared.rows("test")) / 1500 == pytest.approx(0.2, abs=0.04)
+
+
 def test_val_fraction_0_gives_no_val_images() -> None:
     prepared = prepare_npz({"x": IMAGES}, val_fraction=0)
     assert len(prepared.rows("val")) == 0
@@ -195,7 +203,7 @@ def test_a_declared_range_is_used_and_the_full_range_leaves_no_trace_in_the_prof
 
 def test_dark_images_stay_dark_and_the_log_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert prepare_npz({"x": IMAGES // 3}).images.max() == 85
-    assert capsys.readouterr().out.splitlines()[1] == (
+    assert capsys.readouterr().out.splitlines()[0] == (
         "prepare: uint8 from 0 to 85 is read as 0 to 255; if 85 is white, set prepare.value_range "
         "to [0, 85]"
     )

@@ -113,13 +113,17 @@ def open_parts(parts: list[Part]) -> Source:
     if labels:
         ids = chain.from_iterable(distinct(_ids(each, labels)) for each in labels)
         known = classes(ids, labels[0].where)
-    splits = {part.split for part in parts}
+    splits = frozenset(part.split for part in parts)
     return Source(
-        Stream(lambda: chain.from_iterable(_items(part, splits, known) for part in parts)),
+        Stream(
+            lambda: chain.from_iterable(
+                _items(part, part.split if parts[1:] else None, known) for part in parts
+            )
+        ),
         num_items=sum(part.images.shape[0] for part in parts),
         class_names=known.names,
         dtypes=tuple(sorted({_native(part.images.dtype).name for part in parts})),
-        has_val="val" in splits,
+        splits=splits,
     )
 
 
@@ -191,9 +195,7 @@ def _rows_as_images(images: ArrayFile) -> str:
     return f" Save `{_variable(images, 'x')}.reshape(-1, {side}, {side})`."
 
 
-def _items(part: Part, splits: set[Split], known: Classes) -> Iterator[Item]:
-    undecided = part.split == "train" and "test" not in splits  # it also gives the test images
-    own = None if undecided else part.split
+def _items(part: Part, split: Split | None, known: Classes) -> Iterator[Item]:
     rows = _rows(part.images)
     blocks: Iterable[np.ndarray | None] = repeat(None)
     if part.labels is not None:
@@ -205,7 +207,7 @@ def _items(part: Part, splits: set[Split], known: Classes) -> Iterator[Item]:
         images = images.reshape(*images.shape[:3], -1)  # [n, h, w] -> [n, h, w, 1]
         numbers = repeat(None) if ids is None else map(known.number, ids.tolist())
         for image, label in zip(images, numbers, strict=False):
-            yield Item(f"{part.images.name}[{row}]", partial(_read, image), label, own)
+            yield Item(f"{part.images.name}[{row}]", partial(_read, image), label, split)
             row += 1
 
 

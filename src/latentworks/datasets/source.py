@@ -26,7 +26,7 @@ class Item:
     name: str  # unique within the source: a relative path, or `file[index]`
     read: Callable[[], np.ndarray]  # [h, w, c], c in 1..4 (even: with alpha); see `dtypes`
     label: int | None = None  # index into Source.class_names
-    split: Split | None = None  # set if the source has a train and a test set of its own
+    split: Split | None = None  # set if the source has splits of its own
 
 
 @dataclass(frozen=True)
@@ -47,5 +47,6 @@ class Source:
     num_items: int
     class_names: tuple[str, ...] = ()  # empty without labels
     decodes: bool = False  # True if `read` is slow enough to be worth all cores
+    splits: frozenset[Split] = frozenset({"train", "test"})  # of the items that have one
+    notes: tuple[str, ...] = ()  # how the source was understood: a line of log each
     dtypes: tuple[str, ...] = ("uint8", "uint16")  # that `read` may return; these are of pictures
-    has_val: bool = False  # True if the source has a validation set of its own

@@ -28,9 +28,23 @@ def split_of(content_id: str, val_fraction: float, test_fraction: float) -> Spli
 
 
 def choose_split(
-    own: Split | None, content_id: str, val_fraction: float, test_fraction: float
+    own: Split | None,
+    content_id: str,
+    val_fraction: float,
+    test_fraction: float,
+    splits: frozenset[Split],
 ) -> Split:
-    """Choose the split of an image. If the source has its `own` split, only val is chosen by id."""
+    """Choose the split of an image; `own` is that of the source, and `splits` are all it has.
+
+    Images of the source's val and test stay there. The splits that the source lacks are chosen by
+    id from its train.
+    """
     if own is None:
         return split_of(content_id, val_fraction, test_fraction)
-    return split_of(content_id, val_fraction, test_fraction=0) if own == "train" else own
+    if own != "train":
+        return own
+    return split_of(
+        content_id,
+        0 if "val" in splits else val_fraction,
+        0 if "test" in splits else test_fraction,
+    )

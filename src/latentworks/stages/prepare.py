@@ -4,6 +4,7 @@ The out is the folder `prepared`: images.npy, index.parquet with a row for each 
 profile.json.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -35,11 +36,13 @@ def main(raw: Path, prepared: Path) -> None:
     params = load(Params)
     require_fetched(raw, params.dataset.kind)
     source = params.dataset.load()
+    say(source.notes)
     config = params.prepare
-    fractions = (0 if source.has_val else config.val_fraction, config.test_fraction)
+    fractions = (config.val_fraction, config.test_fraction)
     image_shape = (config.image_size, config.image_size, config.channels)
 
-    ranges, lines = value_ranges(source, config.value_range)
+    ranges, remarks = value_ranges(source, config.value_range)
+    say(remarks)
     catalog = Catalog(image_shape, source.class_names)
     transform = partial(
         prepare_image,
@@ -58,7 +61,7 @@ def main(raw: Path, prepared: Path) -> None:
                     catalog.reject(item.name, result.reject)
                     continue
                 image_id = content_id(result.image)
-                split = choose_split(item.split, image_id, *fractions)
+                split = choose_split(item.split, image_id, *fractions, source.splits)
                 row = IndexRow(split, item.label, item.name, result.height, result.width)
                 if catalog.add(image_id, row, result.image):
                     images.append(result.image)
@@ -80,9 +83,12 @@ def main(raw: Path, prepared: Path) -> None:
         f"prepare: {profile['num_images']} images ({splits}); "
         f"left out {profile['duplicates']} duplicates and {num_rejects} rejects"
     )
-    for line in lines:
-        print(f"prepare: {line}")
     timings.write("prepare", profile["fingerprint"])
+
+
+def say(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"prepare: {line}", flush=True)
 
 
 def require_fetched(raw: Path, kind: str) -> None:
