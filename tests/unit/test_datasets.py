@@ -399,7 +399,7 @@ CLASSES: dict[str, tuple[Callable[[np.ndarray], Any], Callable[[int], str | None
     "one-hot": (lambda y: np.eye(10)[y], str),
     "names": (lambda y: np.array([f"class {i}" for i in range(10)])[y], lambda y: f"class {y}"),
     "none": (lambda y: np.where(y > 4, y, -1), lambda y: str(y) if y > 4 else None),
-    "from -2": (lambda y: y - 2, lambda y: str(y - 2)),
+    "below -1": (lambda y: y - 11, lambda y: str(y - 11)),
     "sparse": (lambda y: y * 10**6, lambda y: str(y * 10**6)),
     "several": (lambda y: np.stack([y % 2, y > -1, y > -1], axis=1), lambda y: str(y % 2)),
 }

@@ -207,11 +207,12 @@ def _items(part: Part, split: Split | None, known: Classes) -> Iterator[Item]:
         images = images.reshape(*images.shape[:3], -1)  # [n, h, w] -> [n, h, w, 1]
         numbers = repeat(None) if ids is None else map(known.number, ids.tolist())
         for image, label in zip(images, numbers, strict=False):
-            yield Item(f"{part.images.name}[{row}]", partial(_read, image), label, split)
+            yield Item(f"{part.images.name}[{row}]", partial(finite, image), label, split)
             row += 1
 
 
-def _read(image: np.ndarray) -> np.ndarray:
+def finite(image: np.ndarray) -> np.ndarray:
+    """Return an image; raises Reject if a value is not finite."""
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise Reject("not_finite")
     return np.asarray(image)

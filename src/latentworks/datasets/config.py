@@ -52,7 +52,7 @@ class IDXConfig(Config):
 
 
 class NPZConfig(Config):
-    """A NumPy archive with `x_train` and, optionally, `y_train`, `x_test` and `y_test`."""
+    """A NumPy archive with `x_train` and, optionally, `y_train`, `x_test` and others; or `.npy`."""
 
     kind: Literal["npz"]
     path: SourcePath
@@ -63,8 +63,64 @@ class NPZConfig(Config):
         return load(Path(self.path))
 
 
+class HDF5Config(Config):
+    """An HDF5 file with datasets named as the arrays of `npz`."""
+
+    kind: Literal["hdf5"]
+    path: SourcePath
+
+    def load(self) -> Source:
+        from latentworks.datasets.hdf5 import load
+
+        return load(Path(self.path))
+
+
+class ParquetConfig(Config):
+    """Parquet files with a column of pictures, as Hugging Face's datasets store them."""
+
+    kind: Literal["parquet"]
+    path: SourcePath
+
+    def load(self) -> Source:
+        from latentworks.datasets.parquet import load
+
+        return load(Path(self.path))
+
+
+class TarConfig(Config):
+    """Tar files of pictures and labels, as WebDataset stores them."""
+
+    kind: Literal["tar"]
+    path: SourcePath
+
+    def load(self) -> Source:
+        from latentworks.datasets.tar import load
+
+        return load(Path(self.path))
+
+
+class CSVConfig(Config):
+    """CSV files with a label and the pixels of an image in each row."""
+
+    kind: Literal["csv"]
+    path: SourcePath
+
+    def load(self) -> Source:
+        from latentworks.datasets.csv_file import load
+
+        return load(Path(self.path))
+
+
 DatasetConfig = Annotated[
-    FashionMNISTConfig | ImageFolderConfig | IDXConfig | NPZConfig, Field(discriminator="kind")
+    FashionMNISTConfig
+    | ImageFolderConfig
+    | IDXConfig
+    | NPZConfig
+    | HDF5Config
+    | ParquetConfig
+    | TarConfig
+    | CSVConfig,
+    Field(discriminator="kind"),
 ]
 
 

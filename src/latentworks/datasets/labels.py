@@ -4,6 +4,7 @@ A label becomes an id, a whole number or a text. The classes of a source are the
 in order: labels 7, 2507 and 5007 are three classes. The id -1, or an empty text, is no label.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -34,7 +35,7 @@ class Classes:
 def classes(ids: Iterable[Id | None], where: str, names: tuple[str, ...] = ()) -> Classes:
     """Collect the classes of the ids in `where`. `names[i]` is the name of the number i.
 
-    Raises DataError if ids are both numbers and text, are below -1, or have too many values.
+    Raises DataError if ids are both numbers and text, numbers below -1, or too many.
     """
     found: set[Id] = set()
     for id in ids:
@@ -52,14 +53,17 @@ def classes(ids: Iterable[Id | None], where: str, names: tuple[str, ...] = ()) -
             f"{where}: labels are numbers and text. Received: {min(numbers)} and "
             f"{short(min(texts))}. Save all as text."
         )
-    if found != TWO_CLASSES:
-        numbers = [number for number in numbers if number != NO_LABEL]
-    if found != TWO_CLASSES and min(numbers, default=0) < 0:
+    if min(numbers, default=0) < NO_LABEL:
         raise DataError(
             f"{where}: expected class numbers from 0, or -1 for no label. "
             f"Received: {min(numbers)}. If each number is a class, save the numbers as text."
         )
-    ordered: list[Id] = [*sorted(numbers), *sorted(texts)]
+    if all(re.fullmatch("-?[0-9]{1,18}", text) for text in texts):
+        ordered = sorted(found, key=lambda id: (int(id), str(id)))
+        if {int(id) for id in found} != TWO_CLASSES and ordered and int(ordered[0]) == NO_LABEL:
+            ordered = [id for id in ordered if int(id) != NO_LABEL]
+    else:
+        ordered = sorted(found, key=str)
     return Classes(
         tuple(_name(id, names) for id in ordered), {id: i for i, id in enumerate(ordered)}
     )
