@@ -75,7 +75,12 @@ def load(path: Path) -> Source:
 @contextmanager
 def _opened(shard: Shard) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(shard.path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
+        with pq.ParquetFile(
+            shard.path,
+            buffer_size=BUFFER_BYTES,
+            pre_buffer=False,
+            page_checksum_verification=True,
+        ) as file:
             yield file
     except DAMAGE as error:
         raise DataError(f"{shard.path}: not a readable Parquet file: {reason(error)}.") from None
