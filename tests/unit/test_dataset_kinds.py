@@ -364,6 +364,15 @@ def test_parquet_without_pictures_or_with_several_labels_is_refused(
         load("parquet", parquet(tmp_path / "x.parquet", columns))
 
 
+def test_files_without_images_are_refused(tmp_path: Path) -> None:
+    table = pa.table({"image": pa.array([], pa.binary())})
+    pq.write_table(table, tmp_path / "x.parquet")
+    csv(tmp_path / "x.csv", ["label", *(f"pixel{i}" for i in range(16))])
+    for kind in ("parquet", "csv"):
+        with pytest.raises(DataError, match=r"no images\. Expected a row"):
+            load(kind, tmp_path / f"x.{kind}")
+
+
 def test_parquet_shards_with_other_columns_are_refused(tmp_path: Path) -> None:
     parquet(tmp_path / "a.parquet", {"image": STRUCTS, "label": [0, 1, 2, 3]})
     parquet(tmp_path / "b.parquet", {"image": PICTURES, "label": [0, 1, 2, 3]})
@@ -432,7 +441,7 @@ def test_labels_that_are_none_are_refused(
 
 def test_a_tar_file_without_pictures_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(tar({"a.npy": b"", "a.cls": b"1"}))
-    with pytest.raises(DataError, match=r"no pictures\. Expected files with the endings png"):
+    with pytest.raises(DataError, match=r"no images\. Expected files with the endings png"):
         load("tar", tmp_path / "x.tar")
 
 

@@ -53,6 +53,7 @@ def load(path: Path) -> Source:
         shards,
         partial(_labels, layouts),
         partial(_records, layouts),
+        "a row of pixels for each image",
         dtypes=(DTYPE,),
     )
 

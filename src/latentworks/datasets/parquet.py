@@ -67,6 +67,7 @@ def load(path: Path) -> Source:
         shards,
         partial(_labels, columns),
         partial(_records, columns),
+        "a row for each image",
         names=names,
         notes=(str(columns),),
     )

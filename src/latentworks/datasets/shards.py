@@ -88,6 +88,7 @@ def open_shards(
     shards: list[Shard],
     labels: Callable[[Shard], Iterator[Id | None]],
     records: Callable[[Shard], Iterator[Record]],
+    expected: str,
     *,
     names: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
@@ -96,7 +97,8 @@ def open_shards(
     """Build a Source. `labels` and `records` read a shard from its start, image by image.
 
     `names[i]` is the name of the class number i, if there are names. `dtypes` are those of arrays;
-    without them, records are pictures, which take long to decode.
+    without them, records are pictures, which take long to decode. Raises DataError if there are no
+    images, which `expected` describes, or if labels name no classes.
     """
     num_items = 0
 
@@ -108,6 +110,8 @@ def open_shards(
                 yield label
 
     known = classes(every_label(), str(path), names)
+    if num_items == 0:
+        raise DataError(f"{path}: no images. Expected {expected}.")
     source = Source(
         Stream(partial(_items, shards, records, known)),
         num_items,

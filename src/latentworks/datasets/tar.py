@@ -40,13 +40,9 @@ class Sample:
 def load(path: Path) -> Source:
     """Open a tar file, or a folder of them. Raises DataError if one is invalid."""
     shards = find(path, (".tar",), "tar file")
-    source = open_shards(path, shards, _labels, _records)
-    if source.num_items == 0:
-        raise DataError(
-            f"{path}: no pictures. Expected files with the endings {', '.join(PICTURES)}, "
-            "and labels beside them, such as 0001.jpg and 0001.cls."
-        )
-    return source
+    endings = f"files with the endings {', '.join(PICTURES)}"
+    expected = f"{endings}, and labels beside them, such as 0001.jpg and 0001.cls"
+    return open_shards(path, shards, _labels, _records, expected)
 
 
 def _labels(shard: Shard) -> Iterator[Id | None]:
