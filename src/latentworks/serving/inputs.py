@@ -96,8 +96,8 @@ def _of_known_dtype(array: np.ndarray, ranges: Ranges) -> np.ndarray:
         low, high = ranges[floats[0]]
         if not (array.min() >= low and array.max() <= high):  # this way round, NaN fails
             raise InputError(
-                f"Images of floats are from {low:g} to {high:g}. Received: {array.dtype} from "
-                f"{array.min():g} to {array.max():g}. Scale or clip them."
+                f"Images of floats are from {low:g} to {high:g}. "
+                f"Received: {array.dtype}{_cure(array)}"
             )
         return array.astype(floats[0])
     if array.dtype.name in ranges:
