@@ -14,6 +14,8 @@ Fit = Literal["pad", "resize"]
 Range = tuple[float, float]  # the values of black and of white
 Ranges = Mapping[str, Range]  # the range of images of a dtype, such as uint16
 
+BLOCK = 1 << 18  # values that are converted at once
+
 FULL: Ranges = {}  # images use the full range of their dtype
 
 
@@ -73,10 +75,14 @@ def scaled_values(image: np.ndarray, between: Range) -> np.ndarray:
         return image
     if image.dtype == np.uint16 and (low, high) == (0, 65535):
         return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    values = image.astype(np.float32)
-    values -= np.float32(low)
-    values *= np.float32(255 / (high - low))
-    return np.rint(np.clip(values, 0, 255, out=values), out=values).astype(np.uint8)
+    pixels = np.empty(image.shape, np.uint8)
+    rows = max(1, BLOCK // max(1, image[0].size))
+    for start in range(0, len(image), rows):  # float32 of all pixels would be four times as large
+        values = image[start : start + rows].astype(np.float32)
+        values -= np.float32(low)
+        values *= np.float32(255 / (high - low))
+        pixels[start : start + rows] = np.rint(np.clip(values, 0, 255))
+    return pixels
 
 
 def over_background(image: np.ndarray, background: int) -> np.ndarray:

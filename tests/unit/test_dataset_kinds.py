@@ -475,7 +475,7 @@ def test_links_in_a_tar_file_are_not_followed(tmp_path: Path) -> None:
 # --- CSV -----------------------------------------------------------------------------------------
 
 
-def csv(path: Path, *lines: list[Any]) -> Path:
+def csv(path: Path, *lines: Any) -> Path:
     path.write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
     return path
 
@@ -489,13 +489,14 @@ PIXELS = [*range(0, 250, 16)]  # 16
         ([["label", *(f"pixel{i}" for i in range(16))], [7, *PIXELS], ["", *PIXELS]], ["7", None]),
         ([[*(f"{i}x1" for i in range(16)), "Class"], [*PIXELS, "a"], [*PIXELS, "b"]], ["a", "b"]),
         ([[7, *PIXELS], ["cat", *PIXELS]], ["7", "cat"]),  # without names
+        ([range(17), [7, *PIXELS], [3, *PIXELS]], ["7", "3"]),  # of pandas
         ([PIXELS, PIXELS], [None, None]),
         ([[f"pixel{i}" for i in range(16)], PIXELS, PIXELS], [None, None]),
     ],
-    ids=["kaggle", "label last", "no names", "no names or labels", "no labels"],
+    ids=["kaggle", "label last", "no names", "numbers", "no names or labels", "no labels"],
 )
 def test_rows_of_pixels_are_images(
-    lines: list[list[Any]], labels: list[str | None], tmp_path: Path
+    lines: list[Any], labels: list[str | None], tmp_path: Path
 ) -> None:
     source = load("csv", csv(tmp_path / "x.csv", *lines))
     assert named(source) == labels

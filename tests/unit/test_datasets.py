@@ -251,6 +251,7 @@ def test_an_idx_header_with_gigantic_images_is_refused(tmp_path: Path) -> None:
         ({"x": IMAGES, "y": np.ones((1797, 3), int)}, "rows with up to 3 ones of 3"),
         ({"x": IMAGES, "y": LABELS + 0.5}, "expected whole numbers .* other float64"),
         ({"x": IMAGES, "y": LABELS * 1j}, "Received: complex128"),
+        ({"x": IMAGES, "y": np.zeros(1797, "V0")}, r"Received: \|V0"),
         ({"x": IMAGES, "y": LABELS[1:]}, "of the 1797 images .* Received: 1796 labels"),
         (
             {"x_train": IMAGES[:9], "y_train": LABELS[:9]}
@@ -360,6 +361,14 @@ def test_class_numbers_are_in_the_order_of_the_ids(tmp_path: Path) -> None:
         "10",
         "100",
     )
+
+
+def test_labels_that_are_hardly_classes_are_doubted_in_the_log(tmp_path: Path) -> None:
+    path = save_npz(tmp_path / "x.npz", x=IMAGES[:40], y=np.arange(40))
+    assert npz.load(path).notes == (
+        "labels give 40 classes for 40 images: leave them out if they are no classes",
+    )
+    assert npz.load(save_npz(path, x=IMAGES[:40], y=LABELS[:40])).notes == ()
 
 
 def test_too_many_classes_are_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from latentworks.datasets.labels import Classes, are_flags, classes, distinct, row_ids
+from latentworks.datasets.labels import Classes, are_flags, classes, distinct, doubts, row_ids
 from latentworks.datasets.source import MAX_PIXELS, Item, Reject, Source, Split, Stream
 from latentworks.errors import DataError
 from latentworks.params.faults import escaped
@@ -113,6 +113,7 @@ def open_parts(parts: list[Part]) -> Source:
     if labels:
         ids = chain.from_iterable(distinct(_ids(each, labels)) for each in labels)
         known = classes(ids, labels[0].where)
+    num_items = sum(part.images.shape[0] for part in parts)
     splits = frozenset(part.split for part in parts)
     return Source(
         Stream(
@@ -120,10 +121,11 @@ def open_parts(parts: list[Part]) -> Source:
                 _items(part, part.split if parts[1:] else None, known) for part in parts
             )
         ),
-        num_items=sum(part.images.shape[0] for part in parts),
+        num_items=num_items,
         class_names=known.names,
         dtypes=tuple(sorted({_native(part.images.dtype).name for part in parts})),
         splits=splits,
+        notes=doubts(known, num_items),
     )
 
 
@@ -222,7 +224,8 @@ def finite(image: np.ndarray) -> np.ndarray:
 
 
 def _check_labels(labels: ArrayFile, images: ArrayFile) -> None:
-    if len(labels.shape) not in (1, 2) or 0 in labels.shape or labels.dtype.kind not in "biufSU":
+    is_known = labels.dtype.kind in "biufSU" and labels.dtype.itemsize > 0
+    if len(labels.shape) not in (1, 2) or 0 in labels.shape or not is_known:
         raise DataError(
             f"{labels.where}: expected labels [N], or one-hot [N, classes]. "
             f"Received: {labels.dtype} of shape {labels.shape}. "

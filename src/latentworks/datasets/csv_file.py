@@ -60,7 +60,8 @@ def load(path: Path) -> Source:
 
 def _layout(shard: Shard) -> Layout:
     cells = next(_lines(shard), [])
-    has_names = not all(map(_is_number, cells))
+    are_numbered = cells == [str(column) for column in range(len(cells))]
+    has_names = are_numbered or not all(map(_is_number, cells))
     names = [cell.strip().lower() for cell in cells]
     if has_names and any(name in FILES for name in names):
         raise DataError(
@@ -68,7 +69,8 @@ def _layout(shard: Shard) -> Layout:
             "set dataset.kind to image_folder, and dataset.path to the folder."
         )
     label = next((names.index(name) for name in LABELS if name in names), None)
-    if not has_names and not _is_square(len(cells)) and _is_square(len(cells) - 1):
+    unnamed = are_numbered or not has_names
+    if unnamed and not _is_square(len(cells)) and _is_square(len(cells) - 1):
         label = 0
     pixels = len(cells) - (label is not None)
     if not _is_square(pixels):

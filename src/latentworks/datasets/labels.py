@@ -14,6 +14,7 @@ from latentworks.errors import DataError
 from latentworks.params.faults import escaped, short
 
 MAX_CLASSES = 100_000
+MANY_CLASSES = 20
 NO_LABEL = -1
 TWO_CLASSES = {-1, 1}  # the ids of two classes in many papers, if there are no others
 
@@ -67,6 +68,14 @@ def classes(ids: Iterable[Id | None], where: str, names: tuple[str, ...] = ()) -
     return Classes(
         tuple(_name(id, names) for id in ordered), {id: i for i, id in enumerate(ordered)}
     )
+
+
+def doubts(known: Classes, num_images: int) -> tuple[str, ...]:
+    """A line of log if labels are hardly classes: captions, or numbers to predict."""
+    if len(known.names) < MANY_CLASSES or len(known.names) <= num_images / 2:
+        return ()
+    counts = f"{len(known.names)} classes for {num_images} images"
+    return (f"labels give {counts}: leave them out if they are no classes",)
 
 
 def _name(id: Id, names: tuple[str, ...]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from latentworks.datasets.image_folder import decode_image
-from latentworks.datasets.labels import Classes, Id, classes
+from latentworks.datasets.labels import Classes, Id, classes, doubts
 from latentworks.datasets.source import Item, Source, Split, Stream
 from latentworks.errors import DataError
 
@@ -118,7 +118,7 @@ def open_shards(
         known.names,
         decodes=not dtypes,
         splits=frozenset(shard.split for shard in shards if shard.split),
-        notes=notes,
+        notes=(*notes, *doubts(known, num_items)),
     )
     return replace(source, dtypes=dtypes) if dtypes else source
 
