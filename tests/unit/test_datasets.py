@@ -529,6 +529,17 @@ def test_a_bright_image_between_those_that_are_looked_at_first_counts() -> None:
     assert value_ranges(source, "auto") == ({}, [])
 
 
+def test_if_none_that_is_looked_at_first_can_be_used_all_are_looked_at() -> None:
+    def image(number: int) -> np.ndarray:
+        if number % 2 == 0:
+            raise Reject("not_finite")
+        return np.full((2, 2, 1), number / 300, np.float32)
+
+    items = [Item(str(number), partial(image, number)) for number in range(300)]
+    source = Source(items, 300, dtypes=("float32",))
+    assert value_ranges(source, "auto")[0] == {"float32": (0, 1)}
+
+
 def test_most_images_are_not_read_to_decide_on_their_range() -> None:
     read = []
 

@@ -127,6 +127,20 @@ def test_equal_models_export_to_equal_bytes(finished: Checkout, tmp_path: Path) 
     assert checksums.content_digest(first) == checksums.content_digest(second)
 
 
+def test_the_range_of_the_training_images_is_in_the_servable(
+    finished: Checkout, images: np.ndarray, tmp_path: Path
+) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    path = checkout.path / "data/prepared/profile.json"
+    disk.write_json(path, disk.read_json(path) | {"value_range": {"uint16": [0, 4080]}})
+    call = ["python", "-m", "latentworks.stages", "export", "data/prepared", "models/autoencoder"]
+    checkout.run(*call, "models/sampler", "servable", PYTHONPATH="src")
+    servable = load(checkout.path / "servable")
+    expected = servable.encode(images[:2])
+    assert np.allclose(servable.encode(images[:2].astype(np.uint16) * 16), expected, atol=1e-5)
+    golden.check(checkout.path / "servable", servable.call)
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from Linux")
 def test_the_cost_of_many_samples_is_measured(servable: Servable, finished: Checkout) -> None:
     cost = sampling_cost.measure(finished.path / "models/servable")

@@ -39,7 +39,7 @@ def value_ranges(
     if setting != "auto":
         return _declared(source, setting), []
     extents = _extents(source, math.ceil(source.num_items / NUM_LOOKED_AT))
-    if any(not _uses_most(dtype, extent) for dtype, extent in extents.items()):
+    if not extents or any(not _uses_most(dtype, extent) for dtype, extent in extents.items()):
         extents = _extents(source)
     ranges = {dtype: _usual(dtype, extent) for dtype, extent in sorted(extents.items())}
     lines = [_line(dtype, extents[dtype], chosen) for dtype, chosen in ranges.items()]
