@@ -190,6 +190,20 @@ def test_nothing_and_an_empty_file_or_folder_are_refused(kind: str, tmp_path: Pa
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("kind", ["npz", "hdf5", "parquet", "tar", "csv"])
+@pytest.mark.parametrize("named", ["npz", "hdf5", "parquet", "tar", "csv"])
+def test_the_kind_of_a_file_is_named_if_it_is_another(
+    kind: str, named: str, tmp_path: Path
+) -> None:
+    path = WRITERS[kind](tmp_path, IMAGES, LABELS)
+    file = path if path.is_file() else sorted(path.iterdir())[0]
+    if kind == named:
+        load(kind, file)
+        return
+    with pytest.raises(DataError, match=rf" Set dataset\.kind to {kind}\.$"):
+        load(named, file)
+
+
 class Evil:
     def __init__(self, file: Path) -> None:
         self.file = file

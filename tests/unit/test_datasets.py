@@ -141,6 +141,19 @@ def test_an_idx_file_with_four_axes_holds_colour_images(tmp_path: Path) -> None:
     np.testing.assert_array_equal(everything(source)[5][0], colour[5])
 
 
+def test_idx_files_may_have_the_names_of_emnist(tmp_path: Path) -> None:
+    write_idx(tmp_path, train_images=IMAGES[:9], train_labels=LABELS[:9], test_images=IMAGES[9:12])
+    for file in list(tmp_path.iterdir()):
+        file.rename(tmp_path / f"emnist-letters-{file.name}")
+    source = idx.load(gzip_all(tmp_path))
+    assert [split for _, _, split in everything(source)] == 9 * ["train"] + 3 * ["test"]
+    assert named(source)[:9] == [str(label) for label in LABELS[:9]]
+    other = "emnist-digits-train-images-idx3-ubyte.gz"
+    (tmp_path / other).write_bytes((tmp_path / other.replace("digits", "letters")).read_bytes())
+    with pytest.raises(DataError, match="files of several data sets: emnist-digits-train-images"):
+        idx.load(tmp_path)
+
+
 def test_npz_with_big_endian_16_bit_images_is_read(tmp_path: Path) -> None:
     deep = IMAGES.astype(">u2") * 257
     image = everything(npz.load(save_npz(tmp_path / "deep.npz", x=deep)))[3][0]

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from latentworks.datasets.arrays import finite, reason
+from latentworks.datasets.formats import other_kind
 from latentworks.datasets.labels import Id
 from latentworks.datasets.shards import Record, Shard, find, open_shards
 from latentworks.datasets.source import Source
@@ -78,6 +79,7 @@ def _layout(shard: Shard) -> Layout:
         raise DataError(
             f"{shard.path}: expected columns label, pixel0, pixel1, … whose number of pixels is a "
             f"square, such as 784. Received: {pixels} columns for pixels, of {shown}, …."
+            f"{other_kind(shard.path, 'csv')}"
         )
     return Layout(label, math.isqrt(pixels), has_names)
 

@@ -12,6 +12,7 @@ import h5py  # type: ignore[import-untyped] # it comes with Keras
 import numpy as np
 
 from latentworks.datasets.arrays import ArrayFile, Readable, open_named, reason
+from latentworks.datasets.formats import other_kind
 from latentworks.datasets.source import Source
 from latentworks.errors import DataError
 
@@ -33,7 +34,8 @@ def load(path: Path) -> Source:
                 and file.get(name, getclass=True) is h5py.Dataset
             ]
     except DAMAGE as error:
-        raise DataError(f"{path}: not a readable HDF5 file: {reason(error)}.") from None
+        cure = other_kind(path, "hdf5")
+        raise DataError(f"{path}: not a readable HDF5 file: {reason(error)}.{cure}") from None
     return open_named(names, lambda name: _array_file(path, name), str(path))
 
 

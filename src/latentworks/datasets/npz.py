@@ -23,6 +23,7 @@ from latentworks.datasets.arrays import (
     open_parts,
     reason,
 )
+from latentworks.datasets.formats import other_kind
 from latentworks.datasets.source import Source
 from latentworks.errors import DataError
 
@@ -44,7 +45,8 @@ def load(path: Path) -> Source:
             sizes = {each.filename: each.file_size for each in archive.infolist()}
             members = [name for name in archive.namelist() if name.endswith(".npy")]
     except DAMAGE as error:
-        raise DataError(f"{path}: not an .npz archive: {reason(error)}.") from None
+        cure = other_kind(path, "npz")
+        raise DataError(f"{path}: not an .npz archive: {reason(error)}.{cure}") from None
     names = {name.removesuffix(".npy") for name in members}
     if len(names) < len(members):
         raise DataError(f"{path}: two arrays have the same name. Expected each name once.")

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from latentworks.datasets.arrays import reason
+from latentworks.datasets.formats import other_kind
 from latentworks.datasets.labels import Id, one_id
 from latentworks.datasets.shards import Record, Shard, find, open_shards, read_picture
 from latentworks.datasets.source import Source
@@ -84,7 +85,8 @@ def _opened(shard: Shard) -> Iterator[pq.ParquetFile]:
         ) as file:
             yield file
     except DAMAGE as error:
-        raise DataError(f"{shard.path}: not a readable Parquet file: {reason(error)}.") from None
+        fault = f"not a readable Parquet file: {reason(error)}."
+        raise DataError(f"{shard.path}: {fault}{other_kind(shard.path, 'parquet')}") from None
 
 
 def _columns(schema: pa.Schema, where: str) -> Columns:

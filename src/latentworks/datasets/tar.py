@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from latentworks.datasets.arrays import reason
+from latentworks.datasets.formats import other_kind
 from latentworks.datasets.labels import Id, one_id
 from latentworks.datasets.shards import Record, Shard, find, open_shards, read_part
 from latentworks.datasets.source import Source
@@ -111,9 +112,9 @@ def _readable(shard: Shard) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
+        cure = other_kind(shard.path, "tar") or " Unpack .tar.gz to .tar, or copy the file again."
         raise DataError(
-            f"{shard.path}: not a readable tar file without compression: {reason(error)}. "
-            "Unpack .tar.gz to .tar, or copy the file again."
+            f"{shard.path}: not a readable tar file without compression: {reason(error)}.{cure}"
         ) from None
 
 
