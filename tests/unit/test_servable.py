@@ -1,5 +1,6 @@
 """A servable gives the outputs of Keras, runs without this project, and refuses wrong inputs."""
 
+import io
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow.exceptions import MlflowException
+from PIL import Image
 from pydantic import TypeAdapter
 
 import sampling_cost
@@ -27,6 +29,8 @@ from latentworks.errors import InputError, RegistryError
 from latentworks.models.config import ModelConfig
 from latentworks.preprocess import to_pixels
 from latentworks.samplers.config import GaussianConfig, SamplerConfig
+from latentworks.server import encoding
+from latentworks.server.model import Model, Named
 from latentworks.serving import checksums, export, golden, loading, packaging, preflight
 from latentworks.serving.servable import Interface, Servable, load
 from latentworks.system import disk
@@ -380,6 +384,27 @@ def test_mlflow_drops_unknown_params_and_a_servable_refuses_wrong_params(
         model.predict(flat, params={"verb": "encode"})
     with pytest.raises(MlflowException, match="Latents have the shape"):
         model.unwrap_python_model().predict(None, [[1.0]], {"verb": "decode"})
+
+
+def test_clients_may_send_images_with_the_range_of_the_training_images(
+    packaged: Path, servable: Servable, images: np.ndarray, tmp_path: Path
+) -> None:
+    """A PNG of 12 bits over HTTP, and an array of 16 bits through MLflow."""
+    import mlflow.pyfunc
+
+    folder = shutil.copytree(packaged, tmp_path / "model")
+    interface = folder / "artifacts/servable/interface.json"
+    disk.write_json(interface, disk.read_json(interface) | {"value_range": {"uint16": [0, 4080]}})
+    expected = servable.encode(images[:1])
+    deep = images[:1].astype(np.uint16) * 16
+    picture = io.BytesIO()
+    Image.fromarray(deep[0, ..., 0]).save(picture, "PNG")
+    model = Model(Named("deep", 1, "sha"), folder)
+    sent = encoding.read(picture.getvalue(), {}, lambda _: None).inputs
+    read = model.checked_inputs("encode", sent)
+    assert np.allclose(model.call("encode", read, {}), expected, atol=1e-5)
+    of_mlflow = mlflow.pyfunc.load_model(str(folder))
+    assert np.allclose(of_mlflow.predict(deep, {"verb": "encode"}), expected, atol=1e-5)
 
 
 def test_two_versions_in_one_process_keep_their_own_code(packaged: Path, tmp_path: Path) -> None:
