@@ -568,10 +568,10 @@ def test_most_images_are_not_read_to_decide_on_their_range() -> None:
 
 
 def test_alpha_keeps_its_full_range() -> None:
-    mask = np.array([[[0, 255], [1, 255]], [[1, 0], [0, 0]]], np.uint8)
+    mask = np.array([[[0, 255], [1, 128]], [[1, 0], [0, 0]]], np.uint8)
     ranges, lines = value_ranges(Source([Item("a", mask.copy)], 1), "auto")
     assert lines == ["uint8 from 0 to 1 is read as 0 to 1"]
-    assert to_uint8(mask, ranges).tolist() == [[[0, 255], [255, 255]], [[255, 0], [0, 0]]]
+    assert to_uint8(mask, ranges).tolist() == [[[0, 255], [255, 128]], [[255, 0], [0, 0]]]
 
 
 def test_each_dtype_has_a_range_of_its_own() -> None:
