@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from latentworks.datasets.arrays import reason
 from latentworks.datasets.formats import other_kind
 from latentworks.datasets.labels import Id, one_id
-from latentworks.datasets.shards import Record, Shard, find, open_shards, read_picture
+from latentworks.datasets.shards import Record, Shard, find, open_shards, read_content
 from latentworks.datasets.source import Source
 from latentworks.errors import DataError
 from latentworks.params.faults import escaped
@@ -154,5 +154,5 @@ def _records(columns: Columns, shard: Shard) -> Iterator[Record]:
                 labels = batch.column(batch.schema.get_field_index(columns.labels)).to_pylist()
             for content, label in zip(contents, labels, strict=True):
                 name = f"{shard.name}[{row}]"
-                yield Record(name, partial(read_picture, content or b""), one_id(label, where))
+                yield Record(name, partial(read_content, content or b""), one_id(label, where))
                 row += 1

@@ -131,7 +131,7 @@ def _items(
             yield Item(record.name, record.read, known.number(record.label), shard.split)
 
 
-def read_picture(content: bytes) -> np.ndarray:
+def read_content(content: bytes) -> np.ndarray:
     """Decode the bytes of a picture file. Raises Reject."""
     return decode_image(io.BytesIO(content), len(content))
 
@@ -140,4 +140,4 @@ def read_part(path: str, offset: int, size: int) -> np.ndarray:
     """Decode a picture that lies within a file. Raises Reject."""
     with open(path, "rb") as file:
         file.seek(offset)
-        return read_picture(file.read(size))
+        return read_content(file.read(size))
