@@ -1,26 +1,40 @@
 """Conversion of images to the shape that a model is trained on, and of model output to pixels.
 
-Every function is pure. A raw image is uint8 or uint16 [h, w, c] with c from 1 to 4; if c is even,
-the last channel is alpha. A prepared image is uint8 [S, S, C] with C 1 or 3.
+Every function is pure. A raw image is [h, w, c] with c from 1 to 4, of integers, floats or bool; if
+c is even, the last channel is alpha. A prepared image is uint8 [S, S, C] with C 1 or 3.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 Fit = Literal["pad", "resize"]
+Range = tuple[float, float]  # the values of black and of white
+Ranges = Mapping[str, Range]  # the range of images of a dtype, such as uint16
+
+BLOCK = 1 << 18  # values that are converted at once
+
+FULL: Ranges = {}  # images use the full range of their dtype
 
 
 def prepare_image(
-    image: np.ndarray, *, size: int, channels: int, fit: Fit, background: int
+    image: np.ndarray,
+    *,
+    size: int,
+    channels: int,
+    fit: Fit,
+    background: int,
+    ranges: Ranges = FULL,
 ) -> np.ndarray:
     """Convert a raw image to uint8 [size, size, channels].
 
-    The aspect ratio is kept: the longer side sets the scale. `background`, a grey from 0 to 255,
-    fills the margins and shows through transparent pixels.
+    `ranges` says which values are black and white. The aspect ratio is kept: the longer side sets
+    the scale. `background`, a grey from 0 to 255, fills the margins and shows through transparent
+    pixels.
     """
-    image = with_channels(over_background(to_uint8(image), background), channels)
+    image = with_channels(over_background(to_uint8(image, ranges), background), channels)
     image = scaled(image, size, fit)
     height, width = image.shape[:2]
     if height == width == size:
@@ -31,11 +45,44 @@ def prepare_image(
     return canvas
 
 
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Convert a uint16 image to uint8 by round(x / 257): 0 becomes 0, and 65535 becomes 255."""
-    if image.dtype == np.uint8:
+def to_uint8(image: np.ndarray, ranges: Ranges = FULL) -> np.ndarray:
+    """Convert a raw image to uint8 by round(255 (x - black) / (white - black)), clipped to 0..255.
+
+    Alpha keeps the full range of its dtype. Without a range, bool and integers of up to 16 bits use
+    the full range of their dtype, and floats 0 to 1.
+    """
+    dtype = image.dtype.name
+    if dtype not in ranges:
+        return scaled_values(image, full_range(dtype))
+    pixels = scaled_values(image, ranges[dtype])
+    if image.shape[2] % 2 == 0 and dtype in ("uint8", "uint16"):
+        pixels[..., -1:] = scaled_values(image[..., -1:], full_range(dtype))
+    return pixels
+
+
+def full_range(dtype: str) -> Range:
+    """The full range of a dtype: 0 to 65535 of uint16. Floats have 0 to 1."""
+    if np.dtype(dtype).kind not in "iu":
+        return 0, 1
+    limits = np.iinfo(dtype)
+    return int(limits.min), int(limits.max)
+
+
+def scaled_values(image: np.ndarray, between: Range) -> np.ndarray:
+    """Map a range of values to 0..255, uint8; values beyond it become 0 or 255."""
+    low, high = between
+    if image.dtype == np.uint8 and (low, high) == (0, 255):
         return image
-    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if image.dtype == np.uint16 and (low, high) == (0, 65535):
+        return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    pixels = np.empty(image.shape, np.uint8)
+    rows = max(1, BLOCK // max(1, image[0].size))
+    for start in range(0, len(image), rows):  # float32 of all pixels would be four times as large
+        values = image[start : start + rows].astype(np.float32)
+        values -= np.float32(low)
+        values *= np.float32(255 / (high - low))
+        pixels[start : start + rows] = np.rint(np.clip(values, 0, 255))
+    return pixels
 
 
 def over_background(image: np.ndarray, background: int) -> np.ndarray:

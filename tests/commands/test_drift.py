@@ -287,6 +287,19 @@ def test_a_version_that_prints_is_measured_and_one_that_ends_is_reported(files: 
             version.measure(images)
 
 
+def test_images_are_prepared_with_the_range_of_the_version(files: Path) -> None:
+    image = np.arange(0, 256, 4, np.uint8).reshape(8, 8, 1)
+    deep = image.astype(np.uint16) * 16
+    (interface,) = files.glob("artifacts/servable/interface.json")
+    fields = json.loads(interface.read_text())
+    for ranges, white in (({"uint16": [0, 4080]}, 4080), ({}, 65535)):
+        interface.write_text(json.dumps(fields | {"value_range": ranges}))
+        with Isolated(files, "it") as version:
+            assert (version.about.prepare(image) == image).all()
+            expected = np.rint(deep * (255 / white))
+            assert (version.about.prepare(deep) == expected).all()
+
+
 def test_the_data_of_the_champion_comes_from_the_cache(champion: Checkout, tmp_path: Path) -> None:
     """The checkout has prepared other data since the promotion."""
     checkout = champion.copy(tmp_path / "checkout")

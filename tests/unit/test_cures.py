@@ -7,6 +7,7 @@ nothing else about the fault.
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from hypothesis.extra.numpy import arrays
 from checkouts import Checkout
 from latentworks.errors import InputError
 from latentworks.server import encoding
-from latentworks.serving.inputs import to_images
+from latentworks.serving.inputs import prepare, to_images
 from latentworks.serving.servable import DEFAULT_NUM, VERBS, Servable, load
 
 SHAPE = (8, 8, 1)  # of the model's images
@@ -55,9 +56,12 @@ WRONG_PARAMS_OF_SAMPLE = (
 MOST_STEPS = 6
 
 
-@pytest.fixture(scope="module")
-def servable(finished: Checkout) -> Servable:
-    return load(finished.path / "models/servable")
+@pytest.fixture(scope="module", params=[{}, {"float32": (0, 1)}], ids=["full", "floats"])
+def servable(request: pytest.FixtureRequest, finished: Checkout) -> Servable:
+    """A model of images that are read in full, and one of images that were floats."""
+    loaded = load(finished.path / "models/servable")
+    loaded.interface = replace(loaded.interface, value_range=request.param)
+    return loaded
 
 
 def obey(message: str, inputs: Any, params: dict[str, Any], num: int) -> tuple[Any, dict[str, Any]]:
@@ -123,7 +127,9 @@ def test_images_that_are_sent_as_the_error_says_have_the_pixels_that_were_meant(
     else:
         pytest.fail("the advice does not lead to a call that is accepted")
     assert len(answers) == len(pixels)
-    np.testing.assert_array_equal(to_images(read, SHAPE), pixels)
+    ranges = servable.interface.value_range
+    prepared = prepare(to_images(read, SHAPE, ranges), SHAPE, "pad", 0, ranges)
+    np.testing.assert_array_equal(prepared, pixels)
 
 
 @DOORS

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import struct
+import tarfile
 import tracemalloc
 import zipfile
 import zlib
@@ -23,7 +24,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -33,12 +37,14 @@ from sklearn.datasets import load_digits
 
 from checkouts import ROOT
 from latentworks import params
-from latentworks.datasets import idx, image_folder, npz
+from latentworks.datasets import csv_file, hdf5, idx, image_folder, npz, parquet, tar
 from latentworks.datasets.decoding import decoded
 from latentworks.datasets.rejects import REASONS
-from latentworks.datasets.source import MAX_PIXELS, Source
+from latentworks.datasets.source import MAX_PIXELS, Item, Reject, Source
+from latentworks.datasets.value_range import value_ranges
 from latentworks.errors import DataError, ParamsError
 from latentworks.params import recipes
+from latentworks.params.faults import escaped
 from latentworks.preprocess import prepare_image
 from latentworks.sections import Params
 from latentworks.serving.inputs import to_images
@@ -306,26 +312,43 @@ def bounded_memory() -> Iterator[None]:
         tracemalloc.stop()
 
 
-def prepared(load: Callable[[], Source]) -> list[tuple[np.ndarray, int | None]] | None:
-    """Raw images and labels, read as the stage `prepare` reads them; None for a refused source."""
+Read = list[tuple[np.ndarray | None, str | None]]  # raw images, None if rejected; their classes
+
+
+def prepared(load: Callable[[], Source]) -> Read | None:
+    """Raw images and classes, read as the stage `prepare` reads them; None for a refused source."""
     try:
         with bounded_memory():
-            source = load()
-            items = [(item.read(), item.label) for item in source.items]
-            for _, result in decoded(replace(load(), decodes=False), TRANSFORM):
-                assert result.image is not None
-                assert result.image.shape == (8, 8, 1)
-                assert result.image.dtype == np.uint8
+            source = replace(load(), decodes=False)
+            ranges, _ = value_ranges(source, "auto")
+            items: Read = []
+            for item in source.items:
+                assert item.label is None or 0 <= item.label < len(source.class_names)
+                name = None if item.label is None else source.class_names[item.label]
+                items.append((raw(item), name))
+            for _, result in decoded(source, partial(TRANSFORM, ranges=ranges)):
+                if result.image is None:
+                    assert result.reject in REASONS
+                else:
+                    assert result.image.shape == (8, 8, 1)
+                    assert result.image.dtype == np.uint8
     except DataError as error:
         assert is_short(str(error)), error  # noqa: PT017
         return None
     assert len(items) == source.num_items
-    for image, label in items:
-        assert image.dtype in (np.uint8, np.uint16)
-        assert image.ndim == 3
-        assert 1 <= image.shape[2] <= 4
-        assert label is None or 0 <= label < len(source.class_names)
+    for image, _ in items:
+        if image is not None:
+            assert image.dtype.name in source.dtypes
+            assert image.ndim == 3
+            assert 1 <= image.shape[2] <= 4
     return items
+
+
+def raw(item: Item) -> np.ndarray | None:
+    try:
+        return item.read()
+    except Reject:
+        return None
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
@@ -338,11 +361,27 @@ def read_idx(content: bytes) -> np.ndarray:
     return np.frombuffer(content[4 + 4 * len(shape) :], np.uint8).reshape(shape)
 
 
-def same(items: list[tuple[np.ndarray, int | None]], images: Any, labels: Any) -> None:
+def same(items: Read, images: Any, labels: Any) -> None:
     assert len(items) == len(images)
-    for row, (image, label) in enumerate(items):
-        np.testing.assert_array_equal(image, images[row].reshape(image.shape))
-        assert label == (None if labels is None else int(labels[row].item()))
+    if images.ndim == 4 and images.shape[3] > 4:
+        images = np.moveaxis(images, 1, -1)
+    for row, (image, name) in enumerate(items):
+        if image is None:
+            assert not np.isfinite(images[row]).all()
+        else:
+            np.testing.assert_array_equal(image, images[row].reshape(image.shape))
+        assert name == (None if labels is None else class_of(labels[row]))
+
+
+def class_of(label: np.ndarray) -> str | None:
+    """The name of the class of a label: a number, a text, or a one-hot row."""
+    if label.size > 1:
+        return str(label.argmax()) if label.any() else None
+    value = label.item()
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+    if not isinstance(text, str):
+        text = "" if value != value else str(int(value))
+    return None if text in ("", "-1") else escaped(text)
 
 
 @st.composite
@@ -395,7 +434,7 @@ SHAPES = (
 )
 HEADERS = st.builds(
     "{{'descr': {!r}, 'fortran_order': {}, 'shape': {}, }}".format,
-    st.sampled_from(["|u1", "<u2", ">u2", "<i8", "|O", "|b1", "<f4", "<M8[s]", "<U3", "V3", "", 7]),
+    st.sampled_from(["|u1", "<u2", ">u2", "<i8", "|O", "|b1", "<f4", "<M8[s]", "<U0", "V3", "", 7]),
     st.sampled_from(["False", "True", "0", "None", "'x'"]),
     st.sampled_from(SHAPES),
 ).map(lambda text: b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode("latin1"))
@@ -435,6 +474,92 @@ def test_damaged_npz_archives_are_read_as_written_or_refused(
                 for name in ("x.npy", "y.npy")
             ]
         same(items, *arrays)
+
+
+# --- files of many pictures ----------------------------------------------------------------------
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "PNG")
+    return content.getvalue()
+
+
+def parquet_bytes() -> bytes:
+    content = io.BytesIO()
+    pictures = [{"bytes": png_bytes(image), "path": None} for image in IMAGES]
+    about = json.dumps({"info": {"features": {"label": {"names": [*"abcdefghij"]}}}})
+    table = pa.table({"image": pictures, "label": LABELS})
+    table = table.replace_schema_metadata({"huggingface": about})
+    pq.write_table(table, content, row_group_size=5, write_page_checksum=True)
+    return content.getvalue()
+
+
+def tar_bytes() -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(None, "w", content) as archive:
+        for row, image in enumerate(IMAGES):
+            files = {"png": png_bytes(image), "json": json.dumps({"label": row % 3}).encode()}
+            for ending, data in files.items():
+                info = tarfile.TarInfo(f"{row:04d}.{ending}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return content.getvalue()
+
+
+def csv_bytes() -> bytes:
+    lines = [["label", *(f"pixel{i}" for i in range(64))]]
+    lines += [
+        [str(label), *map(str, image.ravel().tolist())]
+        for image, label in zip(IMAGES, LABELS, strict=True)
+    ]
+    return "\n".join(map(",".join, lines)).encode()
+
+
+def hdf5_bytes() -> bytes:
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file.create_dataset("x", data=IMAGES, chunks=(5, 8, 8), compression="gzip", fletcher32=True)
+        file["y"] = np.array([b"a", b"bb", b"", b"c"] * 3, h5py.string_dtype())
+    return content.getvalue()
+
+
+def in_originals(items: Read | None) -> None:
+    """The pictures have checksums: none that is read is another picture."""
+    known = {image.tobytes() for image in IMAGES}
+    assert all(image is None or image.tobytes() in known for image, _ in items or ())
+
+
+@fuzz(150)
+@given(content=damaged(parquet_bytes()))
+def test_damaged_parquet_files_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(content)
+    in_originals(prepared(lambda: parquet.load(path)))
+
+
+@fuzz(150)
+@given(content=damaged(tar_bytes()))
+def test_damaged_tar_files_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(content)
+    in_originals(prepared(lambda: tar.load(path)))
+
+
+@fuzz(150)
+@given(content=damaged(csv_bytes()))
+def test_damaged_csv_files_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    prepared(lambda: csv_file.load(path))
+
+
+@fuzz(150)
+@given(content=damaged(hdf5_bytes()))
+def test_damaged_hdf5_files_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.h5"
+    path.write_bytes(content)
+    prepared(lambda: hdf5.load(path))
 
 
 # --- pictures ------------------------------------------------------------------------------------

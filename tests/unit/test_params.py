@@ -71,6 +71,14 @@ def test_committed_params_are_valid_and_short() -> None:
             "prior is missing. Add `prior: {kind: none}` to fit the sampler.",
         ),
         ("seed: 0", "seed: -1", "seed should be greater than or equal to 0. Received: -1."),
+        *(
+            (
+                "value_range: auto",
+                f"value_range: {value}",
+                "prepare.value_range should be auto, full",
+            )
+            for value in ("fll", "[1, 1]", "[0]", "[0, .inf]", "[false, true]", "3", "{a: 1}")
+        ),
     ],
 )
 def test_a_fault_in_params_is_named_with_its_key(

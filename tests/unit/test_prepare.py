@@ -16,6 +16,8 @@ from sklearn.datasets import load_digits
 from latentworks.artifacts.images import Prepared, read_prepared
 from latentworks.datasets.split import content_id
 from latentworks.errors import DataError
+from latentworks.server import encoding
+from latentworks.serving import inputs
 from latentworks.stages.prepare import main
 from latentworks.system.disk import file_digest
 
@@ -118,9 +120,93 @@ def test_the_sources_test_split_is_kept_and_val_comes_from_train() -> None:
     assert len(prepared.rows("val")) / 1500 == pytest.approx(0.2, abs=0.04)
 
 
+def test_splits_that_the_source_lacks_come_from_its_train() -> None:
+    parts = {"x_train": IMAGES[:1500], "x_val": IMAGES[1500:]}
+    prepared = prepare_npz(parts, val_fraction=0.5, test_fraction=0.2)
+    assert prepared.rows("val").tolist() == list(range(1500, 1797))
+    # The count is binomial, with a standard deviation of 16 of 1500: four of these are 0.04.
+    assert len(prepared.rows("test")) / 1500 == pytest.approx(0.2, abs=0.04)
+
+
 def test_val_fraction_0_gives_no_val_images() -> None:
     prepared = prepare_npz({"x": IMAGES}, val_fraction=0)
     assert len(prepared.rows("val")) == 0
+
+
+# --- the range of values -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("x", "ranges", "line"),
+    [
+        (IMAGES > 127, {"bool": [0, 1]}, ""),
+        ((IMAGES > 127).astype(np.uint8), {"uint8": [0, 1]}, "uint8 from 0 to 1 is read as 0 to 1"),
+        (
+            IMAGES.astype(">u2") * 16,
+            {"uint16": [0, 4095]},
+            "uint16 from 0 to 4080 is read as 0 to 4095",
+        ),
+        (
+            IMAGES.astype(np.int16) * 16 - 1020,
+            {"int16": [-1024, 3071]},
+            "int16 from -1020 to 3060 is read as -1024 to 3071",
+        ),
+        ((IMAGES / 255).astype(np.float32), {"float32": [0, 1]}, "float32 from 0 to 1 is read as"),
+        (IMAGES / 127.5 - 1, {"float64": [-1, 1]}, "float64 from -1 to 1 is read as -1 to 1"),
+    ],
+    ids=["bool", "masks", "12 bits", "CT", "0 to 1", "-1 to 1"],
+)
+def test_images_of_a_call_are_prepared_as_the_training_images(
+    x: np.ndarray, ranges: dict[str, list[int]], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In `prepare` and in a servable, with the range that profile.json records."""
+    prepared = prepare_npz({"x": x}, fit="resize")
+    profile = prepared.profile
+    assert profile["value_range"] == ranges
+    assert profile["brightness"]["mean"] > 40  # of masks and digits; read in full, 0.3 to 5
+    assert line in capsys.readouterr().out
+    shape, how = (16, 16, 1), (profile["fit"], profile["background"], profile["value_range"])
+    rows = prepared.index["name"].str.extract(r"\[(\d+)\]", expand=False).astype(int)
+    sent = inputs.to_images(x[rows], shape, profile["value_range"])
+    np.testing.assert_array_equal(inputs.prepare(sent, shape, *how), prepared.images)
+    again = inputs.to_images(prepared.images, shape, profile["value_range"])
+    np.testing.assert_array_equal(inputs.prepare(again, shape, *how), prepared.images)
+
+
+def test_12_bit_pngs_are_bright_in_training_and_in_a_request() -> None:
+    folder = Path("mine")
+    folder.mkdir()
+    for row in range(40):
+        Image.fromarray(IMAGES[row].astype(np.uint16) * 16).save(folder / f"{row:04d}.png")
+    write_params("image_folder", folder)
+    main(RAW, PREPARED)
+    prepared = read_prepared(PREPARED)
+    assert prepared.profile["value_range"] == {"uint16": [0, 4095]}
+    assert np.abs(prepared.images[7, 4:12, 4:12, 0].astype(int) - IMAGES[7]).max() <= 1
+    call = encoding.read((folder / "0007.png").read_bytes(), {}, lambda _: None)
+    assert isinstance(call.inputs, list)
+    ours = inputs.prepare(call.inputs, (16, 16, 1), "pad", 0, prepared.profile["value_range"])
+    np.testing.assert_array_equal(ours[0], prepared.images[7])
+
+
+def test_a_declared_range_is_used_and_the_full_range_leaves_no_trace_in_the_profile() -> None:
+    """The bytes are those of params.yaml files from before the key."""
+    dark = prepare_npz({"x": IMAGES // 2}, value_range=[0, 127])
+    assert dark.profile["value_range"] == {"uint8": [0, 127]}
+    assert dark.images.max() == 255
+    prepare_npz({"x": IMAGES})
+    before = digests(PREPARED)
+    for setting in ("auto", "full", [0, 255]):
+        assert "value_range" not in prepare_npz({"x": IMAGES}, value_range=setting).profile
+        assert digests(PREPARED) == before
+
+
+def test_dark_images_stay_dark_and_the_log_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert prepare_npz({"x": IMAGES // 3}).images.max() == 85
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "prepare: uint8 from 0 to 85 is read as 0 to 255; if 85 is white, set prepare.value_range "
+        "to [0, 85]"
+    )
 
 
 # --- stability -----------------------------------------------------------------------------------

@@ -2,12 +2,14 @@
 
 import re
 import signal
+from typing import get_args
 
 import pytest
 
 from checkouts import ROOT
 from latentworks import errors
 from latentworks.cli import DRIFTED, app
+from latentworks.datasets.config import DatasetConfig
 from latentworks.params import recipes
 from latentworks.system import disk
 
@@ -17,7 +19,8 @@ RETRAINING = (ROOT / "docs/retraining.md").read_text()
 RECOVERY = (ROOT / "docs/recovery.md").read_text()
 DEPLOYMENT = (ROOT / "docs/deployment.md").read_text()
 FOLDERS = (ROOT / "docs/image-folders.md").read_text()
-PAGES = PRODUCTION + RETRAINING + RECOVERY + DEPLOYMENT + FOLDERS
+IMAGES = (ROOT / "docs/your-own-images.md").read_text()
+PAGES = PRODUCTION + RETRAINING + RECOVERY + DEPLOYMENT + FOLDERS + IMAGES
 ALL = TEXT + PAGES
 COMMANDS = [line.removeprefix("$ ") for line in TEXT.splitlines() if line.startswith("$ ")]
 
@@ -61,6 +64,13 @@ def test_every_command_and_recipe_in_the_docs_exists() -> None:
     known = set(re.findall(r"RECIPE=([a-z0-9-]+)", ALL))
     assert known
     assert known <= set(recipes.names(ROOT))
+
+
+def test_the_page_on_your_own_images_has_a_row_for_each_kind() -> None:
+    members = get_args(get_args(DatasetConfig)[0])
+    kinds = {get_args(member.model_fields["kind"].annotation)[0] for member in members}
+    rows = set(re.findall(r"^\| `(\w+)` \| an? ", IMAGES, flags=re.MULTILINE))
+    assert rows == kinds - {"fashion_mnist"}
 
 
 LINK = re.compile(r"\]\(([^)]+)\)")

@@ -1,5 +1,6 @@
 """A servable gives the outputs of Keras, runs without this project, and refuses wrong inputs."""
 
+import io
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow.exceptions import MlflowException
+from PIL import Image
 from pydantic import TypeAdapter
 
 import sampling_cost
@@ -27,6 +29,8 @@ from latentworks.errors import InputError, RegistryError
 from latentworks.models.config import ModelConfig
 from latentworks.preprocess import to_pixels
 from latentworks.samplers.config import GaussianConfig, SamplerConfig
+from latentworks.server import encoding
+from latentworks.server.model import Model, Named
 from latentworks.serving import checksums, export, golden, loading, packaging, preflight
 from latentworks.serving.servable import Interface, Servable, load
 from latentworks.system import disk
@@ -101,12 +105,15 @@ def test_other_models_and_image_shapes_are_exported(
         network,
         sampler.fit(latents, None, 0),
         tmp_path / "sampler",
-        Interface(image_shape, network.latent_dim, (), "pad", 0),
+        Interface(image_shape, network.latent_dim, (), "pad", 0, {"uint16": (0, 4095)}),
         images[:3],
         np.linspace(0, 1, 10),
     )
     servable = load(tmp_path / "servable")
     assert np.abs(servable.encode_images(images) - latents).max() <= TOLERANCE * 10
+    white = np.ones((1, *image_shape))
+    for_8_bits, for_12_bits = (255 * white).astype(np.uint8), (4095 * white).astype(np.uint16)
+    assert (servable.encode(for_8_bits) == servable.encode(for_12_bits)).all()
     golden.check(tmp_path / "servable", servable.call)
 
 
@@ -122,6 +129,20 @@ def test_equal_models_export_to_equal_bytes(finished: Checkout, tmp_path: Path) 
     )
     first, second = finished.path / "models/servable", tmp_path / "again"
     assert checksums.content_digest(first) == checksums.content_digest(second)
+
+
+def test_the_range_of_the_training_images_is_in_the_servable(
+    finished: Checkout, images: np.ndarray, tmp_path: Path
+) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    path = checkout.path / "data/prepared/profile.json"
+    disk.write_json(path, disk.read_json(path) | {"value_range": {"uint16": [0, 4080]}})
+    call = ["python", "-m", "latentworks.stages", "export", "data/prepared", "models/autoencoder"]
+    checkout.run(*call, "models/sampler", "servable", PYTHONPATH="src")
+    servable = load(checkout.path / "servable")
+    expected = servable.encode(images[:2])
+    assert np.allclose(servable.encode(images[:2].astype(np.uint16) * 16), expected, atol=1e-5)
+    golden.check(checkout.path / "servable", servable.call)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from Linux")
@@ -365,6 +386,27 @@ def test_mlflow_drops_unknown_params_and_a_servable_refuses_wrong_params(
         model.unwrap_python_model().predict(None, [[1.0]], {"verb": "decode"})
 
 
+def test_clients_may_send_images_with_the_range_of_the_training_images(
+    packaged: Path, servable: Servable, images: np.ndarray, tmp_path: Path
+) -> None:
+    """A PNG of 12 bits over HTTP, and an array of 16 bits through MLflow."""
+    import mlflow.pyfunc
+
+    folder = shutil.copytree(packaged, tmp_path / "model")
+    interface = folder / "artifacts/servable/interface.json"
+    disk.write_json(interface, disk.read_json(interface) | {"value_range": {"uint16": [0, 4080]}})
+    expected = servable.encode(images[:1])
+    deep = images[:1].astype(np.uint16) * 16
+    picture = io.BytesIO()
+    Image.fromarray(deep[0, ..., 0]).save(picture, "PNG")
+    model = Model(Named("deep", 1, "sha"), folder)
+    sent = encoding.read(picture.getvalue(), {}, lambda _: None).inputs
+    read = model.checked_inputs("encode", sent)
+    assert np.allclose(model.call("encode", read, {}), expected, atol=1e-5)
+    of_mlflow = mlflow.pyfunc.load_model(str(folder))
+    assert np.allclose(of_mlflow.predict(deep, {"verb": "encode"}), expected, atol=1e-5)
+
+
 def test_two_versions_in_one_process_keep_their_own_code(packaged: Path, tmp_path: Path) -> None:
     import mlflow.pyfunc
 
@@ -513,5 +555,6 @@ def test_interface_json_has_exactly_the_known_fields(
         "labels": [],
         "fit": "pad",
         "background": 0,
+        "value_range": {},
     }
     assert servable.interface.image_shape == (8, 8, 1)

@@ -7,7 +7,7 @@ import lzma
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +16,15 @@ from typing import Protocol
 
 import numpy as np
 
-from latentworks.datasets.source import MAX_PIXELS, Item, Source, Split
+from latentworks.datasets.labels import Classes, are_flags, classes, distinct, doubts, row_ids
+from latentworks.datasets.source import MAX_PIXELS, Item, Reject, Source, Split, Stream
 from latentworks.errors import DataError
 from latentworks.params.faults import escaped
 
+# Names of images and labels: of Keras, of MedMNIST, without a split, and of np.savez(file, x, y).
+NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("x", "y"), ("arr_0", "arr_1"))
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 BLOCK_BYTES = 4 << 20  # read into memory at once
-MAX_CLASSES = 100_000
 MAX_REASON = 150  # characters
 
 # Errors of gzip, zipfile and the file system on a damaged or unreadable file.
@@ -99,52 +102,134 @@ class Part:
 def open_parts(parts: list[Part]) -> Source:
     """Build a Source from arrays. The images of a single part have no split yet.
 
-    Raises DataError if a shape or dtype is wrong, or if a label is not a class number.
+    Raises DataError if a shape or dtype is wrong, or if a label names no class.
     """
-    num_classes = 0
     for part in parts:
-        _check_images(part.images, [each.images for each in parts])
+        _check_images(part.images)
         if part.labels is not None:
-            every = [each.labels for each in parts if each.labels]
-            _check_labels(part.labels, part.images, every)
-            num_classes = max(num_classes, _num_classes(part.labels, every))
-    items = chain.from_iterable(_items(part, part.split if parts[1:] else None) for part in parts)
+            _check_labels(part.labels, part.images)
+    labels = [part.labels for part in parts if part.labels]
+    known = Classes()
+    if labels:
+        ids = chain.from_iterable(distinct(_ids(each, labels)) for each in labels)
+        known = classes(ids, labels[0].where)
     num_items = sum(part.images.shape[0] for part in parts)
-    return Source(items, num_items, tuple(str(label) for label in range(num_classes)))
+    splits = frozenset(part.split for part in parts)
+    return Source(
+        Stream(
+            lambda: chain.from_iterable(
+                _items(part, part.split if parts[1:] else None, known) for part in parts
+            )
+        ),
+        num_items=num_items,
+        class_names=known.names,
+        dtypes=tuple(sorted({_native(part.images.dtype).name for part in parts})),
+        splits=splits,
+        notes=doubts(known, num_items),
+    )
 
 
-def _check_images(images: ArrayFile, every: list[ArrayFile]) -> None:
-    if not _has_pixels(images):
-        raise DataError(
-            f"{images.where}: expected uint8 (0 to 255) or uint16 (0 to 65535). "
-            f"Received: {_as_pixels(images, every)}"
+def open_named(names: Collection[str], array: Callable[[str], ArrayFile], where: str) -> Source:
+    """Open the arrays of a file by their names, which say what they are: see NAMES.
+
+    `array` opens the array of a name. Raises DataError if there are no images.
+    """
+    for images, labels in NAMES:
+        if images.format("train") not in names:
+            continue
+        own = SPLITS if "{}" in images else ("train",)
+        return open_parts(
+            [
+                Part(
+                    array(images.format(split)),
+                    array(labels.format(split)) if labels.format(split) in names else None,
+                    split,
+                )
+                for split in own
+                if images.format(split) in names
+            ]
         )
-    if len(images.shape) not in (3, 4) or 0 in images.shape or images.shape[3:] > (4,):
+    received = ", ".join(escaped(name[:20]) for name in sorted(names)[:10]) or "none"
+    expected = ", ".join(images.format("train") for images, _ in NAMES)
+    raise DataError(f"{where}: expected an array called {expected}. Received: {received}.")
+
+
+def _native(dtype: np.dtype) -> np.dtype:
+    return dtype.newbyteorder("=")
+
+
+# --- images --------------------------------------------------------------------------------------
+
+
+def _check_images(images: ArrayFile) -> None:
+    if images.dtype.kind not in "biuf" or images.dtype.itemsize > 8:
         raise DataError(
-            f"{images.where}: expected images [N, height, width] or [N, height, width, channels] "
-            f"with 1 to 4 channels. Received shape: {images.shape}."
+            f"{images.where}: expected images of integers, floats or bool. "
+            f"Received: {images.dtype}."
         )
-    if images.shape[1] * images.shape[2] > MAX_PIXELS:
+    shape = images.shape
+    if len(shape) not in (3, 4) or 0 in shape or not (shape[3:] < (5,) or _channels_first(shape)):
+        raise DataError(
+            f"{images.where}: expected images [N, height, width], [N, height, width, channels] "
+            f"or [N, channels, height, width], with 1 to 4 channels. Received shape: {shape}."
+            f"{_rows_as_images(images)}"
+        )
+    height, width = shape[2:] if _channels_first(shape) else shape[1:3]
+    if height * width > MAX_PIXELS:
         raise DataError(
             f"{images.where}: images too large. Expected at most {MAX_PIXELS} pixels each. "
-            f"Received shape: {images.shape}."
+            f"Received shape: {shape}."
         )
 
 
-def _has_pixels(images: ArrayFile) -> bool:
-    return images.dtype.newbyteorder("=") in (np.uint8, np.uint16)
+def _channels_first(shape: tuple[int, ...]) -> bool:
+    """True for [N, 3, 28, 28]. A shape such as [N, 3, 4, 4] has its channels last."""
+    return len(shape) == 4 and shape[3] > 4 >= shape[1]
 
 
-def _check_labels(labels: ArrayFile, images: ArrayFile, every: list[ArrayFile]) -> None:
-    if len(labels.shape) != 1 and labels.shape[1:] != (1,):
+def _rows_as_images(images: ArrayFile) -> str:
+    """Say how rows of pixels become images, if their number is a square."""
+    if len(images.shape) != 2 or 0 in images.shape:
+        return ""
+    side = math.isqrt(images.shape[1])
+    if side**2 != images.shape[1]:
+        return ""
+    return f" Save `{_variable(images, 'x')}.reshape(-1, {side}, {side})`."
+
+
+def _items(part: Part, split: Split | None, known: Classes) -> Iterator[Item]:
+    rows = _rows(part.images)
+    blocks: Iterable[np.ndarray | None] = repeat(None)
+    if part.labels is not None:
+        blocks = _ids(part.labels, [part.labels], rows)
+    row = 0
+    for images, ids in zip(part.images.blocks(rows), blocks, strict=False):
+        if _channels_first(images.shape):
+            images = images.transpose(0, 2, 3, 1)
+        images = images.reshape(*images.shape[:3], -1)  # [n, h, w] -> [n, h, w, 1]
+        numbers = repeat(None) if ids is None else map(known.number, ids.tolist())
+        for image, label in zip(images, numbers, strict=False):
+            yield Item(f"{part.images.name}[{row}]", partial(finite, image), label, split)
+            row += 1
+
+
+def finite(image: np.ndarray) -> np.ndarray:
+    """Return an image; raises Reject if a value is not finite."""
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise Reject("not_finite")
+    return np.asarray(image)
+
+
+# --- labels --------------------------------------------------------------------------------------
+
+
+def _check_labels(labels: ArrayFile, images: ArrayFile) -> None:
+    is_known = labels.dtype.kind in "biufSU" and labels.dtype.itemsize > 0
+    if len(labels.shape) not in (1, 2) or 0 in labels.shape or not is_known:
         raise DataError(
-            f"{labels.where}: expected labels [N]. Received shape: {labels.shape}. "
-            f"{_as_classes(labels)}"
-        )
-    if labels.dtype.kind not in "iu":
-        raise DataError(
-            f"{labels.where}: expected integer labels from 0. Received: {labels.dtype}. "
-            f"{_as_numbers(labels, every)}"
+            f"{labels.where}: expected labels [N], or one-hot [N, classes]. "
+            f"Received: {labels.dtype} of shape {labels.shape}. "
+            "Save the class of each image, or leave the labels out."
         )
     if labels.shape[0] != images.shape[0]:
         raise DataError(
@@ -153,80 +238,37 @@ def _check_labels(labels: ArrayFile, images: ArrayFile, every: list[ArrayFile]) 
         )
 
 
-# --- cures ---------------------------------------------------------------------------------------
+def _ids(labels: ArrayFile, every: list[ArrayFile], rows: int = 0) -> Iterator[np.ndarray]:
+    """Yield the ids, int64 [n] or str [n], of `rows` labels at a time.
 
-# Ranges of floats, from the narrowest, and the code that makes pixels of them.
-RANGES = (
-    (0, 1, "({} * 255).round().astype('uint8')"),
-    (-1, 1, "(({} + 1) * 127.5).round().astype('uint8')"),
-    (0, 255, "{}.round().astype('uint8')"),
-    (0, 65535, "{}.round().astype('uint16')"),
-)
-
-
-def _as_pixels(images: ArrayFile, every: list[ArrayFile]) -> str:
-    """Describe images of another type, and how they become pixels, as far as the range tells.
-
-    `every` has the images of all splits: one range, and one code, for those of this type.
+    `every` has the labels of all splits. Raises DataError if labels name no single class.
     """
-    kind = images.dtype.kind
-    alike = [each for each in every if each.dtype.kind == kind and not _has_pixels(each)]
-    if kind == "b":
-        return f"bool. Save {_code('{} * np.uint8(255)', alike, 'x')}."
-    if kind not in "iuf" or any(0 in each.shape for each in alike):
-        return f"{images.dtype}."
-    low, high = _range(alike)
-    if not math.isfinite(low + high):
+    for block in labels.blocks(rows or _rows(labels)):
+        ids = row_ids(block)
+        if ids is None:
+            raise DataError(f"{labels.where}: {_no_single_class(labels, block, every)}")
+        yield ids
+
+
+def _no_single_class(labels: ArrayFile, block: np.ndarray, every: list[ArrayFile]) -> str:
+    """Describe labels that name no single class, and say what to save in their place."""
+    if block.ndim == 1 or block.shape[1] == 1:
         return (
-            f"{images.dtype} with numbers that are not finite. Save whole numbers in their place."
+            f"expected whole numbers below 2**53, or text. Received: other {labels.dtype}. "
+            "Save the class of each image, or leave the labels out."
         )
-    received = f"{images.dtype} from {low:g} to {high:g}."
-    if kind == "f":
-        for bottom, top, formula in RANGES:
-            if bottom <= low and high <= top:
-                code = _code(formula, alike, "x")
-                return f"{received} If their range is {bottom} to {top}, save {code}."
-    elif low >= 0 and high <= 1:
-        code = _code("{}.astype('uint8') * 255", alike, "x")
-        return f"{received} If 1 is white, save {code}."
-    elif low >= 0 and high <= 255:
-        code = _code("{}.astype('uint8')", alike, "x")
-        return f"{received} If their range is 0 to 255, save {code}."
-    elif low >= 0 and high <= 65535:  # 12-bit images would be nearly black
-        code = _code("{}.astype('uint16')", alike, "x")
-        return f"{received} If their range is 0 to 65535, save {code}."
-    elif low >= -128 and high <= 127:
-        code = _code("({}.astype('int16') + 128).astype('uint8')", alike, "x")
-        return f"{received} If their range is -128 to 127, save {code}."
-    return f"{received} Scale them to 0 to 255."
-
-
-def _as_classes(labels: ArrayFile) -> str:
-    """Say how labels of several columns become class numbers, if each row names one class."""
-    if len(labels.shape) == 2 and 0 not in labels.shape and labels.dtype.kind in "biuf":
-        blocks = labels.blocks(_rows(labels))
-        if all(
-            (np.sort(block)[:, :-1] == 0).all() and (block.max(1) == 1).all() for block in blocks
-        ):
-            return f"Its rows are one-hot: save `{_variable(labels, 'y')}.argmax(axis=1)`."
-    return "Save the number of one class for each image, or leave the labels out."
-
-
-def _as_numbers(labels: ArrayFile, every: list[ArrayFile]) -> str:
-    """Say how labels of another type become class numbers. `every` has the labels of all splits."""
-    kind = labels.dtype.kind
-    if kind == "b" or (kind == "f" and 0 not in labels.shape and _are_whole(labels)):
-        return f"Save {_code('{}.astype(' + repr('int64') + ')', [labels], 'y')}."
-    if kind in "US" and all(each.dtype.kind in "US" for each in every):
-        return f"Save {_ranks(every)}."
-    return "Save the number of the class of each image, or leave the labels out."
-
-
-def _ranks(every: list[ArrayFile]) -> str:
-    """Code that numbers the classes of all splits from 0, in the order of their labels."""
-    names = ", ".join(f"{_variable(each, 'y')}.ravel()" for each in every)
-    number = f"np.searchsorted(np.unique(np.concatenate([{names}])), {{}})"
-    return _code(number, every, "y")
+    if not are_flags(block):
+        return (
+            f"expected one class for each image. Received: {block.shape[1]} numbers for each. "
+            f"If one column is the class, save {_code('{}[:, 0]', every, 'y')}, or another column; "
+            "otherwise leave the labels out."
+        )
+    ones = int((block != 0).sum(axis=1).max())
+    return (
+        f"several labels for an image: rows with up to {ones} ones of {block.shape[1]}. "
+        f"Expected one class for each image. Save one label as two classes, "
+        f"{_code('{}[:, 0]', every, 'y')}, or leave the labels out."
+    )
 
 
 def _code(formula: str, arrays: list[ArrayFile], otherwise: str) -> str:
@@ -243,44 +285,6 @@ def _variable(array: ArrayFile, otherwise: str) -> str:
     return array.name if array.name.isidentifier() else otherwise
 
 
-def _are_whole(labels: ArrayFile) -> bool:
-    blocks = labels.blocks(_rows(labels))
-    return all((np.isfinite(block) & (block == np.rint(block))).all() for block in blocks)
-
-
-def _range(arrays: list[ArrayFile]) -> tuple[float, float]:
-    """The lowest and the highest number in arrays; NaN if there is one."""
-    blocks = chain.from_iterable(array.blocks(_rows(array)) for array in arrays)
-    ends = [(float(block.min()), float(block.max())) for block in blocks]
-    return float(np.min(ends)), float(np.max(ends))
-
-
 def _rows(array: ArrayFile) -> int:
     """The number of rows to read at once."""
-    return max(1, BLOCK_BYTES // array.row_bytes)
-
-
-def _num_classes(labels: ArrayFile, every: list[ArrayFile]) -> int:
-    highest = 0
-    for block in labels.blocks(_rows(labels)):
-        low, high = int(block.min()), int(block.max())
-        if low < 0 or high >= MAX_CLASSES:
-            raise DataError(
-                f"{labels.where}: expected class numbers from 0 to {MAX_CLASSES - 1}. "
-                f"Received: {low if low < 0 else high}. If each number is a class, save "
-                f"{_ranks(every)}."
-            )
-        highest = max(highest, high)
-    return highest + 1
-
-
-def _items(part: Part, split: Split | None) -> Iterator[Item]:
-    rows = _rows(part.images)
-    blocks: Iterable[np.ndarray | None] = part.labels.blocks(rows) if part.labels else repeat(None)
-    row = 0
-    for images, labels in zip(part.images.blocks(rows), blocks, strict=False):
-        images = images.reshape(*images.shape[:3], -1)  # [n, h, w] -> [n, h, w, 1]
-        numbers = repeat(None) if labels is None else labels.ravel().tolist()
-        for image, label in zip(images, numbers, strict=False):
-            yield Item(f"{part.images.name}[{row}]", partial(np.asarray, image), label, split)
-            row += 1
+    return max(1, BLOCK_BYTES // max(1, array.row_bytes))

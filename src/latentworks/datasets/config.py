@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PlainValidator
 
 from latentworks.config import Config
 from latentworks.params.faults import escaped
@@ -96,7 +96,7 @@ class IDXConfig(Config):
 
 
 class NPZConfig(Config):
-    """A NumPy archive with `x_train` and, optionally, `y_train`, `x_test` and `y_test`."""
+    """A NumPy archive with `x_train` and, optionally, `y_train`, `x_test` and others; or `.npy`."""
 
     kind: Literal["npz"]
     path: SourcePath
@@ -107,11 +107,81 @@ class NPZConfig(Config):
         return load(Path(self.path))
 
 
+class HDF5Config(Config):
+    """An HDF5 file with datasets named as the arrays of `npz`."""
+
+    kind: Literal["hdf5"]
+    path: SourcePath
+
+    def load(self) -> Source:
+        from latentworks.datasets.hdf5 import load
+
+        return load(Path(self.path))
+
+
+class ParquetConfig(Config):
+    """Parquet files with a column of pictures, as Hugging Face's datasets store them."""
+
+    kind: Literal["parquet"]
+    path: SourcePath
+
+    def load(self) -> Source:
+        from latentworks.datasets.parquet import load
+
+        return load(Path(self.path))
+
+
+class TarConfig(Config):
+    """Tar files of pictures and labels, as WebDataset stores them."""
+
+    kind: Literal["tar"]
+    path: SourcePath
+
+    def load(self) -> Source:
+        from latentworks.datasets.tar import load
+
+        return load(Path(self.path))
+
+
+class CSVConfig(Config):
+    """CSV files with a label and the pixels of an image in each row."""
+
+    kind: Literal["csv"]
+    path: SourcePath
+
+    def load(self) -> Source:
+        from latentworks.datasets.csv_file import load
+
+        return load(Path(self.path))
+
+
 DatasetConfig = Annotated[
-    FashionMNISTConfig | EmojiConfig | ImageFolderConfig | IDXConfig | NPZConfig,
+    FashionMNISTConfig
+    | EmojiConfig
+    | ImageFolderConfig
+    | IDXConfig
+    | NPZConfig
+    | HDF5Config
+    | ParquetConfig
+    | TarConfig
+    | CSVConfig,
     Field(discriminator="kind"),
 ]
 BUILT_IN = (FashionMNISTConfig, EmojiConfig)  # stage fetch downloads them
+
+
+def _value_range(value: object) -> Literal["auto", "full"] | tuple[float, float]:
+    if value == "auto" or value == "full":
+        return value
+    numbers = value if isinstance(value, list | tuple) else ()
+    if len(numbers) == 2 and all(type(number) in (int, float) for number in numbers):
+        low, high = numbers
+        if -1e9 <= low < high <= 1e9:
+            return low, high
+    raise ValueError("should be auto, full, or two numbers: [value of black, value of white]")
+
+
+ValueRange = Annotated[Literal["auto", "full"] | tuple[float, float], PlainValidator(_value_range)]
 
 
 class PrepareConfig(Config):
@@ -121,6 +191,7 @@ class PrepareConfig(Config):
     channels: Literal[1, 3]
     fit: Literal["pad", "resize"]
     background: Annotated[int, Field(ge=0, le=255)]
+    value_range: ValueRange = "auto"  # files from before this key lack it
     val_fraction: Annotated[float, Field(ge=0, le=0.5)]
     test_fraction: Annotated[float, Field(gt=0, le=0.5)]
     min_images: Annotated[int, Field(ge=2)]

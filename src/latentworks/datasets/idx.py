@@ -2,7 +2,7 @@
 
 A file holds a magic number (0, 0, the type, the number of axes), the size of each axis as a
 big-endian uint32, and the elements. It may be gzipped. Test images, `t10k-…`, and all labels are
-optional.
+optional. Names may have a start, as those of EMNIST: `emnist-letters-train-images-idx3-ubyte.gz`.
 """
 
 import gzip
@@ -28,7 +28,7 @@ def load(path: Path) -> Source:
         raise DataError(
             f"{path}: no training images. Expected a file train-images-idx3-ubyte or …-ubyte.gz."
         )
-    test = _part(path, "t10k")
+    test = _part(path, "t10k") or _part(path, "test")
     return open_parts([train] if test is None else [train, test])
 
 
@@ -45,8 +45,21 @@ def _part(folder: Path, prefix: str) -> Part | None:
 
 
 def _find(folder: Path, pattern: str) -> Path | None:
-    """Find the file that matches `pattern`, or its gzipped form."""
-    return next((path for end in ("", ".gz") for path in sorted(folder.glob(pattern + end))), None)
+    """Find the file that matches `pattern`, or its gzipped form, perhaps after another name.
+
+    Raises DataError for files of several data sets, such as EMNIST's `letters` and `digits`.
+    """
+    for start in ("", "*-"):
+        for end in ("", ".gz"):
+            found = sorted(folder.glob(f"{start}{pattern}{end}"))
+            if start and found[1:]:
+                raise DataError(
+                    f"{folder}: files of several data sets: {found[0].name} and {found[1].name}. "
+                    "Move those of one to a folder of their own."
+                )
+            if found:
+                return found[0]
+    return None
 
 
 def _array_file(path: Path, axes: tuple[int, ...]) -> ArrayFile:

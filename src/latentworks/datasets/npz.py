@@ -1,12 +1,14 @@
-"""NumPy archives, as `np.savez` writes them: `x_train`, `y_train`, `x_test`, `y_test`.
+"""NumPy arrays: an archive that `np.savez` wrote, or a `.npy` file of images alone.
 
-Only `x_train` is required. An archive without a split may name its images `x` and its labels `y`.
+An archive has `x_train`, and optionally `y_train`, `x_val`, `y_val`, `x_test` and `y_test`. It may
+use the names of MedMNIST, `train_images` and so on; or, without a split, `x` and `y`, or `arr_0`
+and `arr_1`.
 Nothing is unpickled, and no array is read into memory as a whole.
 """
 
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -17,49 +19,62 @@ from latentworks.datasets.arrays import (
     DAMAGE,
     ArrayFile,
     Part,
-    Readable,
+    open_named,
     open_parts,
     reason,
 )
+from latentworks.datasets.formats import other_kind
 from latentworks.datasets.source import Source
 from latentworks.errors import DataError
-from latentworks.params.faults import escaped
+
+MAGIC = b"\x93NUMPY"  # the first bytes of a .npy file
 
 
 def load(path: Path) -> Source:
-    """Open an `.npz` file. Raises DataError if it is missing or invalid."""
+    """Open an `.npz` or `.npy` file. Raises DataError if it is missing or invalid."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file. Correct dataset.path, or put the archive there.")
+        fault = "a folder, and not a file" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: {fault}. Correct dataset.path, or put the archive there.")
     try:
+        with path.open("rb") as file:
+            is_array = file.read(len(MAGIC)) == MAGIC
+        if is_array:
+            images = _array_file("x", str(path), lambda: path.open("rb"), path.stat().st_size)
+            return open_parts([Part(images, None, "train")])
         with zipfile.ZipFile(path) as archive:
+            sizes = {each.filename: each.file_size for each in archive.infolist()}
             members = [name for name in archive.namelist() if name.endswith(".npy")]
-            names = {name.removesuffix(".npy") for name in members}
-            if len(names) < len(members):
-                raise DataError(f"{path}: two arrays have the same name. Expected each name once.")
     except DAMAGE as error:
-        raise DataError(f"{path}: not an .npz archive: {reason(error)}.") from None
-    suffix = "_train" if "x_train" in names else ""
-    if f"x{suffix}" not in names:
-        received = ", ".join(escaped(name[:20]) for name in sorted(names)[:10]) or "none"
-        raise DataError(f"{path}: expected an array called x_train or x. Received: {received}.")
-    train = Part(
-        _array_file(path, f"x{suffix}"),
-        _array_file(path, f"y{suffix}") if f"y{suffix}" in names else None,
-        "train",
-    )
-    if "x_test" not in names:
-        return open_parts([train])
-    labels = _array_file(path, "y_test") if "y_test" in names else None
-    return open_parts([train, Part(_array_file(path, "x_test"), labels, "test")])
+        cure = other_kind(path, "npz")
+        raise DataError(f"{path}: not an .npz archive: {reason(error)}.{cure}") from None
+    names = {name.removesuffix(".npy") for name in members}
+    if len(names) < len(members):
+        raise DataError(f"{path}: two arrays have the same name. Expected each name once.")
+
+    def array(name: str) -> ArrayFile:
+        member = f"{name}.npy"
+        return _array_file(name, f"{path}: {name}", lambda: _member(path, member), sizes[member])
+
+    return open_named(names, array, str(path))
 
 
-def _array_file(path: Path, name: str) -> ArrayFile:
-    where = f"{path}: {name}"
+@contextmanager
+def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
+    with zipfile.ZipFile(path) as archive, archive.open(name) as file:
+        yield file
+
+
+def _array_file(
+    name: str,
+    where: str,
+    open: Callable[[], AbstractContextManager[IO[bytes]]],
+    num_bytes: int,
+) -> ArrayFile:
+    """Read the header of an array in NumPy's format, of `num_bytes` bytes with its header."""
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        with open() as file:
             shape, fortran_order, dtype = _read_header(file)
             offset = file.tell()
-            num_bytes = archive.getinfo(f"{name}.npy").file_size - offset
     except Exception as error:  # NumPy parses the header as Python: any error can occur
         raise DataError(f"{where}: not a plain NumPy array: {reason(error)}.") from None
     if not shape or min(shape) < 0 or any(type(size) is not int for size in shape):
@@ -67,18 +82,18 @@ def _array_file(path: Path, name: str) -> ArrayFile:
     if fortran_order:
         raise DataError(
             f"{where}: expected C order. Received: Fortran order. "
-            f"Save `np.ascontiguousarray({name})`."
+            f"Save `np.ascontiguousarray({name if name.isidentifier() else 'x'})`."
         )
-    array = ArrayFile(name, where, shape, dtype, open=lambda: _opened(path, name, offset))
-    array.check_length(num_bytes)
+
+    @contextmanager
+    def elements() -> Iterator[IO[bytes]]:
+        with open() as file:
+            file.read(offset)
+            yield file
+
+    array = ArrayFile(name, where, shape, dtype, elements)
+    array.check_length(num_bytes - offset)
     return array
-
-
-@contextmanager
-def _opened(path: Path, name: str, offset: int) -> Iterator[Readable]:
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-        file.read(offset)
-        yield file
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -8,7 +8,6 @@ import heapq
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from latentworks.datasets.split import content_id
 from latentworks.errors import DataError, LatentworksError, NoChampion
 from latentworks.monitoring.drift import Comparison, DriftConfig, Measured, compare
 from latentworks.monitoring.isolated import Isolated
-from latentworks.preprocess import prepare_image, to_pixels
+from latentworks.preprocess import to_pixels
 from latentworks.registry import candidates
 from latentworks.registry.registry import Registry
 from latentworks.registry.versions import Version
@@ -163,19 +162,11 @@ def _compare(
 
 
 def _incoming(dataset: DatasetConfig, known: set[str], version: Isolated) -> _Incoming:
-    source, about = dataset.load(), version.about
-    size, _, channels = about.image_shape
-    transform = partial(
-        prepare_image,
-        size=size,
-        channels=channels,
-        fit=about.fit,
-        background=about.background,
-    )
+    source = dataset.load()
     incoming, seen, waiting = _Incoming(), set(known), []
     new: set[str] = set()
     for _, result in tqdm(
-        decoded(source, transform), total=source.num_items, desc="drift", disable=None
+        decoded(source, version.about.prepare), total=source.num_items, desc="drift", disable=None
     ):
         if result.image is None:
             incoming.rejects += 1

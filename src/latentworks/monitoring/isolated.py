@@ -14,14 +14,16 @@ import site
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
 from latentworks.errors import RegistryError
-from latentworks.preprocess import Fit
+from latentworks.preprocess import Fit, Ranges, prepare_image
 from latentworks.registry.signatures import PRIVATE, Keys
 from latentworks.repository import dag
 from latentworks.serving import loading
@@ -45,6 +47,23 @@ class About:
     latent_dim: int
     fit: Fit  # how images of other sizes are resized: see `prepare_image`
     background: int
+    value_range: Ranges  # of dtypes that are not read in full
+
+    @property
+    def prepare(self) -> Callable[[np.ndarray], np.ndarray]:
+        """The function that prepares a raw image as the training images were: uint8 [H, W, C].
+
+        Workers that decode images get it, and do not import this module.
+        """
+        size, _, channels = self.image_shape
+        return partial(
+            prepare_image,
+            size=size,
+            channels=channels,
+            fit=self.fit,
+            background=self.background,
+            ranges=self.value_range,
+        )
 
 
 class Answer(NamedTuple):
@@ -165,6 +184,7 @@ def main() -> None:
                 servable.latent_dim,
                 servable.interface.fit,
                 servable.interface.background,
+                getattr(servable.interface, "value_range", {}),  # older versions lack it
             )
         )
     except Exception as error:  # a broken version may raise anything

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from latentworks.errors import InputError
-from latentworks.preprocess import prepare_image
+from latentworks.preprocess import Ranges
 from latentworks.serving import golden, loading
 from latentworks.serving import inputs as checks
 from latentworks.serving.inputs import MAX_NUM, MAX_PIXELS
@@ -64,6 +64,11 @@ class Model:
         return getattr(self.servable, "settings", ())  # older versions have none
 
     @property
+    def value_range(self) -> Ranges:
+        """The range of each dtype that is not read in full: older versions read all in full."""
+        return getattr(self.interface, "value_range", {})
+
+    @property
     def has_density(self) -> bool:
         return hasattr(self.servable.sampler, "log_density")
 
@@ -86,7 +91,7 @@ class Model:
         if isinstance(inputs, list) and inputs and isinstance(inputs[0], np.ndarray):
             inputs = self._of_one_shape(inputs)
         if verb in OF_IMAGES:
-            return checks.to_images(inputs, self.interface.image_shape)
+            return checks.to_images(inputs, self.interface.image_shape, self.value_range)
         if verb == "decode":
             return checks.to_latents(inputs, self.interface.latent_dim)
         return inputs
@@ -96,17 +101,12 @@ class Model:
         interface = self.interface
         size, _, channels = interface.image_shape
         checks.check_pixels(len(pictures) * size * size * channels)
-        return np.stack(
-            [
-                prepare_image(
-                    each,
-                    size=size,
-                    channels=channels,
-                    fit=interface.fit,
-                    background=interface.background,
-                )
-                for each in pictures
-            ]
+        return checks.prepare(
+            pictures,
+            interface.image_shape,
+            interface.fit,
+            interface.background,
+            self.value_range,
         )
 
     def call(self, verb: object, inputs: object, params: Mapping[str, object]) -> Outputs:

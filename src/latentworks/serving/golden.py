@@ -37,6 +37,9 @@ def write(
         ("interpolate", images[:2], {"num": NUM_DRAWN}),
         ("anomaly_score", 255 - images, {}),  # unlike any test image, so that no rank is close
     ]
+    for dtype, (low, high) in reference.interface.value_range.items():  # as in the training data
+        values = low + (high - low) * (images[:2] / 255)
+        calls.append(("encode", values.astype(dtype), {}))
     if hasattr(reference.sampler, "log_density"):
         calls.append(("log_density", latents, {}))
     if reference.class_shares is not None:

@@ -3,12 +3,13 @@
 import difflib
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from latentworks.errors import InputError
+from latentworks.preprocess import FULL, Fit, Ranges, prepare_image
 
 MAX_PIXELS = 50_000_000  # in one call, before images are resized
 MAX_NUM = 10_000  # images or latents in one call, sent or returned
@@ -18,25 +19,17 @@ MAX_LATENT = 1e6  # far above any real latent, and far below the largest float32
 NUMBER = int | float | np.integer | np.floating
 
 
-def to_images(inputs: object, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Return images, all of the same size, as uint8 or uint16 [N, h, w, c] with N >= 1.
+def to_images(
+    inputs: object, image_shape: tuple[int, int, int], ranges: Ranges = FULL
+) -> np.ndarray:
+    """Return images, all of the same size, as [N, h, w, c] with N >= 1.
 
-    A single image may lack the axis N, and a grey image the axis c. Raises InputError, also for
-    what may be N images with all pixels in a row: `image_shape` is the shape of the model's images.
+    They are uint8 or uint16, or of a dtype of the training images, which `ranges` names. A single
+    image may lack the axis N, and a grey image the axis c. Raises InputError, also for what may be
+    N images with all pixels in a row: `image_shape` is the shape of the model's images.
     """
-    array = _to_array(inputs, "images, whole numbers from 0 to 255")
+    array = _of_known_dtype(_to_array(inputs, "images, whole numbers from 0 to 255"), ranges)
     sent = list(array.shape)
-    if array.dtype.kind not in "iu":
-        raise InputError(
-            f"Images are whole numbers from 0 to 255. Received: {array.dtype}{_cure(array)}"
-        )
-    if array.dtype not in (np.uint8, np.uint16):  # int64, from JSON or by NumPy's default
-        if array.min() < 0 or array.max() > 255:
-            raise InputError(
-                "Images are whole numbers from 0 to 255. "
-                f"Received: {array.min()} to {array.max()}, as {array.dtype}."
-            )
-        array = array.astype(np.uint8)
     check_pixels(array.size)
     if _may_be_rows(array.shape, math.prod(image_shape)):
         raise InputError(
@@ -54,6 +47,73 @@ def to_images(inputs: object, image_shape: tuple[int, int, int]) -> np.ndarray:
             f"[h, w]. Received: {sent}."
         )
     return _few(array)
+
+
+def is_prepared(image: np.ndarray, image_shape: tuple[int, int, int], ranges: Ranges) -> bool:
+    """Return True for an image, [h, w, c], as the model returns it: uint8 of its shape.
+
+    If the training images used a part of the range of uint8, such as masks of 0 and 1, an image
+    within this part is one of them, which has yet to be prepared.
+    """
+    if image.dtype != np.uint8 or image.shape != image_shape:
+        return False
+    if "uint8" not in ranges:
+        return True
+    low, high = ranges["uint8"]
+    return bool(image.min() < low or image.max() > high)
+
+
+def prepare(
+    images: Iterable[np.ndarray],
+    image_shape: tuple[int, int, int],
+    fit: Fit,
+    background: int,
+    ranges: Ranges = FULL,
+) -> np.ndarray:
+    """Prepare images [h, w, c] as the training images were: uint8 [N, H, W, C].
+
+    Images as the model returns them stay as they are.
+    """
+    size, _, channels = image_shape
+    return np.stack(
+        [
+            image
+            if is_prepared(image, image_shape, ranges)
+            else prepare_image(
+                image, size=size, channels=channels, fit=fit, background=background, ranges=ranges
+            )
+            for image in images
+        ]
+    )
+
+
+def _of_known_dtype(array: np.ndarray, ranges: Ranges) -> np.ndarray:
+    """Return an array as uint8, uint16 or a dtype of `ranges`. Raises InputError."""
+    if array.dtype in (np.uint8, np.uint16):
+        return array
+    floats = [dtype for dtype in ranges if np.dtype(dtype).kind == "f"]
+    if floats and array.dtype.kind == "f":
+        low, high = ranges[floats[0]]
+        if not (array.min() >= low and array.max() <= high):  # this way round, NaN fails
+            raise InputError(
+                f"Images of floats are from {low:g} to {high:g}. "
+                f"Received: {array.dtype}{_cure(array)}"
+            )
+        return array.astype(floats[0])
+    if array.dtype.name in ranges:
+        return array
+    if array.dtype.kind not in "iu":
+        raise InputError(
+            f"Images are whole numbers from 0 to 255. Received: {array.dtype}{_cure(array)}"
+        )
+    low, high = array.min(), array.max()  # int64, from JSON or by NumPy's default
+    if low < 0 or high > 255:
+        cure = " Send 16-bit images as PNG, or as uint16." if low >= 0 and high <= 65535 else ""
+        raise InputError(
+            "Images are whole numbers from 0 to 255. "
+            f"Received: {low} to {high}, as {array.dtype}.{cure}"
+        )
+    return array.astype(np.uint8)
 
 
 def _cure(array: np.ndarray) -> str:

@@ -8,7 +8,7 @@ the project is not installed.
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import onnxruntime
 from pydantic import TypeAdapter
 
 from latentworks.errors import InputError
-from latentworks.preprocess import Fit, prepare_image, to_pixels
+from latentworks.preprocess import Fit, Ranges, to_pixels
 from latentworks.samplers.config import SamplerConfig
 from latentworks.samplers.drawing import Sampler, draw, is_adjustable
 from latentworks.serving import inputs as checks
@@ -40,12 +40,16 @@ class Interface:
     labels: tuple[str, ...]  # names of the classes that clients can choose; may be empty
     fit: Fit  # how images of other sizes are resized to image_shape: see `prepare_image`
     background: int
+    value_range: Ranges = field(default_factory=dict)  # of dtypes that are not read in full
 
     @classmethod
     def read(cls, path: Path) -> "Interface":
         fields = json.loads(path.read_text(encoding="utf-8"))
         shape, labels = tuple(fields.pop("image_shape")), tuple(fields.pop("labels"))
-        return cls(image_shape=shape, labels=labels, **fields)
+        ranges = {
+            dtype: (low, high) for dtype, (low, high) in fields.pop("value_range", {}).items()
+        }
+        return cls(image_shape=shape, labels=labels, value_range=ranges, **fields)
 
 
 VERBS: dict[str, tuple[str, ...]] = {  # with the params that each takes
@@ -257,19 +261,16 @@ class Servable:
         return np.full(num, checks.to_label(label, self.interface.labels))
 
     def _prepared(self, inputs: object) -> np.ndarray:
-        """Resize images to the shape of the training images: uint8 [N, H, W, C]."""
-        images = checks.to_images(inputs, self.image_shape)
-        if images.dtype == np.uint8 and images.shape[1:] == self.image_shape:
+        """Prepare images as the training images were: uint8 [N, H, W, C]."""
+        interface = self.interface
+        ranges = interface.value_range
+        images = checks.to_images(inputs, self.image_shape, ranges)
+        if images.dtype == np.uint8 and images.shape[1:] == self.image_shape and not ranges:
             return images
         size, _, channels = self.image_shape
         checks.check_pixels(len(images) * size * size * channels)
-        fit, background = self.interface.fit, self.interface.background
-        return np.stack(
-            [
-                prepare_image(image, size=size, channels=channels, fit=fit, background=background)
-                for image in images
-            ]
-        )
+        fit, background = interface.fit, interface.background
+        return checks.prepare(images, self.image_shape, fit, background, ranges)
 
 
 def load(folder: Path) -> Servable:

@@ -38,8 +38,9 @@ def main(prepared: Path, model: Path, sampler: Path, servable: Path) -> None:
     ranks = errors[_spread(len(errors), MAX_RANKS)]
     golden = data.images[np.resize(rows[_spread(len(rows), NUM_GOLDEN)], max(2, NUM_GOLDEN))]
 
-    fit, background = data.profile["fit"], data.profile["background"]
-    interface = Interface(network.image_shape, network.latent_dim, classes, fit, background)
+    profile = data.profile
+    how = (profile["fit"], profile["background"], profile.get("value_range", {}))
+    interface = Interface(network.image_shape, network.latent_dim, classes, *how)
     with disk.replacing(servable) as folder:
         folder.mkdir()
         export.write(folder, network, fitted, sampler, interface, golden, ranks, shares)

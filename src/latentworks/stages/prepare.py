@@ -16,6 +16,7 @@ from latentworks.datasets.catalog import Catalog, IndexRow
 from latentworks.datasets.config import DatasetConfig, PrepareConfig
 from latentworks.datasets.decoding import decoded
 from latentworks.datasets.split import choose_split, content_id
+from latentworks.datasets.value_range import value_ranges
 from latentworks.errors import DataError
 from latentworks.params import load
 from latentworks.preprocess import prepare_image
@@ -40,6 +41,8 @@ def main(raw: Path, prepared: Path) -> None:
     fractions = (config.val_fraction, config.test_fraction)
     image_shape = (config.image_size, config.image_size, config.channels)
 
+    ranges, remarks = value_ranges(source, config.value_range)
+    say(remarks)
     catalog = Catalog(image_shape, source.class_names)
     transform = partial(
         prepare_image,
@@ -47,6 +50,7 @@ def main(raw: Path, prepared: Path) -> None:
         channels=config.channels,
         fit=config.fit,
         background=config.background,
+        ranges=ranges,
     )
     with replacing(prepared) as folder:
         folder.mkdir()
@@ -68,8 +72,9 @@ def main(raw: Path, prepared: Path) -> None:
 
         profile = {
             **catalog.profile(),
-            "fit": params.prepare.fit,  # with these two, a served model prepares images
-            "background": params.prepare.background,
+            "fit": config.fit,  # with these three, a served model prepares images
+            "background": config.background,
+            **({"value_range": ranges} if ranges else {}),  # of dtypes; all others are read in full
             "source": file_digest(raw / SOURCE),
         }
         write_index(folder / "index.parquet", catalog.index())
