@@ -33,6 +33,7 @@ LONGEST = 9.0  # seconds from a start to a fault, at most; a little longer than 
 SIGNS = ("Running stage", "Updating lock file", "Epoch ", "train: ", "prepare: ", "encode: ")
 ENDED = 10.0  # seconds that processes may go on after SIGTERM
 GONE = 5.0  # seconds that processes may go on after a kill
+REPORTED = 60.0  # seconds in which a runner reports a kill, once `dvc checkout` has restored outs
 PATIENCE = 300.0  # seconds that an undisturbed `latentworks repro` may take here
 DAMAGE = "a damaged cache object"
 ENOUGH = 5  # of so many damaged objects, DVC leaves some for `latentworks verify` to find
@@ -161,10 +162,13 @@ def killing(*names: str) -> Callable[["Harness", Run, Fault], None]:
         if not names or "runner" in names:
             run.process.wait()
         alive = still_there([family[name] for name in family if name != "runner"], GONE)
-        run.end(ENDED)  # a runner that was not killed reports the kill
-        if alive or run.was_late:
+        run.end(REPORTED)  # a runner that was not killed
+        if alive:
             fault.recovered = False
             fault.said.append(f"goes on behind a kill: {alive}")
+        if run.was_late:
+            fault.recovered = False
+            fault.said.append("the runner does not end after a kill")
 
     return kill
 
