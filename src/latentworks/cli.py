@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import signal
 import sys
 from dataclasses import asdict
@@ -44,6 +45,9 @@ app.add_typer(keys, name="keys")
 VERSION = typer.Argument(min=1, max=2**31 - 1, help="number of a registered version")
 DRIFTED = 8  # exit code
 JSON = typer.Option("--json", help="print one line of JSON instead of text")
+PICTURES = typer.Argument(
+    metavar="IN...", help="PNG, JPEG or WebP files, or folders of them", show_default=False
+)
 RESULT = typer.Option(
     "--result", help="verify only the result in this checkout, not the registered versions"
 )
@@ -82,6 +86,7 @@ def repro(
     root = dag.root()
     with locks.exclusive(locks.of(root), "run the stages", wait=False):
         from latentworks.repository.result import recorded_result
+        from latentworks.results import summary
         from latentworks.runner import repair
         from latentworks.runner.reproduce import reproduce_on_terminal
         from latentworks.tracking import outbox
@@ -94,9 +99,11 @@ def repro(
         typer.echo("params.yaml is valid")
         reproduce_on_terminal(root, typer.echo)
         result = recorded_result(root)
-        if result is not None and outbox.sync(result, root) is None:  # else it warns
-            uri = without_password(tracking_uri(root))
-            typer.echo(f"MLflow has this result: {uri}")
+        synced = result is not None and outbox.sync(result, root) is None  # else it warns
+        if synced:
+            typer.echo(f"MLflow has this result: {without_password(tracking_uri(root))}")
+        if summary.is_complete(result):
+            typer.echo(f"\n{summary.summarise(root, ask=synced).text()}")
 
 
 @app.command()
@@ -118,6 +125,68 @@ def sync() -> None:
         if outbox.sync(result, root) is not None:
             raise typer.Exit(1)
     typer.echo(f"MLflow has this result: {without_password(tracking_uri(root))}")
+
+
+@app.command()
+def show(as_json: Annotated[bool, JSON] = False) -> None:
+    """Show the scores of this result in words, its pictures, and the commands to run next."""
+    from latentworks.results import summary
+
+    found = summary.summarise(dag.root())
+    typer.echo(json.dumps(found.to_json()) if as_json else found.text())
+
+
+@app.command()
+def sample(
+    out: Annotated[Path, typer.Argument(help="a .png file, or a folder for a file each")],
+    num: Annotated[int, typer.Option(min=1, max=10_000, help="number of images")] = 64,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="equal seeds give equal images")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="name or number of a class")] = None,
+) -> None:
+    """Draw new images from the model of this checkout, which need not be registered."""
+    from latentworks.results import open_result, pictures
+
+    pictures.check_target(out)
+    model = open_result()
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    images = model.sample(num, seed, model.label(label))
+    if out.suffix == pictures.PNG:
+        pictures.write_grid(out, images)
+    else:
+        pictures.write_each(out, images)
+    typer.echo(f"{num} samples in {out}, drawn with --seed {seed}")
+
+
+@app.command()
+def reconstruct(
+    pictures_in: Annotated[list[Path], PICTURES],
+    out: Annotated[Path, typer.Argument(help="the .png file to write")],
+) -> None:
+    """Reconstruct pictures. In the file OUT, reconstructions are below their originals."""
+    from latentworks.results import open_result, pictures
+
+    pictures.check_file(out)
+    model = open_result()
+    _, images = pictures.read(pictures_in, model.servable.interface)
+    pictures.write_pairs(out, images, model.reconstruct(images))
+    typer.echo(f"{len(images)} originals, each row above its reconstructions: {out}")
+
+
+@app.command()
+def encode(
+    pictures_in: Annotated[list[Path], PICTURES],
+    out: Annotated[Path, typer.Argument(help="the .csv or .parquet file to write")],
+) -> None:
+    """Encode pictures to latents: a table with a row for each file, and the columns z0, z1, …"""
+    from latentworks.results import latents, open_result, pictures
+
+    latents.check_name(out)
+    model = open_result()
+    files, images = pictures.read(pictures_in, model.servable.interface)
+    latents.write(out, files, model.encode(images))
+    typer.echo(f"{len(files)} pictures encoded to {model.latent_dim} latents each: {out}")
 
 
 @app.command()

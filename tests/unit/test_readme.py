@@ -16,7 +16,8 @@ PRODUCTION = (ROOT / "docs/from-run-to-production.md").read_text()
 RETRAINING = (ROOT / "docs/retraining.md").read_text()
 RECOVERY = (ROOT / "docs/recovery.md").read_text()
 DEPLOYMENT = (ROOT / "docs/deployment.md").read_text()
-PAGES = PRODUCTION + RETRAINING + RECOVERY + DEPLOYMENT
+RESULT = (ROOT / "docs/result.md").read_text()
+PAGES = PRODUCTION + RETRAINING + RECOVERY + DEPLOYMENT + RESULT
 ALL = TEXT + PAGES
 COMMANDS = [line.removeprefix("$ ") for line in TEXT.splitlines() if line.startswith("$ ")]
 

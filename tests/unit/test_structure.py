@@ -27,7 +27,7 @@ LINES = (
     ("evaluation", "promotion", "tracking", "integrity"),
     ("runner", "serving"),
     ("stages", "registry"),
-    ("monitoring", "server"),
+    ("monitoring", "server", "results"),
     ("sections",),
     ("cli", "pipeline"),
 )

@@ -24,7 +24,7 @@ from latentworks.registry.candidates import Candidate
 from latentworks.registry.decisions import Entry
 from latentworks.registry.store import RegistryStore
 from latentworks.registry.versions import DECISION, SINCE, WITHDRAWN, Version
-from latentworks.repository.result import recorded_result
+from latentworks.repository.result import Result, recorded_result
 from latentworks.serving import preflight
 from latentworks.tracking import bounded, outbox
 from latentworks.tracking.faults import one_line
@@ -42,13 +42,18 @@ class PromotionParams(Config):
 class Registry:
     """The registered model that params.yaml names, at the tracking URI of a checkout."""
 
-    def __init__(self, root: Path, uri: str | None = None) -> None:
-        """Open the registry of the checkout `root`; `uri` replaces the checkout's own store."""
+    def __init__(
+        self, root: Path, uri: str | None = None, *, patience: float | None = None
+    ) -> None:
+        """Open the registry of the checkout `root`; `uri` replaces the checkout's own store.
+
+        All calls of MLflow together may take `patience` seconds, if given.
+        """
         self.root = root
         self.config = params.load(PromotionParams, root / params.PARAMS).promotion
         self.name = self.config.model_name
         self.uri = uri or tracking_uri(root)
-        self.budget = bounded.Budget()  # of all calls of the command that opens the registry
+        self.budget = bounded.Budget(patience)  # of all calls of the command that opens this
         with self.one_line("Try again when MLflow answers."):
             self.store = RegistryStore(self.uri, root)
         self.aliases = Aliases(self.store, self.name)
@@ -122,6 +127,17 @@ class Registry:
             if decision
             else f"decide on it {asked}"
         )
+
+    def known(self, result: Result) -> Version | None:
+        """Return the newest version of a complete result; None if it has none. Fetches no files."""
+        with self.one_line("Try again when MLflow answers."):
+            versions = self.store.versions(self.name, candidates.content(result))
+        return versions[-1] if versions else None
+
+    def champion(self) -> Version | None:
+        """Return the version that clients get; None without one."""
+        with self.one_line("Try again when MLflow answers."):
+            return self.aliases.champion
 
     def decided(self) -> Version | None:
         """Return the version of this result if a decision about it exists. Fast: fetches no files.
