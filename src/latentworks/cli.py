@@ -7,6 +7,7 @@ import secrets
 import signal
 import sys
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from latentworks.errors import Differs, LatentworksError, Refused, Unavailable
 from latentworks.params import recipes
 from latentworks.repository import dag, git
 from latentworks.system import disk
-from latentworks.system.console import one_line_errors
+from latentworks.system.console import columns, one_line_errors
 from latentworks.system.state import STATE
 from latentworks.tracking.uri import URI, absolute, tracking_uri, without_password
 
@@ -33,7 +34,6 @@ class Commands(TyperGroup):
 
 app = typer.Typer(
     cls=Commands,
-    help="Train generative autoencoders as DVC stages and follow them in MLflow.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -53,6 +53,22 @@ RESULT = typer.Option(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"latentworks {metadata.version('latentworks')}")
+        raise typer.Exit
+
+
+@app.callback()
+def commands(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="show the version"),
+    ] = False,
+) -> None:
+    """Train generative autoencoders as DVC stages and follow them in MLflow."""
+
+
 @app.command()
 def validate() -> None:
     """Check params.yaml; exit 2 with one line for each fault."""
@@ -63,10 +79,24 @@ def validate() -> None:
 
 @app.command()
 def recipe(
-    name: Annotated[str, typer.Argument(help="name of a file in recipes/, without .yaml")],
+    name: Annotated[
+        str | None, typer.Argument(help="name of a file in recipes/, without .yaml; none: list all")
+    ] = None,
 ) -> None:
-    """Write a recipe into params.yaml, unless params.yaml has uncommitted edits."""
-    _write_recipe(dag.root(), name)
+    """Write a recipe into params.yaml, or list the recipes.
+
+    Edits of yours in sections that the recipe has are not overwritten, and others stay.
+    """
+    root = dag.root()
+    if name is None:
+        rows = [("recipe", "minutes", "")]
+        for each in recipes.described(root):
+            minutes = "-" if each.minutes is None else f"{each.minutes:.0f}"
+            rows.append((each.name, minutes.rjust(len("minutes")), each.text))
+        typer.echo("\n".join(columns(rows)))
+        typer.echo("\nMinutes are of two cores. `make repro RECIPE=NAME` writes one and runs it.")
+        return
+    _write_recipe(root, name)
     typer.echo(f"params.yaml now follows recipes/{name}.yaml")
 
 

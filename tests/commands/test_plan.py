@@ -83,6 +83,24 @@ def test_plan_shows_changed_images_outside_the_project(finished: Checkout, tmp_p
     assert re.fullmatch(r"\.\./images\.npz 1 file of 0\.\d MB → 1 file of 30\.0 MB", reason)
 
 
+def test_plan_shows_the_extent_of_own_images_and_no_sizes_of_others(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(bytes(400_000))
+    checkout.edit("params.yaml", "kind: npz ", "kind: image_folder ")
+    checkout.edit("params.yaml", "digits.npz", "../photos")
+    stages = planned(checkout)
+    own = "your own images, 3 files of 1.2 MB: nothing to download"
+    assert re.fullmatch(rf"fetch \| runs \| \d+ s \| 0\.0 MB \| {own}", stages["fetch"][0])
+    assert all(lines[0].split(" | ")[3] == "-" for lines in [*stages.values()][1:])
+    shown = f"{folder} is new: 3 files of 1.2 MB"
+    assert any(shown in line for line in stages["prepare"])
+
+
 def test_plan_shows_stages_that_never_ran_and_refuses_wrong_params(
     untouched: Checkout, tmp_path: Path
 ) -> None:

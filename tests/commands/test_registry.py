@@ -104,7 +104,7 @@ def test_compare_shows_numbers_and_images(server: str, pair: Project) -> None:
     first, second = (each["metrics"]["mse"]["value"] for each in scores)
     (line,) = (line for line in said.splitlines() if line.startswith("mse"))
     change = f"{(second - first) / first:+.1%}"
-    assert line.split()[1:] == [f"{first:.4g}", f"{second:.4g}", change]
+    assert line.split()[1:] == [f"{first:.4g}", f"{second:.4g}", change, "better"]
     picture = np.asarray(Image.open(pair.path / "comparison.png").convert("L"))
     assert picture.shape[1] > 700
     assert len(np.unique(picture)) > 50  # the picture has images and is no empty page

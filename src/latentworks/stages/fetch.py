@@ -45,16 +45,17 @@ def main(raw: Path, mirrors: Sequence[Mirror] = fashion_mnist.MIRRORS) -> None:
         _require_readable(path)
 
     digests: dict[str, str] = {}
-    outcomes = [f"your own images stay at {path}"]
+    said = f"your own images stay at {path}: nothing to fetch"
     with replacing(raw) as folder:
         folder.mkdir()
         if inside:
             files = folder / path.resolve().relative_to(raw.resolve())
             outcomes = fashion_mnist.download(files, DOWNLOADS, mirrors)
             digests = {file.name: file_digest(file) for file in sorted(files.iterdir())}
+            said = f"{len(digests)} files of {dataset.kind} fetched; {'; '.join(outcomes)}"
         write_json(folder / "source.json", {"kind": dataset.kind, "files": digests})
 
-    print(f"fetch: {len(digests)} files of {dataset.kind} fetched; {'; '.join(outcomes)}")
+    print(f"fetch: {said}")
     timings.write("fetch", file_digest(raw / "source.json"))
 
 
