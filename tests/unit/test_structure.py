@@ -231,7 +231,7 @@ def test_a_config_module_imports_pydantic_alone(module: str) -> None:
 # timings, and MLflow, which shows the outs.
 WITHOUT_EFFECT = (
     *("errors", "repository", "tracking"),
-    *("system.locks", "system.parent", "system.processes", "system.state"),
+    *("system.locks", "system.parent", "system.processes", "system.progress", "system.state"),
 )
 LIVE_PICTURES = {"train": ("plots",)}  # shown in MLflow during training
 

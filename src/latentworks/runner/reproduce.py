@@ -78,11 +78,8 @@ def reproduce_stage(
                 dvc.run(root, "checkout", "--quiet", stage, env=env)
         lost = [out for out in previous if not (root / out).exists()]
         gaps = f", but for {', '.join(lost)}: run `dvc checkout` to restore them" if lost else ""
-        raise dvc.StageError(
-            f"{error} The lines above say why (-9 or 137: most often too little memory). "
-            f"{f'The previous outputs are back in place{gaps}. ' if previous else ''}"
-            "Remove the cause, then run the same command again to continue."
-        ) from None
+        kept = f" The previous outputs are back in place{gaps}." if previous else ""
+        raise dvc.StageError(f"{error}{kept}") from None
     return "restored" if restored and outcome == UNCHANGED else outcome
 
 
