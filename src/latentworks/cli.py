@@ -245,6 +245,20 @@ def timings() -> None:
 
 
 @app.command()
+def doctor() -> None:
+    """Check Python, packages, git, disk, DVC's remote, MLflow and keys; exit 1 on a fault.
+
+    Each fault comes with its cure. The checks take a few seconds, and change nothing.
+    """
+    from latentworks import doctor as checks
+
+    found = checks.examine(dag.root())
+    typer.echo(checks.table(found))
+    if any(finding.state == "fault" for finding in found.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
 def register(as_json: Annotated[bool, JSON] = False) -> None:
     """Register the result of this checkout as a version, with the alias challenger."""
     from latentworks.registry.registry import Registry

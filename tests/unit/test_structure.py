@@ -29,6 +29,7 @@ LINES = (
     ("stages", "registry"),
     ("monitoring", "server", "results"),
     ("sections",),
+    ("doctor",),
     ("cli", "pipeline"),
 )
 LEVEL = {room: level for level, line in enumerate(LINES) for room in line}

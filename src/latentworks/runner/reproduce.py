@@ -8,7 +8,7 @@ from latentworks.errors import LatentworksError
 from latentworks.repository import dag, dvc, outputs
 from latentworks.repository.outputs import KEPT
 from latentworks.repository.plan import Outdated
-from latentworks.runner import resources
+from latentworks.runner import lost_outs, resources
 from latentworks.runner.verify import verify_checkout
 
 UNCHANGED = "unchanged"  # an outcome: DVC had nothing to do
@@ -70,7 +70,7 @@ def reproduce_stage(
     outs = dag.outs_of(dag.stages(root)[stage])
     previous = [out for out in outs if (root / out).exists() or (root / KEPT / out).exists()]
     try:
-        with outputs.kept(root, stage):
+        with outputs.kept(root, stage), lost_outs.forgotten(root, stage, env):
             outcome = dvc.repro(root, stage, report, env, force=force, on_terminal=on_terminal)
     except dvc.StageError as error:
         if not all((root / out).exists() for out in previous):
