@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from checkouts import Checkout, Project
+from servers import closed_port
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,18 @@ def test_a_poor_result_and_changed_params_are_named(own: Project, tmp_path: Path
     shown = poor.ours("show")
     assert "The reconstructions are hardly better than the mean image. Try this: train" in shown
     assert "params.yaml has changed since: `latentworks plan` shows what would run." in shown
+
+
+def test_a_dead_server_is_told_in_short(own: Project) -> None:
+    dead = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{closed_port()}"}
+    assert (
+        "Registry: unknown, since MLflow did not answer"
+        in own.run(*("latentworks", "show"), **dead).stdout
+    )
+    (said,) = own.run("latentworks", "history", expected=69, **dead).stderr.splitlines()
+    assert said.endswith(
+        " failed: no connection: Connection refused. Try again when MLflow answers."
+    )
 
 
 def test_without_a_result_the_error_names_the_cure(untouched: Checkout, tmp_path: Path) -> None:

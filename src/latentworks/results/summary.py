@@ -1,5 +1,6 @@
 """The screen of `latentworks show`: scores in words, pictures, and the next commands."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -177,7 +178,13 @@ def _uncommitted(root: Path, result: Result) -> list[str]:
 
 
 def _notes(root: Path, result: Result) -> list[str]:
+    """Say what keeps the result from being registered as it is."""
+    notes = []
     current = params.read(root / params.PARAMS)
-    if all(current.get(name) == section for name, section in result.params.items()):
-        return []
-    return [f"{params.PARAMS} has changed since: `latentworks plan` shows what would run."]
+    if any(current.get(name) != section for name, section in result.params.items()):
+        notes.append(f"{params.PARAMS} has changed since: `latentworks plan` shows what would run.")
+    with suppress(git.GitError):
+        if code := git.differences(root):
+            more = f" and {len(code) - 1} more" if len(code) > 1 else ""
+            notes.append(f"Before you register it, commit the code: {code[0]}{more}.")
+    return notes
