@@ -54,6 +54,8 @@ def test_the_folder_of_a_servable_alone_can_be_opened(
 def test_a_missing_or_changed_servable_is_refused(finished: Checkout, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         open_result(tmp_path / "nothing")
+    with pytest.raises(DataError, match="is no checkout"):
+        open_result(tmp_path)
     checkout = finished.copy(tmp_path / "checkout")
     servable = checkout.path / "models/servable"
     disk.write_json(servable / "golden.json", [])

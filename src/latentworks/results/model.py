@@ -94,6 +94,10 @@ def _exported(start: Path) -> Path:
     if not start.is_dir():
         raise DataError(f"{start}: no such folder. Expected a checkout with a result.")
     root = dag.root(start)
+    if start != Path() and not start.resolve().is_relative_to(root):  # `root` is our own checkout
+        raise DataError(
+            f"{start} is no checkout, and no copy of a folder models/servable. Name one of them."
+        )
     outs = (Path(out) for stage in dag.stages(root).values() for out in dag.outs_of(stage))
     out = next(each for each in outs if each.stem == OUT)
     cure = "Run `make repro`, or `dvc pull` if your DVC remote has the result."

@@ -157,6 +157,8 @@ def _standing(root: Path, result: Result) -> Standing:
         return _of_version(Registry(root, patience=PATIENCE), result)
     except Unavailable:
         return Standing(text=UNKNOWN)
+    except LatentworksError as error:  # the result is fine even so
+        return Standing(text=str(error))
 
 
 def _of_version(registry: Any, result: Result) -> Standing:
