@@ -1,5 +1,6 @@
 """A result in words, and its model in Python: no registry, no TensorFlow."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,17 @@ def test_a_missing_or_changed_servable_is_refused(finished: Checkout, tmp_path: 
     shutil.rmtree(servable)
     with pytest.raises(DataError, match=r"models/servable is missing\. Run `make repro`"):
         open_result(checkout.path)
+
+
+def test_the_python_example_of_the_docs_runs(
+    finished: Checkout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs/result.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    named: dict[str, np.ndarray] = {}
+    exec(example.replace("path/to/checkout", str(finished.path)), named)
+    assert capsys.readouterr().out == f"({SIDE}, {SIDE}, 1) 2 ()\n"
+    assert (named["again"] == named["same"]).all()
 
 
 def test_a_typed_label_is_a_number_unless_a_class_has_this_name(model: Model) -> None:
