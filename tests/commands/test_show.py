@@ -91,7 +91,8 @@ def test_pictures_are_reconstructed_and_encoded(own: Project, tmp_path: Path) ->
     folder, pairs, table = tmp_path / "in", tmp_path / "pairs.png", tmp_path / "latents.csv"
     own.ours("sample", "--num", "3", str(folder))
     own.ours("reconstruct", str(folder / "0000.png"), str(folder / "0001.png"), str(pairs))
-    assert Image.open(pairs).size == (18, 18)  # two columns, two rows, and gaps of 2 pixels
+    with Image.open(pairs) as picture:
+        assert picture.size == (18, 18)  # two columns, two rows, and gaps of 2 pixels
     own.ours("encode", str(folder), str(table))
     assert pd.read_csv(table)["file"].tolist() == sorted(map(str, folder.iterdir()))
     assert "the .png file to write" in own.ours("reconstruct", str(folder), "x.jpg", expected=5)

@@ -85,7 +85,7 @@ def plan(root: Path) -> list[Step]:
             step = replace(step, megabytes=None)
         if not needed and "dataset" in _sections(root, stage) and not dag.is_made(root, images):
             note = f"your own images, {_extent_of(root / images)}: nothing to download"
-            step = replace(step, megabytes=0.0, reasons=[note, *step.reasons])
+            step = replace(step, megabytes=0.0, reasons=[*step.reasons, note])
         steps.append(step)
     return steps
 
