@@ -46,12 +46,12 @@ def serve(root: Path, report: Callable[[str], None]) -> None:
             identity = deployment.apply()
             assert isinstance(identity, UUID)  # no coroutine, since this code is synchronous
             client.update_deployment(identity, DeploymentUpdate(path=str(root)))
-    for deployment in read_deployments(root):
-        report(f"{deployment['name']}: next flow run {next_run(deployment['schedules'])}")
+    for written in read_deployments(root):
+        report(f"{written['name']}: next flow run {next_run(written['schedules'])}")
     prefect.serve(*served, limit=RUNS_AT_ONCE)
 
 
-def next_run(schedules: list[dict[str, str]]) -> str:
+def next_run(schedules: list[dict[str, Any]]) -> str:
     """Return the time of the next flow run of a deployment, as `Tue 2026-12-01 03:00 UTC`."""
     dates = [
         date

@@ -235,10 +235,10 @@ def test_repro_refuses_a_small_disk_and_resumes_after_a_full_one(
     done = in_mounts(checkout, own_mounts, script)
     said = done.stdout + done.stderr
     assert "Traceback" not in said
-    assert "o space left on device; free some space" in said
+    assert "no space left on device. Free some space" in said
     first, second = (json.loads(line) for line in done.stdout.splitlines() if line[0] == "{")
     assert first["code"] == 1
-    assert "The previous outputs are back in place. Remove the cause" in first["last"]
+    assert "run the same command again. The previous outputs are back in place." in first["last"]
     assert first["outs"] == before
     assert second["code"] == 0
     assert second["goes on"]

@@ -59,8 +59,7 @@ def test_errors_of_the_system_are_sentences_without_numbers() -> None:
     assert console.of_system(caught.value) == "Cannot use /missing/file: no such file or directory."
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert console.of_system(full) == (
-        "The system refused: no space left on device; free some space, then run the same command "
-        "again."
+        "Cannot go on: no space left on device. Free some space, then run the same command again."
     )
 
 

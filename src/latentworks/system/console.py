@@ -82,10 +82,10 @@ def one_line_errors() -> Iterator[None]:
 def of_system(error: OSError) -> str:
     """Return an error of the operating system as a sentence, without its number."""
     reason = error.strerror or str(error) or type(error).__name__
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        reason += "; free some space, then run the same command again"
-    where = f"Cannot use {error.filename}: " if error.filename else "The system refused: "
-    return f"{where}{reason[0].lower()}{reason[1:]}."
+    what = f"use {error.filename}" if error.filename else "go on"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    cure = " Free some space, then run the same command again." if full else ""
+    return f"Cannot {what}: {reason[0].lower()}{reason[1:]}.{cure}"
 
 
 def first_line(fault: str | Exception) -> str:
