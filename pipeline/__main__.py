@@ -61,6 +61,7 @@ def flow(arguments: str) -> None:
             _run(*json.loads(arguments))
             return
         with temporary.server() as settings, temporary_settings(settings):
+            temporary.hide_its_pages()
             try:
                 _run(*json.loads(arguments))
             finally:
@@ -114,7 +115,7 @@ def schedule() -> None:
     from pipeline import deployments
 
     with one_line_errors():
-        deployments.serve(dag.root())
+        deployments.serve(dag.root(), typer.echo)
 
 
 @app.command()

@@ -1,5 +1,8 @@
 """The deployments of prefect.yaml, served from one process without work pool or worker."""
 
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -11,6 +14,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.server.schemas.schedules import CronSchedule as Cron
 from ruamel.yaml import YAML
 
 from latentworks.errors import LatentworksError
@@ -27,11 +31,11 @@ def read_deployments(root: Path) -> list[dict[str, Any]]:
     return [dict(deployment) for deployment in content["deployments"]]
 
 
-def serve(root: Path) -> None:
+def serve(root: Path, report: Callable[[str], None]) -> None:
     """Register the deployments, run them on schedule, and return when interrupted.
 
-    Raises LatentworksError if no Prefect server answers: the temporary server of a flow has no
-    scheduler.
+    `report` gets a line for each deployment: when its next flow run starts. Raises LatentworksError
+    if no Prefect server answers: the temporary server of a flow has no scheduler.
     """
     require_server()
     served = [_runner(deployment) for deployment in read_deployments(root)]
@@ -42,7 +46,19 @@ def serve(root: Path) -> None:
             identity = deployment.apply()
             assert isinstance(identity, UUID)  # no coroutine, since this code is synchronous
             client.update_deployment(identity, DeploymentUpdate(path=str(root)))
+    for written in read_deployments(root):
+        report(f"{written['name']}: next flow run {next_run(written['schedules'])}")
     prefect.serve(*served, limit=RUNS_AT_ONCE)
+
+
+def next_run(schedules: list[dict[str, Any]]) -> str:
+    """Return the time of the next flow run of a deployment, as `Tue 2026-12-01 03:00 UTC`."""
+    dates = [
+        date
+        for schedule in schedules
+        for date in asyncio.run(Cron(**schedule).get_dates(1, start=datetime.now(UTC)))
+    ]
+    return f"{min(dates):%a %Y-%m-%d %H:%M %Z}" if dates else "only by hand or on an event"
 
 
 def require_server() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed
 
 from latentworks import params
@@ -53,7 +54,17 @@ for run in ("flow_runs", "task_runs"):
     logging.getLogger(f"prefect.{run}").addFilter(OneLine())
 
 
-@flow(name="retrain")
+def run_name() -> str:
+    """Name a flow run for its work: `retrain HEAD, recipe seed, train.epochs 12`."""
+    given = flow_run.parameters
+    parts = [f"retrain {given.get('revision', 'HEAD')}"]
+    if given.get("recipe"):
+        parts.append(f"recipe {given['recipe']}")
+    parts += [f"{name} {value}" for name, value in (given.get("overrides") or {}).items()]
+    return ", ".join(parts)
+
+
+@flow(name="retrain", flow_run_name=run_name)
 def retrain(
     recipe: str | None = None,
     overrides: dict[str, Any] | None = None,

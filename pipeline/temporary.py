@@ -1,5 +1,6 @@
 """A temporary Prefect server for one flow. It ends with the process that started it."""
 
+import logging
 import os
 import socket
 import subprocess
@@ -57,6 +58,16 @@ def server(patience: float = START_TIMEOUT) -> Iterator[dict[Setting, str]]:
             yield {PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: auth}
         finally:
             process.terminate()
+
+
+def hide_its_pages() -> None:
+    """Leave out Prefect's lines with addresses of the server: its pages end with the flow."""
+    for runs in ("flow_runs", "task_runs"):
+        logging.getLogger(f"prefect.{runs}").addFilter(_is_no_address)
+
+
+def _is_no_address(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("View at ")
 
 
 def _wait(process: "subprocess.Popen[str]", address: str, patience: float) -> None:

@@ -20,7 +20,7 @@ CHANGED = "latentworks.data.changed"
 DRIFTED = "latentworks.drift.found"
 
 
-@flow(name="watch")
+@flow(name="watch", flow_run_name="look for new images")
 def watch(cool_down: int = 3600) -> State[Any]:
     """Emit an event when the images at dataset.path change, at most once in `cool_down` seconds.
 
@@ -35,7 +35,7 @@ def watch(cool_down: int = 3600) -> State[Any]:
     return Completed(name=look.state.capitalize())
 
 
-@flow(name="drift")
+@flow(name="drift", flow_run_name="compare new images with the champion's")
 def drift() -> State[Any]:
     """Compare the images that the champion never saw with its own test images."""
     # The import takes seconds, which `watch` and `schedule` do not need.

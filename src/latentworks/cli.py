@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import secrets
 import signal
 import sys
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +19,7 @@ from latentworks.errors import Differs, LatentworksError, Refused, Unavailable
 from latentworks.params import recipes
 from latentworks.repository import dag, git
 from latentworks.system import disk
-from latentworks.system.console import one_line_errors
+from latentworks.system.console import columns, one_line_errors
 from latentworks.system.state import STATE
 from latentworks.tracking.uri import URI, absolute, tracking_uri, without_password
 
@@ -32,7 +34,6 @@ class Commands(TyperGroup):
 
 app = typer.Typer(
     cls=Commands,
-    help="Train generative autoencoders as DVC stages and follow them in MLflow.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -44,9 +45,28 @@ app.add_typer(keys, name="keys")
 VERSION = typer.Argument(min=1, max=2**31 - 1, help="number of a registered version")
 DRIFTED = 8  # exit code
 JSON = typer.Option("--json", help="print one line of JSON instead of text")
+PICTURES = typer.Argument(
+    metavar="IN...", help="PNG, JPEG or WebP files, or folders of them", show_default=False
+)
 RESULT = typer.Option(
     "--result", help="verify only the result in this checkout, not the registered versions"
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"latentworks {metadata.version('latentworks')}")
+        raise typer.Exit
+
+
+@app.callback()
+def commands(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="show the version"),
+    ] = False,
+) -> None:
+    """Train generative autoencoders as DVC stages and follow them in MLflow."""
 
 
 @app.command()
@@ -65,10 +85,24 @@ def validate() -> None:
 
 @app.command()
 def recipe(
-    name: Annotated[str, typer.Argument(help="name of a file in recipes/, without .yaml")],
+    name: Annotated[
+        str | None, typer.Argument(help="name of a file in recipes/, without .yaml; none: list all")
+    ] = None,
 ) -> None:
-    """Write a recipe into params.yaml, unless params.yaml has uncommitted edits."""
-    _write_recipe(dag.root(), name)
+    """Write a recipe into params.yaml, or list the recipes.
+
+    Edits of yours in sections that the recipe has are not overwritten, and others stay.
+    """
+    root = dag.root()
+    if name is None:
+        rows = [("recipe", "minutes", "")]
+        for each in recipes.described(root):
+            minutes = "-" if each.minutes is None else f"{each.minutes:.0f}"
+            rows.append((each.name, minutes.rjust(len("minutes")), each.text))
+        typer.echo("\n".join(columns(rows)))
+        typer.echo("\nMinutes are of two cores. `make repro RECIPE=NAME` writes one and runs it.")
+        return
+    _write_recipe(root, name)
     typer.echo(f"params.yaml now follows recipes/{name}.yaml")
 
 
@@ -88,6 +122,7 @@ def repro(
     root = dag.root()
     with locks.exclusive(locks.of(root), "run the stages", wait=False):
         from latentworks.repository.result import recorded_result
+        from latentworks.results import summary
         from latentworks.runner import repair
         from latentworks.runner.reproduce import reproduce_on_terminal
         from latentworks.tracking import outbox
@@ -100,9 +135,11 @@ def repro(
         typer.echo("params.yaml is valid")
         reproduce_on_terminal(root, typer.echo)
         result = recorded_result(root)
-        if result is not None and outbox.sync(result, root) is None:  # else it warns
-            uri = without_password(tracking_uri(root))
-            typer.echo(f"MLflow has this result: {uri}")
+        synced = result is not None and outbox.sync(result, root) is None  # else it warns
+        if synced:
+            typer.echo(f"MLflow has this result: {without_password(tracking_uri(root))}")
+        if summary.is_complete(result):
+            typer.echo(f"\n{summary.summarise(root, ask=synced).text()}")
 
 
 @app.command()
@@ -124,6 +161,68 @@ def sync() -> None:
         if outbox.sync(result, root) is not None:
             raise typer.Exit(1)
     typer.echo(f"MLflow has this result: {without_password(tracking_uri(root))}")
+
+
+@app.command()
+def show(as_json: Annotated[bool, JSON] = False) -> None:
+    """Show the scores of this result in words, its pictures, and the commands to run next."""
+    from latentworks.results import summary
+
+    found = summary.summarise(dag.root())
+    typer.echo(json.dumps(found.to_json()) if as_json else found.text())
+
+
+@app.command()
+def sample(
+    out: Annotated[Path, typer.Argument(help="a .png file, or a folder for a file each")],
+    num: Annotated[int, typer.Option(min=1, max=10_000, help="number of images")] = 64,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="equal seeds give equal images")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="name or number of a class")] = None,
+) -> None:
+    """Draw new images from the model of this checkout, which need not be registered."""
+    from latentworks.results import open_result, pictures
+
+    pictures.check_target(out)
+    model = open_result()
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    images = model.sample(num, seed, model.label(label))
+    if out.suffix == pictures.PNG:
+        pictures.write_grid(out, images)
+    else:
+        pictures.write_each(out, images)
+    typer.echo(f"{num} samples in {out}, drawn with --seed {seed}")
+
+
+@app.command()
+def reconstruct(
+    pictures_in: Annotated[list[Path], PICTURES],
+    out: Annotated[Path, typer.Argument(help="the .png file to write")],
+) -> None:
+    """Reconstruct pictures. In the file OUT, reconstructions are below their originals."""
+    from latentworks.results import open_result, pictures
+
+    pictures.check_file(out)
+    model = open_result()
+    _, images = pictures.read(pictures_in, model.servable.interface)
+    pictures.write_pairs(out, images, model.reconstruct(images))
+    typer.echo(f"{len(images)} originals, each row above its reconstructions: {out}")
+
+
+@app.command()
+def encode(
+    pictures_in: Annotated[list[Path], PICTURES],
+    out: Annotated[Path, typer.Argument(help="the .csv or .parquet file to write")],
+) -> None:
+    """Encode pictures to latents: a table with a row for each file, and the columns z0, z1, …"""
+    from latentworks.results import latents, open_result, pictures
+
+    latents.check_name(out)
+    model = open_result()
+    files, images = pictures.read(pictures_in, model.servable.interface)
+    latents.write(out, files, model.encode(images))
+    typer.echo(f"{len(files)} pictures encoded to {model.latent_dim} latents each: {out}")
 
 
 @app.command()
@@ -149,6 +248,20 @@ def timings() -> None:
     for row in rows:
         memory = f"{row['peak_memory_mb']:,} MB"
         typer.echo(f"{row['stage']:<10}{row['seconds']:>9.1f}{memory:>15}")
+
+
+@app.command()
+def doctor() -> None:
+    """Check Python, packages, git, disk, DVC's remote, MLflow and keys; exit 1 on a fault.
+
+    Each fault comes with its cure. The checks take a few seconds, and change nothing.
+    """
+    from latentworks import doctor as checks
+
+    found = checks.examine(dag.root())
+    typer.echo(checks.table(found))
+    if any(finding.state == "fault" for finding in found.values()):
+        raise typer.Exit(1)
 
 
 @app.command()

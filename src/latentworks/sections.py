@@ -2,10 +2,11 @@
 
 import difflib
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -15,10 +16,18 @@ from latentworks.datasets.config import BUILT_IN, DatasetConfig, PrepareConfig
 from latentworks.errors import ParamsError
 from latentworks.models.config import ModelConfig, TrainConfig
 from latentworks.monitoring.drift import DriftConfig
+from latentworks.params import recipes
 from latentworks.priors.config import NoPriorConfig, PriorConfig
 from latentworks.promotion.decision import PromotionConfig
 from latentworks.repository import dag
-from latentworks.samplers.config import SampleConfig
+from latentworks.samplers.config import SampleConfig, SamplerConfig
+
+KINDS = {  # the sections with a kind, and their configs
+    "dataset": DatasetConfig,
+    "model": ModelConfig,
+    "prior": PriorConfig,
+    "sample.sampler": SamplerConfig,
+}
 
 MAX_COMPARED = 1000  # names of files, with one that is missing
 
@@ -39,7 +48,11 @@ class Params(Config):
 
 def checked(root: Path) -> Params:
     """Read params.yaml. Raises ParamsError, also for sections that contradict each other."""
-    found = params.load(Params, root / params.PARAMS, whole=True)
+    try:
+        found = params.load(Params, root / params.PARAMS, whole=True)
+    except ParamsError as error:
+        cures = _keys_of_kinds(params.read(root / params.PARAMS), root)
+        raise ParamsError("\n".join([str(error), *cures])) from None
     kind, sampler = found.prior.kind, found.sample.sampler.kind
     has_prior, is_learned = not isinstance(found.prior, NoPriorConfig), sampler == "learned"
     fault = None
@@ -70,7 +83,7 @@ def require_images(root: Path, dataset: DatasetConfig) -> None:
     Images that stage fetch downloads need not be there yet.
     """
     path = root / dataset.path
-    if dataset.kind == "fashion_mnist":
+    if isinstance(dataset, BUILT_IN):
         return
     if not os.path.exists(path):
         raise ParamsError(
@@ -98,6 +111,28 @@ def _cure_of_missing(root: Path, path: Path) -> str:
             if os.path.exists(meant):
                 return f"Did you mean {os.path.relpath(meant, root)}?"
     return "Correct it, or put the images there."
+
+
+def _keys_of_kinds(sections: params.RawSections, root: Path) -> Iterator[str]:
+    """Yield all keys of a `kind`, for each section with a kind that has other keys."""
+    for name, union in KINDS.items():
+        section: object = sections
+        for part in name.split("."):
+            section = section.get(part) if isinstance(section, dict) else None
+        if not isinstance(section, dict):
+            continue
+        for config in get_args(get_args(union)[0]):
+            fields = config.model_fields
+            needed = {key for key in fields if fields[key].is_required()}
+            is_chosen = section.get("kind") in get_args(fields["kind"].annotation)
+            if is_chosen and not needed <= section.keys() <= fields.keys():
+                keys = ", ".join(key for key in fields if key != "kind")
+                recipe = recipes.with_kind(root, name, section["kind"])
+                example = f"; recipes/{recipe}.yaml has an example" if recipe else ""
+                yield (
+                    f"{params.PARAMS}: {name}.kind {section['kind']} takes "
+                    f"{f'the keys {keys}' if keys else 'no other key'}{example}."
+                )
 
 
 def refuse_images_among_outputs(root: Path, dataset: DatasetConfig) -> None:

@@ -196,7 +196,7 @@ def test_a_killed_restore_is_completed_by_the_same_command(
     [
         (("backup", "missing/store.tar"), "is not a folder"),
         (("backup", "mlartifacts/store.tar"), "lies among the files to back up"),
-        (("restore", "missing.tar"), "No such file or directory: missing.tar"),
+        (("restore", "missing.tar"), "Cannot use missing.tar: no such file or directory."),
     ],
 )
 def test_paths_that_cannot_be_used_are_refused(

@@ -1,4 +1,4 @@
-"""`latentworks plan` shows the stages that real DVC would run, with reasons."""
+"""`latentworks plan` shows the stages that DVC would run. DVC restores earlier runs of its own."""
 
 import re
 import shutil
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from checkouts import Checkout
+from latentworks.repository import dag, dvc
+from latentworks.runner.reproduce import reproduce_stage
 
 
 def planned(checkout: Checkout) -> dict[str, list[str]]:
@@ -83,6 +85,27 @@ def test_plan_shows_changed_images_outside_the_project(finished: Checkout, tmp_p
     assert re.fullmatch(r"\.\./images\.npz 1 file of 0\.\d MB → 1 file of 30\.0 MB", reason)
 
 
+def test_plan_shows_the_extent_of_own_images_and_no_sizes_of_others(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = finished.copy(tmp_path / "checkout")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(bytes(400_000))
+    checkout.edit("params.yaml", "kind: npz ", "kind: image_folder ")
+    checkout.edit("params.yaml", "digits.npz", "../photos")
+    stages = planned(checkout)
+    own = "your own images, 3 files of 1.2 MB: nothing to download"
+    assert re.match(
+        r"fetch \| runs \| \d+ s \| 0\.0 MB \| dataset\.kind npz → ", stages["fetch"][0]
+    )
+    assert stages["fetch"][-1] == own
+    assert all(lines[0].split(" | ")[3] == "-" for lines in [*stages.values()][1:])
+    shown = f"{folder} is new: 3 files of 1.2 MB"
+    assert any(shown in line for line in stages["prepare"])
+
+
 def test_plan_shows_stages_that_never_ran_and_refuses_wrong_params(
     untouched: Checkout, tmp_path: Path
 ) -> None:
@@ -104,3 +127,44 @@ def test_plan_shows_stages_that_never_ran_and_refuses_wrong_params(
     checkout.edit("params.yaml", "epochs: 4", "epohcs: 4")
     done = checkout.run("latentworks", "plan", expected=2)
     assert "train.epohcs is not a known key. Did you mean epochs?" in done.stderr
+
+
+# --- results of other machines -------------------------------------------------------------------
+
+LOST = "0123456789abcdef0123456789abcdef.dir"  # the MD5 of outs that are nowhere
+
+
+def of_another_machine(finished: Checkout, path: Path) -> Checkout:
+    """A checkout whose dvc.lock has other outs of `train` than this machine makes, and no outs."""
+    checkout = finished.copy(path)
+    made = dag.locked_md5(checkout.path, Path("models/autoencoder"))
+    assert made is not None
+    before, entry, after = re.split(r"^(?=  (?:train|encode):$)", text_of(checkout), flags=re.M)
+    (checkout.path / "dvc.lock").write_text(before + entry.replace(made, LOST) + after)
+    shutil.rmtree(checkout.path / "models/autoencoder")
+    return checkout
+
+
+def text_of(checkout: Checkout) -> str:
+    return (checkout.path / "dvc.lock").read_text()
+
+
+def test_a_run_of_this_machine_is_restored_if_the_recorded_outs_are_nowhere(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = of_another_machine(finished, tmp_path / "checkout")
+    lines: list[str] = []
+    assert reproduce_stage(checkout.path, "train", ["prepare"], lines.append) == "restored"
+    assert text_of(checkout) == text_of(finished)
+    assert dag.is_as_recorded(checkout.path, "train")
+
+
+def test_the_record_of_lost_outs_stays_if_the_stage_fails(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = of_another_machine(finished, tmp_path / "checkout")
+    checkout.edit("params.yaml", "warmup_steps: 5 ", "warmup_steps: 5000 ")
+    before = text_of(checkout)
+    with pytest.raises(dvc.StageError, match="leaves no step after the warm-up"):
+        reproduce_stage(checkout.path, "train", ["prepare"], print)
+    assert text_of(checkout) == before

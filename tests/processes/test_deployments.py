@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -240,6 +241,10 @@ def test_schedule_serves_prefect_yaml_and_cancels_colliding_flow_runs(
 ) -> None:
     with project.running("python", "-m", "pipeline", "schedule"):
         project.is_served()
+        said = (project.path.parent / "schedule.log").read_text()
+        assert re.search(
+            r"^retrain: next flow run \w{3} 20\d\d-02-29 00:00 UTC$", said, re.MULTILINE
+        )
         as_written(project)
         first = server.start("retrain/retrain")
         server.reaches(first, "RUNNING")
@@ -257,6 +262,7 @@ def test_a_worker_runs_the_flows(project: Project, server: Server) -> None:
     with project.running(*prefect, "worker", "start", "--pool", "latentworks"):
         run = server.start("watch/watch")
         assert server.ended(run) == ("COMPLETED", "No change")
+        assert server.get(f"flow_runs/{run}")["name"] == "look for new images"
 
 
 # --- automations ---------------------------------------------------------------------------------

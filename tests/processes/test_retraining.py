@@ -131,6 +131,7 @@ def test_each_stage_is_a_task_whose_state_names_the_outcome(
     project: Project, server: PrefectPages
 ) -> None:
     said = project.said
+    assert "Beginning flow run 'retrain HEAD, train.epochs 20' for flow 'retrain'" in said
     stages = stages_of(project.path)
     states = re.findall(r"Task run '([\w ]+)' - Finished in state (\w+)\(", said)
     assert [name for name, _ in states] == [

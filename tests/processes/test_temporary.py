@@ -10,12 +10,13 @@ from servers import dead_proxy
 NOT_STARTED = "Prefect's temporary server did not start. See the lines above."
 
 
-def test_a_proxy_is_not_asked_for_the_temporary_server(tmp_path: Path) -> None:
+def test_a_temporary_server_is_asked_without_a_proxy_and_not_named(tmp_path: Path) -> None:
     script = """
 from pipeline import temporary
 from prefect import flow
 from prefect.settings import temporary_settings
 with temporary.server() as settings, temporary_settings(settings):
+    temporary.hide_its_pages()
     flow(lambda: None, name="tests")()
 """
     ours = environment(PYTHONPATH=str(ROOT), PREFECT_HOME=str(tmp_path / "home"), **dead_proxy())
@@ -30,6 +31,7 @@ with temporary.server() as settings, temporary_settings(settings):
     )
     assert done.returncode == 0, done.stderr
     assert "Finished in state Completed()" in done.stderr
+    assert "127.0.0.1" not in done.stderr  # the address ends with the flow
 
 
 def test_retrain_ends_if_the_temporary_server_does_not_start(

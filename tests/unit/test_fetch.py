@@ -310,9 +310,7 @@ def test_fetch_leaves_the_users_own_images_in_place(capsys: pytest.CaptureFixtur
     main(Path("data/raw"))
     source = json.loads(Path("data/raw/source.json").read_text())
     assert source == {"kind": "image_folder", "files": {}}
-    assert capsys.readouterr().out == (
-        "fetch: 0 files of image_folder fetched; your own images stay at mine\n"
-    )
+    assert capsys.readouterr().out == "fetch: your own images stay at mine: nothing to fetch\n"
 
 
 def test_a_missing_dataset_path_ends_in_one_line_and_exit_code_3() -> None:

@@ -1,5 +1,6 @@
 """Faults in params.yaml are refused, and the message names each fault."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from checkouts import ROOT, Checkout, environment
 from latentworks import config, params
 from latentworks.errors import ParamsError
 from latentworks.params import recipes
-from latentworks.sections import Params
+from latentworks.sections import Params, checked
 
 COMMITTED = (ROOT / "params.yaml").read_text()
 
@@ -256,6 +257,29 @@ def test_params_without_a_limit_of_rejects_are_still_read(tmp_path: Path) -> Non
     assert params.load(Params, path, whole=True).prepare.max_rejects is None
 
 
+@pytest.mark.parametrize(
+    ("section", "keys"),
+    [
+        (
+            "model: {kind: vae}",
+            "model.kind vae takes the keys architecture, filters, loss, ",
+        ),
+        ("prior: {kind: flow}", "prior.kind flow takes the keys width, "),
+        (
+            "sample: {num_images: 9, sampler: {kind: uniform_box, x: 1}}",
+            "uniform_box takes no ot",
+        ),
+    ],
+)
+def test_the_keys_of_a_kind_are_listed_at_once(tmp_path: Path, section: str, keys: str) -> None:
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    path = tmp_path / "params.yaml"
+    path.write_text(section)
+    path.write_text(recipes.merge(COMMITTED, params.read(path)))
+    with pytest.raises(ParamsError, match=rf"{keys}.*; recipes/[a-z0-9-]+\.yaml has an example\."):
+        checked(tmp_path)
+
+
 class TestRecipe:
     """`make repro RECIPE=…` writes params.yaml, but never over a user's edits."""
 
@@ -274,8 +298,26 @@ class TestRecipe:
         checkout = untouched.copy(tmp_path / "checkout")
         checkout.edit("params.yaml", "epochs: 4", "epochs: 5")
         done = checkout.run("latentworks", "recipe", "seed", expected=2)
-        assert "params.yaml has uncommitted edits" in done.stderr
+        assert "params.yaml has uncommitted edits in train, which recipe 'seed'" in done.stderr
         assert "epochs: 5" in (checkout.path / "params.yaml").read_text()
+
+    def test_edits_in_other_sections_stay(self, untouched, tmp_path: Path) -> None:
+        """Sections of the recipe before return to the committed ones: recipes are not mixed."""
+        checkout = untouched.copy(tmp_path / "checkout")
+        file = checkout.path / "params.yaml"
+        committed = file.read_text()
+        checkout.edit("params.yaml", "min_images: 100  # with fewer n", "min_images: 50  # my own")
+        for name in ("codes-transformer", "images-64d"):
+            recipes.write(checkout.path, name, committed)
+        now = params.read(file)
+        wanted = recipes.sections(checkout.path, "images-64d")
+        assert {name: now[name] for name in wanted} == wanted
+        assert now["prior"] == {"kind": "none"}
+        assert now["drift"]["min_images"] == 50
+        assert "# my own" in file.read_text()
+        checkout.edit("params.yaml", "  batch_size: 128", "  batch_size: 32")
+        with pytest.raises(ParamsError, match="uncommitted edits in train"):
+            recipes.write(checkout.path, "seed", committed)
 
     def test_a_recipe_is_refused_if_params_are_not_in_git(self, untouched, tmp_path: Path) -> None:
         checkout = untouched.copy(tmp_path / "checkout")

@@ -20,7 +20,8 @@ RECOVERY = (ROOT / "docs/recovery.md").read_text()
 DEPLOYMENT = (ROOT / "docs/deployment.md").read_text()
 FOLDERS = (ROOT / "docs/image-folders.md").read_text()
 IMAGES = (ROOT / "docs/your-own-images.md").read_text()
-PAGES = PRODUCTION + RETRAINING + RECOVERY + DEPLOYMENT + FOLDERS + IMAGES
+RESULT = (ROOT / "docs/result.md").read_text()
+PAGES = PRODUCTION + RETRAINING + RECOVERY + DEPLOYMENT + FOLDERS + IMAGES + RESULT
 ALL = TEXT + PAGES
 COMMANDS = [line.removeprefix("$ ") for line in TEXT.splitlines() if line.startswith("$ ")]
 

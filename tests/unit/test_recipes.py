@@ -74,6 +74,14 @@ def test_the_table_leaves_out_columns_that_no_recipe_has(tmp_path: Path) -> None
     ]
 
 
+def test_the_list_of_recipes_has_their_minutes_and_first_lines() -> None:
+    listed = recipes.described(ROOT)
+    assert {each.name for each in listed} == set(NAMES)
+    assert all(each.text.endswith(".") and each.minutes for each in listed)
+    minutes = [each.minutes or 0.0 for each in listed]
+    assert minutes == sorted(minutes)
+
+
 def test_every_goal_is_about_a_known_score() -> None:
     found = disk.read_json(ROOT / "reports/metrics.json")
     known = {f"{group}.{name}": 1.0 for group in found for name in found[group]}

@@ -27,8 +27,9 @@ LINES = (
     ("evaluation", "promotion", "tracking", "integrity"),
     ("runner", "serving"),
     ("stages", "registry"),
-    ("monitoring", "server"),
+    ("monitoring", "server", "results"),
     ("sections",),
+    ("doctor",),
     ("cli", "pipeline"),
 )
 LEVEL = {room: level for level, line in enumerate(LINES) for room in line}
@@ -231,7 +232,7 @@ def test_a_config_module_imports_pydantic_alone(module: str) -> None:
 # timings, and MLflow, which shows the outs.
 WITHOUT_EFFECT = (
     *("errors", "repository", "tracking"),
-    *("system.locks", "system.parent", "system.processes", "system.state"),
+    *("system.locks", "system.parent", "system.processes", "system.progress", "system.state"),
 )
 LIVE_PICTURES = {"train": ("plots",)}  # shown in MLflow during training
 

@@ -19,6 +19,7 @@ from latentworks.engine.batches import Batches
 from latentworks.engine.checkpoint import Checkpoint, Epoch, Progress
 from latentworks.errors import ParamsError, TrainingError
 from latentworks.system import disk
+from latentworks.system.progress import Ticker
 
 
 @contextmanager
@@ -53,6 +54,7 @@ class _EveryEpoch(keras.callbacks.Callback):
         self.config = config
         self.report = report
         self.section = section
+        self.ticker = Ticker()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.batches.shuffle(epoch)
@@ -61,6 +63,11 @@ class _EveryEpoch(keras.callbacks.Callback):
         if logs:
             number = len(self.progress.epochs) + 1
             _require_finite("loss", logs["loss"], number, f"step {batch + 1}", self.section)
+            if self.ticker.is_due():
+                print(
+                    f"{self.section}: epoch {number} of {self.config.epochs}, step {batch + 1} of "
+                    f"{len(self.batches)}, loss {logs['loss']:.4f}"
+                )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         require_finite(self.model, logs or {}, epoch + 1, self.section)

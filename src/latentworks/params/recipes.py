@@ -7,8 +7,10 @@ under `goal` the scores to reach, and under `expected` the measured scores.
 import difflib
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,36 +39,88 @@ def sections(root: Path, name: str) -> params.RawSections:
     return {section: value for section, value in recipe.items() if section not in (GOAL, EXPECTED)}
 
 
-def write(root: Path, name: str, committed: str | None) -> None:
-    """Write `committed`, the text of params.yaml in git, with the sections of the recipe.
+@dataclass(frozen=True)
+class Described:
+    """A recipe in a list."""
 
-    Raises ParamsError if this would overwrite edits of the user: if params.yaml is neither as
-    committed, nor as a recipe wrote it.
+    name: str
+    minutes: float | None  # of the stages from `train` on, when it was measured
+    text: str  # the comment on its first line
+
+
+def described(root: Path) -> list[Described]:
+    """Describe the recipes of the checkout `root`, the quickest first."""
+    found = []
+    for name in names(root):
+        path = root / "recipes" / f"{name}.yaml"
+        measured = params.read(path).get(EXPECTED, {}).get("minutes")
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        found.append(Described(name, measured, first.removeprefix("#").strip()))
+    return sorted(found, key=lambda each: each.minutes or math.inf)
+
+
+def with_kind(root: Path, section: str, kind: str) -> str | None:
+    """Return the name of a recipe in which a section, such as `sample.sampler`, has this kind."""
+    for name in names(root):
+        with suppress(ParamsError):
+            found: Any = sections(root, name)
+            for part in section.split("."):
+                found = found.get(part) if isinstance(found, dict) else None
+            if isinstance(found, dict) and found.get("kind") == kind:
+                return name
+    return None
+
+
+def write(root: Path, name: str, committed: str | None) -> None:
+    """Write the sections of a recipe into params.yaml; `committed` is its text in git.
+
+    Sections of the recipe that was written before return to the committed ones. Edits of the user
+    in other sections stay. Raises ParamsError for edits in a section of the recipe: those that are
+    neither committed nor of any recipe.
     """
     path = root / params.PARAMS
-    params.read(path)  # raises if it is not valid YAML
+    now = params.read(path)  # raises if it is not valid YAML
     current = path.read_text(encoding="utf-8")
     if committed is None:
         raise ParamsError(
             f"{path.name} is not in git, so uncommitted edits of yours cannot be detected. "
             f"Commit it, then write recipe {name!r}."
         )
-    wanted = merge(committed, sections(root, name))
-    if current != committed and current not in _written(root, committed):
+    wanted = sections(root, name)
+    before = YAML(typ="safe", pure=True).load(committed)
+    known = [before, *_sections_of_all(root)]
+    own = [
+        section
+        for section in now
+        if not any(section in each and _same(now[section], each[section]) for each in known)
+    ]
+    if edited := [section for section in own if section in wanted]:
         raise ParamsError(
-            f"{path.name} has uncommitted edits, which recipe {name!r} would replace. Commit them, "
-            f"or discard them with `git checkout {path.name}`."
+            f"{path.name} has uncommitted edits in {', '.join(edited)}, which recipe {name!r} "
+            f"would replace. Commit them, or discard them with `git checkout {path.name}`."
         )
+    is_as_written = current == committed or current in _written(root, committed)
+    former = {
+        section: before[section] for section in now if section in before and section not in own
+    }
+    text = committed if is_as_written else current
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(wanted, encoding="utf-8")
+    temporary.write_text(merge(text, {**former, **wanted}), encoding="utf-8")
     temporary.replace(path)
 
 
-def _written(root: Path, committed: str) -> Iterator[str]:
-    """Yield params.yaml as each recipe would write it. Unreadable recipes are skipped."""
+def _sections_of_all(root: Path) -> Iterator[params.RawSections]:
+    """Yield the sections of each recipe. Unreadable recipes are skipped."""
     for name in names(root):
         with suppress(ParamsError):
-            yield merge(committed, sections(root, name))
+            yield sections(root, name)
+
+
+def _written(root: Path, committed: str) -> Iterator[str]:
+    """Yield params.yaml as each recipe would write it."""
+    for replacement in _sections_of_all(root):
+        with suppress(ParamsError):
+            yield merge(committed, replacement)
 
 
 def merge(text: str, replacement: params.RawSections) -> str:

@@ -24,8 +24,9 @@ from latentworks.registry.candidates import Candidate
 from latentworks.registry.decisions import Entry
 from latentworks.registry.store import RegistryStore
 from latentworks.registry.versions import DECISION, SINCE, WITHDRAWN, Version
-from latentworks.repository.result import recorded_result
+from latentworks.repository.result import Result, recorded_result
 from latentworks.serving import preflight
+from latentworks.system.console import slow
 from latentworks.tracking import bounded, outbox
 from latentworks.tracking.faults import one_line
 from latentworks.tracking.uri import tracking_uri, without_password
@@ -42,13 +43,18 @@ class PromotionParams(Config):
 class Registry:
     """The registered model that params.yaml names, at the tracking URI of a checkout."""
 
-    def __init__(self, root: Path, uri: str | None = None) -> None:
-        """Open the registry of the checkout `root`; `uri` replaces the checkout's own store."""
+    def __init__(
+        self, root: Path, uri: str | None = None, *, patience: float | None = None
+    ) -> None:
+        """Open the registry of the checkout `root`; `uri` replaces the checkout's own store.
+
+        All calls of MLflow together may take `patience` seconds, if given.
+        """
         self.root = root
         self.config = params.load(PromotionParams, root / params.PARAMS).promotion
         self.name = self.config.model_name
         self.uri = uri or tracking_uri(root)
-        self.budget = bounded.Budget()  # of all calls of the command that opens the registry
+        self.budget = bounded.Budget(patience)  # of all calls of the command that opens this
         with self.one_line("Try again when MLflow answers."):
             self.store = RegistryStore(self.uri, root)
         self.aliases = Aliases(self.store, self.name)
@@ -63,17 +69,21 @@ class Registry:
         its own test data, in a fresh process. Raises Refused if the origin of the result is
         unknown, and RegistryError if its model does not work.
         """
-        candidate = candidates.check(self.root)
+        with slow("Comparing this result with git and dvc.lock"):
+            candidate = candidates.check(self.root)
         with self.one_line("Run `latentworks register` again."):
             refusals.refuse_other_interface(self.aliases, candidate)
-            known = self._registered(candidate)
+            with slow("Looking for a version of this result"):
+                known = self._registered(candidate)
             if known:
                 with self.aliases.lock("register"):
                     self._take_interface(candidate)
                     self._make_challenger(known)
                     self.store.keep(self.name)
                 return known
-            if outbox.sync(candidate.result, self.root) is not None:
+            with slow("Writing the run of this result to MLflow"):
+                fault = outbox.sync(candidate.result, self.root)
+            if fault is not None:
                 raise Unavailable("Cannot register: MLflow did not take the run of this result.")
             uploaded = self.store.upload(self.name, candidate)
             self.store.create(self.name, candidate)
@@ -122,6 +132,17 @@ class Registry:
             if decision
             else f"decide on it {asked}"
         )
+
+    def known(self, result: Result) -> Version | None:
+        """Return the newest version of a complete result; None if it has none. Fetches no files."""
+        with self.one_line("Try again when MLflow answers."):
+            versions = self.store.versions(self.name, candidates.content(result))
+        return versions[-1] if versions else None
+
+    def champion(self) -> Version | None:
+        """Return the version that clients get; None without one."""
+        with self.one_line("Try again when MLflow answers."):
+            return self.aliases.champion
 
     def decided(self) -> Version | None:
         """Return the version of this result if a decision about it exists. Fast: fetches no files.
@@ -176,9 +197,11 @@ class Registry:
 
         The answers are tested once in each process. Raises RegistryError.
         """
-        folder = self.store.fetch(version)
+        with slow(f"Fetching {version} and checking its files"):
+            folder = self.store.fetch(version)
         if version.sha256 not in self._working:
-            (trial.run if trial else preflight.run)(folder)
+            with slow(f"Testing {version} in a new process"):
+                (trial.run if trial else preflight.run)(folder)
             self._working.add(version.sha256)
 
     def _decide(self, challenger: Version) -> Entry:
@@ -214,7 +237,8 @@ class Registry:
 
         Raises RegistryError if they were not recorded and this checkout has other data.
         """
-        return version_scores.scores(self.store, self.root, version, data)
+        with slow(f"Scoring {version}, unless its scores are recorded"):
+            return version_scores.scores(self.store, self.root, version, data)
 
     # --- rollback and history --------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from latentworks.registry.decisions import DECISIONS, Decisions, Entry
 from latentworks.registry.records import INTERFACE, Records
 from latentworks.registry.versions import DECISION, SHA256, SOURCE, VERSIONS, Version, Versions
 from latentworks.serving import checksums
+from latentworks.system.console import slow
 from latentworks.system.state import STATE
 from latentworks.tracking import bounded
 from latentworks.tracking.once import create_once
@@ -89,9 +90,11 @@ class RegistryStore(Versions):
         try:
             with tempfile.TemporaryDirectory() as temporary:
                 folder = Path(temporary) / "model"
-                candidate.assemble(folder, run_id, model.model_id)
-                sha256 = checksums.seal(folder)
-                self.client.log_model_artifacts(model.model_id, str(folder))
+                with slow("Testing the model in a new process and scoring it on its test images"):
+                    candidate.assemble(folder, run_id, model.model_id)
+                    sha256 = checksums.seal(folder)
+                with slow("Uploading the version to MLflow"):
+                    self.client.log_model_artifacts(model.model_id, str(folder))
         except BaseException:
             self.client.finalize_logged_model(model.model_id, "FAILED")
             raise

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from latentworks.promotion.decision import Decision, number, percent, span
+from latentworks.promotion.decision import METRICS, Decision, number, percent, span
 from latentworks.promotion.scores import Scores
 from latentworks.registry.decisions import DECISIONS
 from latentworks.system.console import columns
@@ -78,12 +78,15 @@ def history(name: str, entries: list[Entry], champion: int | None) -> str:
 
 
 def comparison(versions: Sequence[Version], scores: Sequence[Scores]) -> str:
-    """The scores of two versions, and the change from the first to the second."""
+    """The scores of two versions, and the change from the first to the second: better or worse."""
     first, second = scores
     rows = [("", *(f"version {version.number}" for version in versions), "change")]
+    same_data = first.data == second.data
     for metric in [name for name in first.metrics if name in second.metrics]:
         a, b = first.metrics[metric].value, second.metrics[metric].value
-        rows.append((metric, f"{a:.4g}", f"{b:.4g}", f"{(b - a) / abs(a):+.1%}" if a else ""))
+        change = f"{(b - a) / abs(a):+.1%}" if a else ""
+        verdict = _verdict(metric, a, b) if same_data else ""
+        rows.append((metric, f"{a:.4g}", f"{b:.4g}", f"{change} {verdict}".strip()))
     rows.append(("size in MB", f"{first.size_mb:.1f}", f"{second.size_mb:.1f}", ""))
     for size in first.latency_ms:
         times = [f"{each.latency_ms.get(size, math.nan):.2f}" for each in (first, second)]
@@ -92,9 +95,18 @@ def comparison(versions: Sequence[Version], scores: Sequence[Scores]) -> str:
         values = [version.tags.get(name, "-")[:12] for version in versions]
         rows.append((name, *values, "same" if values[0] == values[1] else "differs"))
     lines = columns(rows)
-    if first.data != second.data:
+    if not same_data:
         lines += ["", "Each version was scored on its own test data: do not compare the scores."]
     return "\n".join(lines)
+
+
+def _verdict(metric: str, first: float, second: float) -> str:
+    """Return "better" or "worse" for the second value of a metric of the gate; "" if equal."""
+    rule = METRICS.get(metric)
+    if rule is None or math.isnan(first + second):
+        return ""
+    gain = rule.better * (min(second, rule.enough) - min(first, rule.enough))
+    return "" if gain == 0 else "better" if gain > 0 else "worse"
 
 
 def _or_dash(number: int | None) -> str:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from configobj import ConfigObj
 
 from latentworks.errors import Busy, LatentworksError
 from latentworks.repository import dag
-from latentworks.system import locks, processes
+from latentworks.system import locks, processes, relay
 from latentworks.system.console import first_line
 
 OUTCOMES = {  # a part of the line that DVC prints for a stage, and the outcome it stands for
@@ -22,7 +23,14 @@ OUTCOMES = {  # a part of the line that DVC prints for a stage, and the outcome 
     "Running stage": "ran",
 }
 # Lines of DVC that are not shown: its advice after each stage, and empty lines.
-ADVICE = re.compile(r"\s*($|To track|git add|To enable|dvc config core\.autostage|Use `dvc push`)")
+ADVICE = re.compile(
+    r"\s*($|To track|git add|To enable|dvc config core\.autostage|Use `dvc push`|"
+    r"Updating lock file|Generating lock file|Data and pipelines are up to date)"
+)
+ERROR = "error: "  # the beginning of a stage's error; of DVC's, in upper case
+FAILED = re.compile(r"ERROR: failed to reproduce '[^']*': (.+)")  # with the reason
+EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)")  # a reason that is a stage's end
+KILLED = ("-9", "137")  # exit codes after SIGKILL
 # "changed command", or {"changed deps": {"data/raw": "modified"}}; a file of params has its keys
 Change = str | dict[str, dict[str, str | dict[str, str]]]
 Environment = Mapping[str, str] | None  # variables to add to those of this process
@@ -49,33 +57,64 @@ def repro(
 ) -> str:
     """Run one stage if it is out of date, and return the outcome, a value of OUTCOMES.
 
-    The caller has run the stages before it. `report` gets every line of output. With `force` the
-    stage runs in any case. With `on_terminal`, standard error (progress bars) goes to the terminal
-    of this process. Raises StageError with DVC's exit code.
+    The caller has run the stages before it. `report` gets every line of output, but for errors.
+    With `force` the stage runs in any case. With `on_terminal`, standard error (progress bars) goes
+    to the terminal of this process. Raises StageError with the stage's own error, or DVC's.
     """
     call = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
     if force:
         call.append("--force")
     outcome = ""
+    faults: list[str] = []
+    ended_with = ""
+
+    def is_shown(line: str) -> bool:
+        """Keep an error for the end, where it is told once."""
+        nonlocal ended_with
+        failed = FAILED.match(line)
+        if failed and (exited := EXITED.match(failed[1])):
+            ended_with = exited[1]
+        elif failed:
+            faults.append(f"{failed[1].rstrip('.')}.")
+        elif line.startswith(ERROR):
+            faults.append(line.removeprefix(ERROR))
+        else:
+            return True
+        return False
 
     def watch(line: str) -> None:
         nonlocal outcome
         outcome = outcome or next((OUTCOMES[sign] for sign in OUTCOMES if sign in line), "")
-        if not ADVICE.match(line):
+        if not ADVICE.match(line) and is_shown(line):
             report(line)
 
-    exit_code = processes.stream(
-        call,
-        folder,
-        watch,
-        environment(folder, env),
-        locks.handles(),
-        ignore_sigterm=True,
-        err=None if on_terminal else subprocess.STDOUT,
-    )
+    try:
+        with relay.standard_error(is_shown, ERROR) if on_terminal else nullcontext() as err:
+            exit_code = processes.stream(
+                call,
+                folder,
+                watch,
+                environment(folder, env),
+                locks.handles(),
+                ignore_sigterm=True,
+                err=err or subprocess.STDOUT,
+            )
+    except BaseException:  # Ctrl-C or SIGTERM: no StageError has the last words of the stage
+        for fault in faults:
+            print(fault, file=sys.stderr)
+        raise
     if exit_code != 0:
-        raise StageError(f"Stage {stage} failed: dvc exited with {exit_code}.")
+        raise StageError(f"Stage {stage} failed: {_reason(faults, ended_with or str(exit_code))}")
     return outcome or "ran"  # without a sign that the stage was skipped
+
+
+def _reason(faults: list[str], ended_with: str) -> str:
+    """Return the errors of a stage, or what its exit code tells."""
+    if faults:
+        return " ".join(faults)
+    if ended_with in KILLED:
+        return "it was killed, most often because memory ran out. Then run the same command again."
+    return f"exit code {ended_with}. The lines above say why."
 
 
 def status(folder: Path, env: Environment = None) -> dict[str, list[Change]]:
@@ -126,7 +165,7 @@ def _changes(changes: list[Change]) -> str:
 
 
 class StageError(LatentworksError):
-    """DVC could not reproduce a stage; the lines that DVC printed say why."""
+    """DVC could not reproduce a stage; the message has the stage's error, or DVC's."""
 
 
 def run(folder: Path, *arguments: str, env: Environment = None) -> str:

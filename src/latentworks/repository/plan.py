@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from latentworks.system.console import columns
 
 MAX_REASONS = 4  # shown for a stage; of the others the number is shown
 State = Literal["runs", "may run"]
+IMAGES = frozenset(("dataset", "prepare"))  # the sections that decide on the images
 MAX_HASHED = 20_000_000  # bytes; of a larger change the size is shown, not the hash
 
 
@@ -27,7 +28,7 @@ class Step:
     state: State
     reasons: list[str]  # each a file or parameter with its value before and now
     seconds: float | None  # of its last run in this checkout
-    megabytes: float | None  # of its outs, as dvc.lock records them
+    megabytes: float | None  # of its outs, as dvc.lock records them; None if of other images
     needs: set[str]  # the stages whose outs it reads
 
 
@@ -66,6 +67,8 @@ def plan(root: Path) -> list[Step]:
         return []
     locked = dag.locked(root)
     current = params.read(root / params.PARAMS)
+    images = Path(current["dataset"]["path"])
+    others: list[str] = []  # the stages whose outs in dvc.lock are of other images
     steps: list[Step] = []
     for stage in due:
         needed = outdated.needs[stage]
@@ -74,10 +77,28 @@ def plan(root: Path) -> list[Step]:
             changes = outdated.changed[stage]
             reasons = [*_reasons(root, stage, changes, locked.get(stage), current)]
             # Without a reason of its own, the stage lacks only outs of the stages before it.
-            steps.append(_step(root, stage, needed, "runs", reasons or _after(before), locked))
+            step = _step(root, stage, needed, "runs", reasons or _after(before), locked)
         else:
-            steps.append(_step(root, stage, needed, "may run", _after(before), locked))
+            step = _step(root, stage, needed, "may run", _after(before), locked)
+        if _is_of_other_images(locked.get(stage), current) or needed.intersection(others):
+            others.append(stage)
+            step = replace(step, megabytes=None)
+        if not needed and "dataset" in _sections(root, stage) and not dag.is_made(root, images):
+            note = f"your own images, {_extent_of(root / images)}: nothing to download"
+            step = replace(step, megabytes=0.0, reasons=[*step.reasons, note])
+        steps.append(step)
     return steps
+
+
+def _sections(root: Path, stage: str) -> list[str]:
+    """Return the sections of params.yaml that a stage of dvc.yaml reads."""
+    return [each for each in dag.stages(root)[stage].get("params", ()) if isinstance(each, str)]
+
+
+def _is_of_other_images(lock: dag.Locked | None, current: params.RawSections) -> bool:
+    """True if a stage read another `dataset` or `prepare` than params.yaml has now."""
+    before = (lock or {}).get("params", {}).get(str(params.PARAMS), {})
+    return any(before[name] != current.get(name) for name in IMAGES.intersection(before))
 
 
 def _after(before: list[str]) -> list[str]:
@@ -151,14 +172,25 @@ def _file(path: Path, how: str, entry: dag.File | None, name: str) -> str:
     Above MAX_HASHED bytes, the number of files and their size stand for the hash. A file that was
     not modified, but is new or missing, gets the word for that.
     """
+    if how == "modified" and not entry:
+        return f"{name} is new: {_extent_of(path)}"
     if how != "modified" or not entry:
         return f"{name} {_WORDS.get(how, how)}"
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    size = sum(file.stat().st_size for file in files)
+    num_files, size = _measured(path)
     if size <= MAX_HASHED:
         return f"{entry['path']} {str(entry.get('md5'))[:7]} → {dag.md5_of(path)[:7]}"
-    before, now = _extent(entry.get("nfiles", 1), entry.get("size", 0)), _extent(len(files), size)
+    before, now = _extent(entry.get("nfiles", 1), entry.get("size", 0)), _extent(num_files, size)
     return f"{entry['path']} {before} → {now if now != before else 'the same size, other content'}"
+
+
+def _measured(path: Path) -> tuple[int, int]:
+    """Return the number of files of a file or folder, and their bytes together."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return len(files), sum(file.stat().st_size for file in files)
+
+
+def _extent_of(path: Path) -> str:
+    return _extent(*_measured(path)) if path.exists() else "which do not exist"
 
 
 def _extent(num_files: int, size: int) -> str:

@@ -8,7 +8,7 @@ from latentworks.errors import LatentworksError
 from latentworks.repository import dag, dvc, outputs
 from latentworks.repository.outputs import KEPT
 from latentworks.repository.plan import Outdated
-from latentworks.runner import advice, resources
+from latentworks.runner import advice, lost_outs, resources
 from latentworks.runner.verify import verify_checkout
 
 UNCHANGED = "unchanged"  # an outcome: DVC had nothing to do
@@ -73,7 +73,7 @@ def reproduce_stage(
     outs = dag.outs_of(dag.stages(root)[stage])
     previous = [out for out in outs if (root / out).exists() or (root / KEPT / out).exists()]
     try:
-        with outputs.kept(root, stage):
+        with outputs.kept(root, stage), lost_outs.forgotten(root, stage, env):
             outcome = dvc.repro(root, stage, report, env, force=force, on_terminal=on_terminal)
     except dvc.StageError as error:
         if not all((root / out).exists() for out in previous):
@@ -81,11 +81,8 @@ def reproduce_stage(
                 dvc.run(root, "checkout", "--quiet", stage, env=env)
         lost = [out for out in previous if not (root / out).exists()]
         gaps = f", but for {', '.join(lost)}: run `dvc checkout` to restore them" if lost else ""
-        raise dvc.StageError(
-            f"{error} The lines above say why (-9 or 137: most often too little memory). "
-            f"{f'The previous outputs are back in place{gaps}. ' if previous else ''}"
-            "Remove the cause, then run the same command again to continue."
-        ) from None
+        kept = f" The previous outputs are back in place{gaps}." if previous else ""
+        raise dvc.StageError(f"{error}{kept}") from None
     return "restored" if restored and outcome == UNCHANGED else outcome
 
 

@@ -11,6 +11,7 @@ from types import FrameType
 
 from latentworks.errors import LatentworksError
 from latentworks.system import locks, memory, parent
+from latentworks.system.console import of_system
 
 SECONDS = 8.0  # from SIGTERM until a stage is ended by force
 TOLD = "was stopped by SIGTERM. Run the same command again to continue."
@@ -54,9 +55,8 @@ def main(stage: str, *paths: str) -> None:
             sys.exit(_say(f"{stage} {TOLD}", TERMINATED))
         if not isinstance(error, OSError | MemoryError) and type(error).__name__ not in SCARCE:
             raise
-        fault = getattr(error, "strerror", None) or "out of memory"
-        path = getattr(error, "filename", None)
-        sys.exit(_say(f"{fault}: {path}" if path else fault, 1))
+        scarce = "Memory ran out. End other programs, then run the same command again."
+        sys.exit(_say(of_system(error) if isinstance(error, OSError) else scarce, 1))
 
 
 def _set_deadline(stage: str) -> None:

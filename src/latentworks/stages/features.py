@@ -19,6 +19,11 @@ def main(prepared: Path, features: Path) -> None:
 
     backend.configure(training.SEED, training.NUM_THREADS)
     kind = choice.choose(data.image_shape, labels)
+    if kind == "trained":
+        print(
+            "features: trains a classifier of these images, in whose features samples are compared "
+            "later. The epochs below are its own, not those of your model."
+        )
     network = choice.make(data.images, rows, labels, data.class_names)
     names = data.class_names if choice.has_classes(labels) else []
     accuracy = _accuracy(network, data) if names else None

@@ -49,7 +49,7 @@ def main(raw: Path, download: Callable[[Path, Path], list[str]] | None = None) -
         _require_readable(path)
 
     digests: dict[str, str] = {}
-    outcomes = [f"your own images stay at {path}"]
+    said = f"your own images stay at {path}: nothing to fetch"
     with replacing(raw) as folder:
         folder.mkdir()
         if inside and isinstance(dataset, BUILT_IN):
@@ -57,9 +57,10 @@ def main(raw: Path, download: Callable[[Path, Path], list[str]] | None = None) -
             outcomes = (download or dataset.fetch)(files, DOWNLOADS)
             written = sorted(file for file in files.rglob("*") if file.is_file())
             digests = {file.name: file_digest(file) for file in written}
+            said = f"{len(digests)} files of {dataset.kind} fetched; {'; '.join(outcomes)}"
         write_json(folder / SOURCE, {"kind": dataset.kind, "files": digests})
 
-    print(f"fetch: {len(digests)} files of {dataset.kind} fetched; {'; '.join(outcomes)}")
+    print(f"fetch: {said}")
     timings.write("fetch", file_digest(raw / SOURCE))
 
 

@@ -1,5 +1,6 @@
 """Text for a terminal: aligned columns, and one-line errors."""
 
+import errno
 import io
 import os
 import signal
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from latentworks.errors import LatentworksError
 
 MAX_LINE = 500  # characters
+SLOW = 1.0  # seconds
 
 # Set when a thread still waits for another program, whose answer is not needed any more. A process
 # joins the threads of libraries at its end, which would then never come.
@@ -25,6 +27,18 @@ def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+@contextmanager
+def slow(work: str) -> Iterator[None]:
+    """Print what a block does to standard error, if it takes longer than a second."""
+    timer = threading.Timer(SLOW, print, [f"{work} …"], {"file": sys.stderr})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager
@@ -43,8 +57,7 @@ def one_line_errors() -> Iterator[None]:
         print(error, file=sys.stderr)
         exit_code = error.exit_code
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        print(f"{error.strerror or error}{where}", file=sys.stderr)
+        print(of_system(error), file=sys.stderr)
         exit_code = 1
     except BaseException as error:
         if not abandoned.is_set():
@@ -64,6 +77,15 @@ def one_line_errors() -> Iterator[None]:
         os._exit(exit_code)
     if exit_code:
         sys.exit(exit_code)
+
+
+def of_system(error: OSError) -> str:
+    """Return an error of the operating system as a sentence, without its number."""
+    reason = error.strerror or str(error) or type(error).__name__
+    what = f"use {error.filename}" if error.filename else "go on"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    cure = " Free some space, then run the same command again." if full else ""
+    return f"Cannot {what}: {reason[0].lower()}{reason[1:]}.{cure}"
 
 
 def first_line(fault: str | Exception) -> str:

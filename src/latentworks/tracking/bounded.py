@@ -34,8 +34,8 @@ P = ParamSpec("P")
 class Budget:
     """The seconds that the calls of one command may take together."""
 
-    def __init__(self) -> None:
-        self.left = ALL * deadline()
+    def __init__(self, seconds: float | None = None) -> None:
+        self.left = ALL * deadline() if seconds is None else seconds
 
 
 _budget: ContextVar[Budget | None] = ContextVar("budget", default=None)

@@ -29,6 +29,8 @@ LOGIN = {  # what to do about MLflow's error codes for the statuses 401 and 403
 }
 BUSY = (OperationalError, sqlite3.OperationalError)
 UNREADABLE = "Could not decode to UTF-8"  # damage, although SQLite and MLflow say that it may pass
+UNREACHED = "Max retries exceeded"  # in the text of a connection that failed
+CAUSE = re.compile(r"(?<=\] )[\w ]+|timed out")  # in that text: `[Errno 111] Connection refused`
 SCHEMA = re.compile(r"out-of-date database schema \(found version (\w+)")
 
 
@@ -47,7 +49,7 @@ def one_line(uri: str, resume: str) -> Iterator[None]:
         place = without_password(uri)
         if other := other_schema(uri, error):
             raise RegistryError(f"MLflow's database at {place} {other}") from None
-        reason = without_password(first_line(error)).rstrip(".")
+        reason = _reason(error)
         kind = Unavailable if _passes(error) else RegistryError
         raise kind(f"MLflow at {place} failed: {reason}. {_cure(error) or resume}") from None
 
@@ -58,8 +60,14 @@ def reason_and_cure(uri: str, error: Exception, resume: str) -> str:
         return f"its database {other}"
     if isinstance(error, LatentworksError) and not isinstance(error, Unavailable):
         return without_password(" ".join(str(error).split()))  # its message ends with the cure
-    reason = without_password(first_line(error)).rstrip(".")
-    return f"{reason}. {_cure(error) or resume}"
+    return f"{_reason(error)}. {_cure(error) or resume}"
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error; of a connection that failed, only why."""
+    text = without_password(first_line(error)).rstrip(".")
+    causes = CAUSE.findall(text) if UNREACHED in text else []
+    return f"no connection: {causes[-1]}" if causes else text
 
 
 def _passes(error: Exception) -> bool:
