@@ -7,6 +7,7 @@ import secrets
 import signal
 import sys
 from dataclasses import asdict
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from latentworks import params, sections
+from latentworks import advice, params, sections
 from latentworks.errors import Differs, LatentworksError, Refused, Unavailable
 from latentworks.params import recipes
 from latentworks.repository import dag, git
@@ -46,7 +47,7 @@ VERSION = typer.Argument(min=1, max=2**31 - 1, help="number of a registered vers
 DRIFTED = 8  # exit code
 JSON = typer.Option("--json", help="print one line of JSON instead of text")
 PICTURES = typer.Argument(
-    metavar="IN...", help="PNG, JPEG or WebP files, or folders of them", show_default=False
+    metavar="IN...", help="picture files, or folders of them", show_default=False
 )
 RESULT = typer.Option(
     "--result", help="verify only the result in this checkout, not the registered versions"
@@ -72,14 +73,12 @@ def commands(
 @app.command()
 def validate() -> None:
     """Check params.yaml, and that it names images; exit 2 with one line for each fault."""
-    from latentworks.runner.advice import advice
-
     root = dag.root()
     dataset = sections.checked(root).dataset
     sections.refuse_images_among_outputs(root, dataset)
     sections.require_images(root, dataset)
     typer.echo("params.yaml is valid")
-    for line in advice(root):
+    for line in advice.advice(root):
         typer.echo(f"note: {line}")
 
 
@@ -133,7 +132,7 @@ def repro(
             _write_recipe(root, recipe)
         sections.refuse_images_among_outputs(root, sections.checked(root).dataset)
         typer.echo("params.yaml is valid")
-        reproduce_on_terminal(root, typer.echo)
+        reproduce_on_terminal(root, typer.echo, partial(advice.before, root))
         result = recorded_result(root)
         synced = result is not None and outbox.sync(result, root) is None  # else it warns
         if synced:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from checkouts import ROOT
+from latentworks.advice import advice
 from latentworks.params.recipes import overridden
-from latentworks.runner.advice import advice
 from latentworks.system import disk
 
 PROFILE: dict[str, Any] = {

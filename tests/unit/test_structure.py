@@ -28,7 +28,7 @@ LINES = (
     ("runner", "serving"),
     ("stages", "registry"),
     ("monitoring", "server", "results"),
-    ("sections",),
+    ("advice", "sections"),
     ("doctor",),
     ("cli", "pipeline"),
 )

@@ -9,6 +9,7 @@ from PIL import Image
 
 from latentworks.datasets import image_folder
 from latentworks.datasets.links import Links
+from latentworks.datasets.rejects import REASONS
 from latentworks.datasets.source import FirstFrame, Reject
 from latentworks.errors import InputError
 from latentworks.preprocess import prepare_image
@@ -37,7 +38,7 @@ def read(paths: Sequence[Path], interface: Interface) -> tuple[list[str], np.nda
     """Read picture files, and those of folders: their names, and images uint8 [N, H, W, C].
 
     Files of a folder that are no pictures are left out. Raises InputError for a named file that
-    cannot be used, and if no picture is left.
+    cannot be used, and DataError for a folder without images.
     """
     names: list[str] = []
     images: list[np.ndarray] = []
@@ -58,7 +59,7 @@ def read(paths: Sequence[Path], interface: Interface) -> tuple[list[str], np.nda
         )
     if not images:
         given = ", ".join(map(str, paths[:3]))
-        raise InputError(f"No picture found. Expected PNG, JPEG or WebP files. Received: {given}.")
+        raise InputError(f"No picture found. Expected picture files. Received: {given}.")
     return names, np.stack(images)
 
 
@@ -76,9 +77,10 @@ def _raw(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
             links = Links.of(path.resolve().parent)
             yield str(path), _pixels(image_folder.read_image(links, path.name))
         except Reject as reject:
-            missing = "" if path.exists() else ": no such file"
-            fault = missing or f" cannot be used ({reject.code.replace('_', ' ')})"
-            raise InputError(f"{path}{fault}. Expected a PNG, JPEG or WebP file.") from None
+            if not path.exists():
+                raise InputError(f"{path}: no such file. Expected a picture file.") from None
+            reason = REASONS[reject.code]
+            raise InputError(f"{path} {reason.one}. {reason.cure}.") from None
 
 
 def _pixels(read: np.ndarray | FirstFrame) -> np.ndarray:

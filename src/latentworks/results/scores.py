@@ -5,29 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from latentworks.artifacts.images import Prepared
-
 Row = tuple[str, str, list[str]]  # name, value, and lines that say what it means
-MAX_IMAGES = 10_000  # of each split, for the mean image
 FEW_STEPS = 2_000  # a training of fewer steps often ends too early
-
-
-def mean_image_error(prepared: Prepared) -> float | None:
-    """Return the mse of the mean training image, in [0, 1], on test images.
-
-    No constant output is better. None without training or test images. Of large splits, MAX_IMAGES
-    evenly spaced images stand for all.
-    """
-    rows = [prepared.rows(split) for split in ("train", "test")]
-    if not all(map(len, rows)):
-        return None
-    some = (each[:: -(-len(each) // MAX_IMAGES)] for each in rows)
-    train, test = (prepared.images[each] for each in some)
-    mean = train.mean(axis=0, dtype=np.float64)
-    # mean((x - m)²), without the differences of all images: those would need their memory again.
-    squares = np.square(test.astype(np.float32)).mean(axis=0, dtype=np.float64)
-    error = squares - 2 * test.mean(axis=0, dtype=np.float64) * mean + mean**2
-    return float(error.mean() / 255**2)
 
 
 def rows(scores: Mapping[str, Any], latent_dim: int, of_mean: float | None) -> list[Row]:
@@ -85,13 +64,12 @@ def is_poor(mse: float, of_mean: float | None, limit: float) -> bool:
 def advice(sections: Mapping[str, Any], num_train: int) -> str:
     """Say what to try if the reconstructions are poor: `sections` of params.yaml made them."""
     train, model = sections["train"], sections["model"]
-    epochs, batch_size, warmup = (train[key] for key in ("epochs", "batch_size", "warmup_steps"))
-    steps = epochs * -(-num_train // batch_size)
+    steps = train["epochs"] * -(-num_train // train["batch_size"])
     tries = []
     if steps < FEW_STEPS:
         tries.append(
-            f"train longer: this training had at most {steps} steps, {warmup} of them warm-up. "
-            "Raise train.epochs, and lower train.batch_size and train.warmup_steps"
+            f"train longer: this training had at most {steps} steps. Raise train.epochs, and lower "
+            "train.batch_size"
         )
     if model.get("latent_dim", np.inf) < 16:
         tries.append(f"raise model.latent_dim from {model['latent_dim']} to 32 or more")

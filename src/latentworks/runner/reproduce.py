@@ -8,7 +8,7 @@ from latentworks.errors import LatentworksError
 from latentworks.repository import dag, dvc, outputs
 from latentworks.repository.outputs import KEPT
 from latentworks.repository.plan import Outdated
-from latentworks.runner import advice, lost_outs, resources
+from latentworks.runner import lost_outs, resources
 from latentworks.runner.verify import verify_checkout
 
 UNCHANGED = "unchanged"  # an outcome: DVC had nothing to do
@@ -33,16 +33,20 @@ def reproduce(
     return outcomes
 
 
-def reproduce_on_terminal(root: Path, report: Callable[[str], None]) -> None:
+def reproduce_on_terminal(
+    root: Path, report: Callable[[str], None], notes: Callable[[str], Iterable[str]]
+) -> None:
     """Run the stages that are out of date, with their progress bars on this process's terminal.
 
-    The caller holds the lock of the checkout. Raises LatentworksError if a stage cannot run or
-    fails; its previous outputs are then back in place.
+    `notes(stage)` are reported before a stage runs. The caller holds the lock of the checkout.
+    Raises LatentworksError if a stage cannot run or fails; its previous outputs are then back.
     """
 
     def each(stage: str, needs: set[str], due: bool) -> str:
         if not due:
             return UNCHANGED
+        for line in notes(stage):
+            report(f"note: {line}")
         return reproduce_stage(root, stage, needs, report, on_terminal=True)
 
     outcomes = reproduce(root, each)
@@ -66,9 +70,6 @@ def reproduce_stage(
     The options are those of `dvc.repro`. If the stage fails, its previous outputs are back.
     """
     require_whole(root, needs, report, env)
-    if stage == advice.STAGE:
-        for line in advice.advice(root):
-            report(f"note: {line}")
     restored = not force and _restore_persisting(root, stage, env)
     outs = dag.outs_of(dag.stages(root)[stage])
     previous = [out for out in outs if (root / out).exists() or (root / KEPT / out).exists()]

@@ -44,6 +44,11 @@ def advice(root: Path) -> list[str]:
     return []
 
 
+def before(root: Path, stage: str) -> list[str]:
+    """Return the advice before `STAGE` runs, and none before the other stages."""
+    return advice(root) if stage == STAGE else []
+
+
 def _of(found: Sections, profile: dict[str, Any]) -> Iterator[str]:
     splits = profile["splits"]
     num_images = splits["train"]["images"]
