@@ -15,6 +15,7 @@ from checkouts import ROOT, Checkout, environment
 from latentworks.artifacts.images import read_prepared
 from latentworks.errors import DataError, InputError
 from latentworks.results import Model, latents, open_result, pictures, scores
+from latentworks.results.summary import Standing, Summary
 from latentworks.system import disk
 
 SIDE = 8  # pixels of the digits
@@ -261,6 +262,27 @@ def test_scores_that_a_result_lacks_are_left_out() -> None:
 def test_reconstructions_near_the_mean_image_are_poor(mse: float, is_poor: bool) -> None:
     assert scores.is_poor(mse, 0.1, 0.5) == is_poor
     assert not scores.is_poor(mse, None, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("standing", "first", "second"),
+    [
+        (Standing(), "latentworks sample --num 64 samples.png", "latentworks register"),
+        (Standing(3), "latentworks sample --num 64 samples.png", "latentworks promote 3"),
+        (Standing(3, is_decided=True), "latentworks history", "latentworks recipe"),
+        (
+            Standing(3, is_champion=True, is_decided=True),
+            *("latentworks serve", "latentworks sample --num 64 samples.png"),
+        ),
+    ],
+)
+def test_three_commands_fit_the_standing_of_a_result(
+    standing: Standing, first: str, second: str
+) -> None:
+    files = Path("figures"), Path("atlas.html")
+    found = Summary("a title", {}, [], None, "", *files, standing, [], []).commands()
+    assert [command for command, _ in found[:2]] == [first, second]
+    assert len(found) == 3
 
 
 def test_the_advice_depends_on_the_steps_and_latents() -> None:

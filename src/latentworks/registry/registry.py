@@ -139,6 +139,10 @@ class Registry:
             versions = self.store.versions(self.name, candidates.content(result))
         return versions[-1] if versions else None
 
+    def is_decided(self, version: Version) -> bool:
+        """True if a decision about a version exists. Asks nobody."""
+        return DECISION in version.tags
+
     def champion(self) -> Version | None:
         """Return the version that clients get; None without one."""
         with self.one_line("Try again when MLflow answers."):

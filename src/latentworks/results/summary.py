@@ -20,6 +20,7 @@ from latentworks.tracking.uri import SQLITE, tracking_uri
 NEEDED = ("metrics", "figures", "atlas", "servable", "prepared")  # outs, by name
 UNKNOWN = "unknown, since MLflow did not answer"
 PATIENCE = 10.0  # seconds for MLflow's answers
+HISTORY = ("latentworks history", "lists the decisions about versions, with their reasons")
 SAMPLE = ("latentworks sample --num 64 samples.png", "draws new images")
 
 
@@ -33,6 +34,7 @@ class Standing:
 
     version: int | None = None  # None if the result is not registered, or MLflow did not answer
     is_champion: bool = False
+    is_decided: bool = False  # True if the gate has decided on it
     text: str = "not registered"
 
 
@@ -56,7 +58,9 @@ class Summary:
         place = self.standing
         if place.is_champion:
             serve = ("latentworks serve", "answers over HTTP, with a page to explore the latents")
-            return [serve, SAMPLE, ("latentworks history", "lists the decisions about versions")]
+            return [serve, SAMPLE, HISTORY]
+        if place.is_decided:
+            return [HISTORY, ("latentworks recipe", "lists settings to train with next"), SAMPLE]
         promote = f"latentworks promote{f' {place.version}' if place.version else ''}"
         gate = (promote, "lets the gate decide: clients get the champion")
         if place.version:
@@ -132,7 +136,8 @@ def summarise(root: Path, *, ask: bool = True) -> Summary:
     warning = ""
     if scores.is_poor(metrics["test"]["mse"], of_mean, limit):
         tries = scores.advice(result.params, len(prepared.rows("train")))
-        warning = f"The reconstructions are hardly better than the mean image. Try this: {tries}."
+        better = "hardly" if metrics["test"]["mse"] < (of_mean or 0) else "no"
+        warning = f"The reconstructions are {better} better than the mean image. Try this: {tries}."
     return Summary(
         f"{kind} of {data}: {height}x{width}x{channels} images, {interface['latent_dim']} latents",
         metrics,
@@ -167,7 +172,8 @@ def _of_version(registry: Any, result: Result) -> Standing:
         return Standing()
     champion = registry.champion()
     is_champion = champion is not None and champion.number == version.number
-    return Standing(version.number, is_champion, f"{version}; {registry.standing(version)}")
+    text = f"{version}; {registry.standing(version)}"
+    return Standing(version.number, is_champion, registry.is_decided(version), text)
 
 
 def _uncommitted(root: Path, result: Result) -> list[str]:
