@@ -252,6 +252,7 @@ def test_version_ready_and_metrics_name_the_served_version(url: str, registry: R
     assert version["sha256"] == registry.first.tags[SHA256]
     assert (version["model"], version["version"]) == (NAME, 1)
     assert (version["image_shape"], version["latent_dim"]) == ([8, 8, 1], 2)
+    assert version["value_range"] == {}  # images are read in full
     ready = requests.get(f"{url}/ready", timeout=5).json()
     assert ready["model"] == f"{NAME}/1"
     assert (ready["target"], ready["registry"], ready["refused"]) == (1, "answers", {})

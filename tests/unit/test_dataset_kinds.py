@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import tarfile
 import tracemalloc
@@ -202,6 +203,25 @@ def test_the_kind_of_a_file_is_named_if_it_is_another(
         return
     with pytest.raises(DataError, match=rf" Set dataset\.kind to {kind}\.$"):
         load(named, file)
+
+
+@pytest.mark.parametrize("kind", ["npz", "hdf5", "parquet", "tar", "csv"])
+@pytest.mark.parametrize("named", ["npz", "hdf5", "parquet", "tar", "csv"])
+def test_in_a_folder_of_another_kind_this_kind_or_the_file_is_named(
+    kind: str, named: str, tmp_path: Path
+) -> None:
+    WRITERS[kind](tmp_path, IMAGES, LABELS)
+    config = {"kind": named, "path": str(tmp_path)}
+    for _ in range(2):
+        try:
+            source = CONFIG.validate_python(config).load()
+            break
+        except DataError as error:
+            changes = dict(re.findall(r"dataset\.(kind|path) to (\S+?)(?:\.$| and)", str(error)))
+            assert changes, error  # noqa: PT017
+            config |= changes
+    assert source.num_items == len(IMAGES)
+    assert config["kind"] == kind
 
 
 class Evil:

@@ -220,6 +220,8 @@ def require_in_range(accepted: Params) -> None:
     assert 0 <= accepted.prepare.val_fraction <= 0.5
     assert 0 < accepted.prepare.test_fraction <= 0.5
     assert 2 <= accepted.prepare.min_images < 2**63
+    if not isinstance(accepted.prepare.value_range, str):
+        assert accepted.prepare.value_range[0] < accepted.prepare.value_range[1]
     assert 1 <= accepted.model.latent_dim <= 1024
     assert 1 <= len(accepted.model.filters) <= 8
     assert all(1 <= number <= 2048 for number in accepted.model.filters)

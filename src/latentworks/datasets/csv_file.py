@@ -40,7 +40,7 @@ class Layout:
 
 def load(path: Path) -> Source:
     """Open a CSV file, or a folder of them. Raises DataError if one is invalid."""
-    shards = find(path, (".csv",), "CSV file")
+    shards = find(path, "csv", "CSV file")
     layouts = {shard: _layout(shard) for shard in shards}
     (first, *others) = shards
     for shard in others:

@@ -12,7 +12,7 @@ import h5py  # type: ignore[import-untyped] # it comes with Keras
 import numpy as np
 
 from latentworks.datasets.arrays import ArrayFile, Readable, open_named, reason
-from latentworks.datasets.formats import other_kind
+from latentworks.datasets.formats import kind_inside, other_kind
 from latentworks.datasets.source import Source
 from latentworks.errors import DataError
 
@@ -23,8 +23,9 @@ TEXT_ROWS = 4096  # read at once
 def load(path: Path) -> Source:
     """Open an HDF5 file. Raises DataError if it is missing or invalid."""
     if not path.is_file():
-        fault = "a folder, and not a file" if path.is_dir() else "no such file"
-        raise DataError(f"{path}: {fault}. Correct dataset.path, or put the file there.")
+        if path.is_dir():
+            raise DataError(f"{path}: a folder, and not a file.{kind_inside(path, 'hdf5')}")
+        raise DataError(f"{path}: no such file. Correct dataset.path, or put the file there.")
     try:
         with h5py.File(path, "r") as file:
             names = [

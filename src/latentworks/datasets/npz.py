@@ -23,7 +23,7 @@ from latentworks.datasets.arrays import (
     open_parts,
     reason,
 )
-from latentworks.datasets.formats import other_kind
+from latentworks.datasets.formats import kind_inside, other_kind
 from latentworks.datasets.source import Source
 from latentworks.errors import DataError
 
@@ -33,8 +33,9 @@ MAGIC = b"\x93NUMPY"  # the first bytes of a .npy file
 def load(path: Path) -> Source:
     """Open an `.npz` or `.npy` file. Raises DataError if it is missing or invalid."""
     if not path.is_file():
-        fault = "a folder, and not a file" if path.is_dir() else "no such file"
-        raise DataError(f"{path}: {fault}. Correct dataset.path, or put the archive there.")
+        if path.is_dir():
+            raise DataError(f"{path}: a folder, and not a file.{kind_inside(path, 'npz')}")
+        raise DataError(f"{path}: no such file. Correct dataset.path, or put the archive there.")
     try:
         with path.open("rb") as file:
             is_array = file.read(len(MAGIC)) == MAGIC

@@ -48,7 +48,7 @@ class Columns:
 
 def load(path: Path) -> Source:
     """Open a Parquet file, or a folder of them. Raises DataError if one is invalid."""
-    shards = find(path, (".parquet",), "Parquet file")
+    shards = find(path, "parquet", "Parquet file")
     names: tuple[str, ...] = ()
     columns: Columns | None = None
     for shard in shards:

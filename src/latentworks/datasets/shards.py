@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from latentworks.datasets.formats import kind_inside
 from latentworks.datasets.labels import Classes, Id, classes, doubts
 from latentworks.datasets.layout import split_of_name
 from latentworks.datasets.pictures import read_picture
@@ -38,20 +39,20 @@ class Record:
     label: Id | None
 
 
-def find(path: Path, endings: tuple[str, ...], holds: str) -> list[Shard]:
+def find(path: Path, kind: str, holds: str) -> list[Shard]:
     """Return the shards at a path, in the order of their names. A single shard has no split.
 
     Shards whose names have no word of a split are of train, if others have one.
-    Raises DataError if there are none; `holds` names them.
+    Raises DataError if there are no files with the ending `kind`, which `holds` describes.
     """
     if path.is_file():
         return [Shard(path, path.name, None)]
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder. Correct dataset.path in params.yaml.")
-    found = [file for file in path.rglob("*") if _is_shard(path, file, endings)]
+    found = [file for file in path.rglob("*") if _is_shard(path, file, f".{kind}")]
     names = sorted(file.relative_to(path).as_posix() for file in found)
     if not names:
-        raise DataError(f"{path}: no {holds} in this folder. Expected files *{endings[0]}.")
+        raise DataError(f"{path}: no {holds} in this folder.{kind_inside(path, kind)}")
     splits = [_split_of(name) for name in names]
     if len(set(splits)) == 1:
         return [Shard(path / name, name, None) for name in names]
@@ -67,9 +68,9 @@ def find(path: Path, endings: tuple[str, ...], holds: str) -> list[Shard]:
     return shards
 
 
-def _is_shard(root: Path, file: Path, endings: tuple[str, ...]) -> bool:
+def _is_shard(root: Path, file: Path, ending: str) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-    return file.name.lower().endswith(endings) and file.is_file() and not hidden
+    return file.name.lower().endswith(ending) and file.is_file() and not hidden
 
 
 def _split_of(name: str) -> Split | None:

@@ -40,7 +40,7 @@ class Sample:
 
 def load(path: Path) -> Source:
     """Open a tar file, or a folder of them. Raises DataError if one is invalid."""
-    shards = find(path, (".tar",), "tar file")
+    shards = find(path, "tar", "tar file")
     endings = f"files with the endings {', '.join(PICTURES)}"
     expected = f"{endings}, and labels beside them, such as 0001.jpg and 0001.cls"
     return open_shards(path, shards, _labels, _records, expected)

@@ -174,6 +174,7 @@ def _add_probes(app: FastAPI, service: Service) -> None:
                 "labels": interface.labels,
                 "conditional": model.conditional,
                 "has_density": model.has_density,
+                "value_range": model.value_range,
                 "settings": model.settings,
             },
         )
