@@ -93,9 +93,7 @@ def _decode(stream: IO[bytes], num_bytes: int, formats: tuple[str, ...]) -> Pict
         if is_animated and kind in ("PNG", "WEBP", "AVIF"):
             raise Reject("animated")
         if kind == "PNG":
-            place = stream.tell()
-            _compare_checksums(stream)
-            stream.seek(place)
+            _compare_checksums(stream)  # Pillow then seeks the pixels
         return Picture(to_array(_upright(picture)), is_animated and kind in ("GIF", "TIFF"))
 
 
