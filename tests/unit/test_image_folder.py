@@ -297,6 +297,15 @@ def test_labels_that_are_numbers_are_classes_in_the_order_of_numbers(tmp_path: P
     assert [item.label for item in source.items] == [2, 1, 0]
 
 
+def test_labels_and_names_that_are_not_unicode_are_escaped(tmp_path: Path) -> None:
+    folder_of(tmp_path, "1.png")
+    lines = ['{"id": 1, "label": "\\ud800"}', '{"id": "\\ud800.png", "label": "b"}']
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    source = image_folder.load(tmp_path)
+    assert source.class_names == ("\\ud800",)
+    assert rejects(source) == {"\\ud800.png": "missing"}
+
+
 def test_labels_of_a_file_replace_those_of_folders(tmp_path: Path) -> None:
     folder_of(tmp_path, "monday/1.png", "tuesday/2.png", "tuesday/3.png")
     (tmp_path / "labels.csv").write_text("image,label\n1.png,cat\ntuesday/2,dog\n")

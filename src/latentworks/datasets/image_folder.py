@@ -6,6 +6,7 @@ readme.md. Every other file is counted, with the reason if it is rejected.
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePath
 from typing import NoReturn
@@ -89,14 +90,20 @@ def require_folder(path: Path) -> None:
     fault = f"{path}: not a folder. Expected a folder of images"
     kind = next((ARRAYS[suffix] for suffix in path.suffixes if suffix in ARRAYS), None)
     other = f", or set dataset.kind to {kind}" if kind else ""
-    if path.is_file():
-        with path.open("rb") as stream:
-            if kind_of(stream.read(START_BYTES)) == "archive":
-                raise DataError(
-                    f"{fault}. Received: an archive. Unpack it, and set dataset.path to the folder "
-                    f"that this gives{other}."
-                )
-    raise DataError(f"{fault}. Correct dataset.path{other}.")
+    if not _is_archive(path):
+        raise DataError(f"{fault}. Correct dataset.path{other}.")
+    raise DataError(
+        f"{fault}. Received: an archive. Unpack it, and set dataset.path to the folder that this "
+        f"gives{other}."
+    )
+
+
+def _is_archive(path: Path) -> bool:
+    if not path.is_file():  # a pipe would block
+        return False
+    with suppress(OSError), path.open("rb") as stream:
+        return kind_of(stream.read(START_BYTES)) == "archive"
+    return False
 
 
 def _is_likely(file: str) -> bool:
@@ -166,3 +173,5 @@ def read_image(links: Links, file: str) -> np.ndarray | FirstFrame:
         if reject.code == "unsupported_format" and file.casefold().endswith(PICTURES):
             raise Reject("unreadable") from None
         raise
+    except OSError:
+        raise Reject("unreadable") from None

@@ -164,7 +164,10 @@ def _column(name: str) -> str:
 def _text(value: object, where: str) -> str | None:
     """Return a value as text, None if it is empty. Raises DataError for a list or an object."""
     if value is None or isinstance(value, str):
-        return (value or "").strip() or None
+        text = (
+            (value or "").encode("utf-8", "backslashreplace").decode()
+        )  # of JSON: half a character
+        return text.strip() or None
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
