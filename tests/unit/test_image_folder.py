@@ -157,27 +157,41 @@ def test_texts_are_ignored_and_other_files_are_rejected(tmp_path: Path) -> None:
     assert source.num_items == 4
 
 
-@pytest.mark.parametrize("name", ["train.csv", "deep/train.csv"])
-def test_a_folder_without_images_is_refused_with_what_it_holds(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("notes.txt", ""),
+        ("deep/train.csv", " Set dataset.kind to csv."),
+        ("train.parquet", " Set dataset.kind to parquet."),
+        ("x.npz", " Set dataset.kind to npz and dataset.path to "),
+    ],
+)
+def test_a_folder_without_images_is_refused_with_what_it_holds(
+    name: str, cure: str, tmp_path: Path
+) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("label,pixel0\n0,255\n")
-    with pytest.raises(DataError, match=f"has no images. Expected PNG.* Received: {name}"):
+    with pytest.raises(DataError, match="has no images") as error:
         image_folder.load(tmp_path)
+    assert f"Received: {name}.{cure}" in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("name", "cure"),
     [
-        ("photos.zip", r"Received: an archive. Unpack it, .* this gives\.$"),
-        ("photos.tar.gz", r"Unpack it, .* this gives, or set dataset.kind to tar\.$"),
-        ("photos.npz", r"Unpack it, .* this gives, or set dataset.kind to npz\.$"),
+        ("photos.zip", r"Unpack the archive, .* this gives\.$"),
+        ("photos.tar.gz", r"Unpack the archive, .* this gives\.$"),
+        ("photos.tar", r"Unpack the archive, .* this gives, or set dataset.kind to tar\.$"),
+        ("photos.npz", r"Unpack the archive, .* this gives, or set dataset.kind to npz\.$"),
+        ("photos.csv", r"Correct dataset.path, or set dataset.kind to csv\.$"),
         ("photos.png", r"Expected a folder of images. Correct dataset.path\.$"),
     ],
 )
 def test_a_file_in_place_of_the_folder_is_refused_with_the_cure(
     name: str, cure: str, tmp_path: Path
 ) -> None:
-    start = {".png": b"\x89PNG", ".gz": b"\x1f\x8b"}.get(Path(name).suffix, b"PK\3\4")
+    starts = {".png": b"\x89PNG", ".gz": b"\x1f\x8b", ".csv": b"label"}
+    start = starts.get(Path(name).suffix, b"PK\3\4")
     (tmp_path / name).write_bytes(start + bytes(600))
     with pytest.raises(DataError, match=cure) as error:
         image_folder.load(tmp_path / name)

@@ -230,7 +230,7 @@ def test_a_dataset_path_that_overlaps_outs_or_is_invalid_is_refused(
             "photos.zip: not a folder. Expected a folder of images.",
             3,
         ),
-        ("../digits/photos.tgz", "or set dataset.kind to tar.", 3),
+        ("../digits/photos.tar", "or set dataset.kind to tar.", 3),
     ],
 )
 def test_a_dataset_path_without_images_is_refused_with_its_cure(
@@ -239,7 +239,7 @@ def test_a_dataset_path_without_images_is_refused_with_its_cure(
     checkout = untouched.copy(tmp_path / "checkout")
     (tmp_path / "digits/photos").mkdir(parents=True)
     (tmp_path / "digits/photos.zip").write_bytes(b"PK\3\4")
-    (tmp_path / "digits/photos.tgz").write_bytes(b"\x1f\x8b")
+    (tmp_path / "digits/photos.tar").write_bytes(b"PK\3\4")
     (checkout.path / "tracked.dvc").write_text("outs: []\n")
     checkout.edit("params.yaml", "kind: npz", "kind: image_folder")
     checkout.edit("params.yaml", "path: digits.npz", f"path: {path}")

@@ -14,6 +14,7 @@ from typing import NoReturn
 import numpy as np
 
 from latentworks.datasets import label_files
+from latentworks.datasets.formats import ENDINGS, kind_inside
 from latentworks.datasets.layout import Layout, listed
 from latentworks.datasets.links import Links
 from latentworks.datasets.pictures import START_BYTES, kind_of, read_picture
@@ -28,7 +29,6 @@ PICTURES = (
 TEXTS = (
     *(".txt", ".md", ".json", ".jsonl", ".csv", ".xml", ".yaml", ".yml", ".py", ".html", ".htm"),
 )
-ARRAYS = {".npz": "npz", ".tar": "tar", ".tgz": "tar"}  # kinds that read a file as it is
 IGNORED = ("__macosx", "thumbs.db", "desktop.ini")  # left behind by macOS and Windows
 EXPECTED = "Expected PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF or HEIC files"
 
@@ -43,9 +43,12 @@ def load(path: Path) -> Source:
         raise DataError(f"{error.filename}: cannot be listed: {error.strerror}.") from None
     files = sorted((file for file, is_folder in entries if not is_folder), key=PurePath)
     images = [file for file in files if not file.casefold().endswith(TEXTS)]
-    if not images:
+    if all(image.casefold().endswith(tuple(ENDINGS)) for image in images):
         received = listed(files) if files else "no file"
-        raise DataError(f"{path}: the folder has no images. {EXPECTED}. Received: {received}.")
+        raise DataError(
+            f"{path}: the folder has no images. {EXPECTED}. Received: {received}."
+            f"{kind_inside(path, 'image_folder')}"
+        )
     likely = [image for image in images if _is_likely(image)] or images
     layout = Layout.of(likely)
     of_labels = [file for file in files if _is_of_labels(links, layout, file)]
@@ -87,15 +90,12 @@ def require_folder(path: Path) -> None:
         return
     if not path.exists():
         raise DataError(f"{path}: no such folder. Correct dataset.path, or put the images there.")
-    fault = f"{path}: not a folder. Expected a folder of images"
-    kind = next((ARRAYS[suffix] for suffix in path.suffixes if suffix in ARRAYS), None)
+    kind = ENDINGS.get(path.suffix.casefold())
     other = f", or set dataset.kind to {kind}" if kind else ""
-    if not _is_archive(path):
-        raise DataError(f"{fault}. Correct dataset.path{other}.")
-    raise DataError(
-        f"{fault}. Received: an archive. Unpack it, and set dataset.path to the folder that this "
-        f"gives{other}."
-    )
+    cure = "Correct dataset.path"
+    if _is_archive(path):
+        cure = "Unpack the archive, and set dataset.path to the folder that this gives"
+    raise DataError(f"{path}: not a folder. Expected a folder of images. {cure}{other}.")
 
 
 def _is_archive(path: Path) -> bool:
