@@ -163,7 +163,7 @@ def test_the_record_of_lost_outs_stays_if_the_stage_fails(
     finished: Checkout, tmp_path: Path
 ) -> None:
     checkout = of_another_machine(finished, tmp_path / "checkout")
-    checkout.edit("params.yaml", "warmup_steps: 5 ", "warmup_steps: 5000 ")
+    checkout.edit("params.yaml", "warmup: 0.1 ", "warmup_steps: 5000 ")
     before = text_of(checkout)
     with pytest.raises(dvc.StageError, match="leaves no step after the warm-up"):
         reproduce_stage(checkout.path, "train", ["prepare"], print)
