@@ -560,6 +560,17 @@ def test_csv_without_images_is_refused(
     assert "\n" not in str(error.value)
 
 
+def test_a_csv_file_that_names_pictures_gives_the_labels_of_an_image_folder(tmp_path: Path) -> None:
+    for row in range(4):
+        (tmp_path / f"{row}.png").write_bytes(PICTURES[row])
+    file = csv(tmp_path / "mine.csv", ["path", "label"], *([f"{i}.png", i % 2] for i in range(4)))
+    with pytest.raises(DataError) as error:
+        load("csv", file)
+    (name, kind) = re.findall(r"Name it (\S+) and .+ dataset\.kind to (\w+)", str(error.value))[0]
+    file.rename(tmp_path / name)
+    assert named(load(kind, tmp_path)) == ["0", "1", "0", "1"]
+
+
 def test_a_row_that_lacks_a_pixel_is_rejected(tmp_path: Path) -> None:
     source = load("csv", csv(tmp_path / "x.csv", [1, *PIXELS], [2, "", *PIXELS[1:]], [3, *PIXELS]))
     results = decoded(source, lambda image: image.astype(np.uint8))
