@@ -4,6 +4,7 @@ A label becomes an id, a whole number or a text. The classes of a source are the
 in order: labels 7, 2507 and 5007 are three classes. The id -1, or an empty text, is no label.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -90,11 +91,9 @@ def one_id(value: object, where: str) -> Id | None:
         return value or None
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace") or None
-    if isinstance(value, int | np.integer | bool | np.bool_):
-        return int(value)
-    if isinstance(value, float) and value != value:  # NaN: no label
+    if isinstance(value, float) and math.isnan(value):
         return None
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         return int(value)
     raise DataError(
         f"{where}: expected one class for each image, a whole number or a text. "
