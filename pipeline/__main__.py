@@ -49,7 +49,6 @@ def retrain(
 @app.command(hidden=True)
 def flow(arguments: str) -> None:
     """Run the flow with its arguments as JSON. `retrain` starts this command with its lock."""
-    from prefect.logging.handlers import APILogHandler
     from prefect.settings import get_current_settings, temporary_settings
 
     from pipeline import temporary
@@ -61,11 +60,7 @@ def flow(arguments: str) -> None:
             _run(*json.loads(arguments))
             return
         with temporary.server() as settings, temporary_settings(settings):
-            temporary.hide_its_pages()
-            try:
-                _run(*json.loads(arguments))
-            finally:
-                APILogHandler().flush()  # before the server ends
+            _run(*json.loads(arguments))
 
 
 def _run(*arguments: Any) -> None:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 from prefect.settings.legacy import Setting
 
@@ -20,6 +22,7 @@ from latentworks.errors import LatentworksError
 from latentworks.system import processes
 from pipeline.server import SERVER_AUTH, new_auth
 
+LAST = 5.0  # seconds for the events at the end
 START_TIMEOUT = 120.0  # seconds; a busy machine needs 16 to 30
 
 
@@ -55,13 +58,17 @@ def server(patience: float = START_TIMEOUT) -> Iterator[dict[Setting, str]]:
         try:
             address = f"http://127.0.0.1:{port}/api"
             _wait(process, f"{address}/health", patience)
+            _hide_addresses()
             yield {PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: auth}
         finally:
+            # Before the server ends: Prefect would report each line and event that is still queued.
+            APILogHandler().flush()
+            EventsWorker.drain_all(timeout=LAST)
             process.terminate()
 
 
-def hide_its_pages() -> None:
-    """Leave out Prefect's lines with addresses of the server: its pages end with the flow."""
+def _hide_addresses() -> None:
+    """Leave out Prefect's lines with addresses of pages: they end with the flow."""
     for runs in ("flow_runs", "task_runs"):
         logging.getLogger(f"prefect.{runs}").addFilter(_is_no_address)
 

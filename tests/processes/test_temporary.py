@@ -16,7 +16,6 @@ from pipeline import temporary
 from prefect import flow
 from prefect.settings import temporary_settings
 with temporary.server() as settings, temporary_settings(settings):
-    temporary.hide_its_pages()
     flow(lambda: None, name="tests")()
 """
     ours = environment(PYTHONPATH=str(ROOT), PREFECT_HOME=str(tmp_path / "home"), **dead_proxy())
