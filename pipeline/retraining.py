@@ -155,8 +155,8 @@ def check_out(
     if recipe:
         text = recipes.merge(text, recipes.sections(worktree.path, recipe))
     worktree.write(str(params.PARAMS), recipes.overridden(text, overrides))
+    link_images(worktree)  # `validate` looks for the images
     worktree.command(log.info, "validate")
-    link_images(worktree)
     log.info("commit %s is in %s", commit[:10], worktree.path)
 
 

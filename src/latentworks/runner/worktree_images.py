@@ -4,7 +4,10 @@ import os
 import shutil
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from latentworks import params
+from latentworks.datasets.config import SourcePath
 from latentworks.errors import LatentworksError
 from latentworks.repository import dag, git
 from latentworks.runner.worktree import Worktree
@@ -13,10 +16,15 @@ from latentworks.runner.worktree import Worktree
 def link_images(worktree: Worktree) -> None:
     """Make a relative dataset.path lead to the same images as in the source.
 
-    Images that git or DVC tracks are checked out; to the user's own files a link is made.
+    Images that git or DVC tracks are checked out; to the user's own files a link is made. Nothing
+    is done if dataset.path is no path: `latentworks validate` names the fault.
     Raises LatentworksError if the images are missing, or if git tracks some of them only.
     """
-    given = Path(params.read(worktree.path / params.PARAMS)["dataset"]["path"])
+    try:
+        section = params.read(worktree.path / params.PARAMS)["dataset"]
+        given = Path(TypeAdapter(SourcePath).validate_python(section["path"]))
+    except (ValidationError, KeyError, TypeError):
+        return
     target = Path(os.path.normpath(worktree.source / given))
     if given.is_absolute() or dag.is_made(worktree.path, given):
         return
