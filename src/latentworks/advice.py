@@ -35,12 +35,15 @@ class Sections(Config):
 def advice(root: Path) -> list[str]:
     """Return a sentence for each param of a checkout that does not fit its prepared images.
 
-    Returns an empty list before stage `prepare` has run, or if params.yaml has faults.
+    Returns an empty list before stage `prepare` has run with these params, or if params.yaml has
+    faults.
     """
-    with suppress(OSError, ValueError, ParamsError):
+    with suppress(OSError, ValueError, KeyError, ParamsError):
         (prepared,) = dag.outs_of(dag.stages(root)["prepare"])
         profile = disk.read_json(root / prepared / "profile.json")
-        return [*_of(params.load(Sections, root / params.PARAMS), profile)]
+        made_from = dag.locked(root)["prepare"]["params"][str(params.PARAMS)]
+        if made_from.items() <= params.read(root / params.PARAMS).items():
+            return [*_of(params.load(Sections, root / params.PARAMS), profile)]
     return []
 
 
@@ -86,8 +89,8 @@ def _of_warm_up(train: TrainingConfig, num_images: int) -> Iterator[str]:
     if warmup > LONG * num_steps:
         name = "warmup" if train.warmup_steps is None else "warmup_steps"
         yield (
-            f"The warm-up takes {warmup} of the {num_steps} steps, so that most of the training is "
-            f"slower than train.learning_rate. Replace train.{name} by `warmup: 0.05`, or raise "
+            f"The warm-up needs {warmup} steps, and the training has {num_steps}: it is slower "
+            f"than train.learning_rate for long. Replace train.{name} by `warmup: 0.05`, or raise "
             "train.epochs."
         )
     elif train.warmup_steps:
@@ -98,11 +101,14 @@ def _of_warm_up(train: TrainingConfig, num_images: int) -> Iterator[str]:
 
 
 def _of_validation(prepare: PrepareConfig, num_train: int, num_val: int) -> Iterator[str]:
-    share = FEW / (num_train + num_val)
+    share = math.ceil(100 * FEW / (num_train + num_val)) / 100
     if 0 < num_val < FEW and share <= MUCH:
+        cure = f"Raise prepare.val_fraction to {share}, or set it to 0."
+        if share <= prepare.val_fraction:  # the data has a validation split of its own
+            cure = "Add validation images, or move them to the training images."
         yield (
             f"There are {num_val} validation images: their loss is too noisy to stop the training "
-            f"by it. Raise prepare.val_fraction to {math.ceil(share * 100) / 100}, or set it to 0."
+            f"by it. {cure}"
         )
 
 
@@ -112,7 +118,7 @@ def _of_classes(sample: SampleConfig, sizes: dict[str, int]) -> Iterator[str]:
         return
     given = sampler.num_components
     least = given if isinstance(given, int) else min(given)
-    small = [name for name, size in sizes.items() if size < least]
+    small = [name for name, size in sizes.items() if 0 < size < least]
     if small:
         shown = ", ".join(small[:SHOWN])
         more = f" and {len(small) - SHOWN} more" if len(small) > SHOWN else ""

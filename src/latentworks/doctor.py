@@ -72,6 +72,9 @@ def examine(root: Path, seconds: float = SECONDS) -> dict[str, Finding]:
             found[name] = check(root)
         except (LatentworksError, OSError) as error:
             found[name] = Finding("fault", " ".join(str(error).splitlines()))
+        except Exception as error:  # settings of other programs can make their readers raise any
+            fault = f"{type(error).__name__}: {error}"
+            found[name] = Finding("fault", " ".join(fault.splitlines()))
 
     threads = [
         threading.Thread(target=run, args=each, daemon=True, name=f"check {each[0]}")
@@ -89,7 +92,11 @@ def examine(root: Path, seconds: float = SECONDS) -> dict[str, Finding]:
     timer.cancel()
     if any(thread.is_alive() for thread in threads):
         abandoned.set()
-    late = Finding("fault", f"no answer within {seconds:g} seconds", "Try again, or look there")
+    late = Finding(
+        "fault",
+        f"no answer within {seconds:g} seconds",
+        "Try again later",
+    )
     return {name: found.get(name, late) for name in CHECKS}
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from checkouts import Checkout
+from checkouts import ROOT, Checkout
 from latentworks.repository import dag, dvc
+from latentworks.runner import repair
 from latentworks.runner.reproduce import reproduce_stage
 
 
@@ -168,3 +169,18 @@ def test_the_record_of_lost_outs_stays_if_the_stage_fails(
     with pytest.raises(dvc.StageError, match="leaves no step after the warm-up"):
         reproduce_stage(checkout.path, "train", ["prepare"], print)
     assert text_of(checkout) == before
+
+
+def test_the_record_of_lost_outs_is_back_after_a_kill(finished: Checkout, tmp_path: Path) -> None:
+    checkout = of_another_machine(finished, tmp_path / "checkout")
+    before = text_of(checkout)
+    # A process that is killed while DVC runs the stage.
+    program = (
+        "import os, pathlib, sys; from latentworks.runner import lost_outs\n"
+        "with lost_outs.forgotten(pathlib.Path.cwd(), 'train'): os._exit(9)"
+    )
+    checkout.run("python", "-c", program, expected=9, PYTHONPATH=str(ROOT / "src"))
+    assert dag.locked(checkout.path).keys() == dag.locked(finished.path).keys() - {"train"}
+    for _ in range(2):
+        repair.repair_checkout(checkout.path)
+        assert dag.locked(checkout.path) == dag.stages_in(before)

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from checkouts import ROOT
+from latentworks import params
 from latentworks.advice import advice
 from latentworks.params.recipes import overridden
 from latentworks.system import disk
@@ -15,7 +17,7 @@ PROFILE: dict[str, Any] = {
     "image_shape": [32, 32, 1],
     "brightness": {"mean": 56.0, "std": 85.0},
     "splits": {
-        "train": {"images": 5000, "classes": {"cat": 4900, "dog": 100}},
+        "train": {"images": 5000, "classes": {"cat": 4900, "dog": 100, "owl": 0}},
         "val": {"images": 100, "classes": {"cat": 80, "dog": 20}},
         "test": {"images": 500, "classes": {"cat": 400, "dog": 100}},
     },
@@ -26,8 +28,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "warm-up": (
         {"train.warmup": None, "train.warmup_steps": 200, "train.epochs": 3},
         {},
-        "The warm-up takes 200 of the 120 steps, so that most of the training is slower than "
-        "train.learning_rate. Replace train.warmup_steps by `warmup: 0.05`, or raise train.epochs.",
+        "The warm-up needs 200 steps, and the training has 120: it is slower than "
+        "train.learning_rate for long. Replace train.warmup_steps by `warmup: 0.05`, or raise "
+        "train.epochs.",
     ),
     "steps": (
         {"train.warmup": None, "train.warmup_steps": 20},
@@ -38,8 +41,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "share": (
         {"train.warmup": 0.5},
         {},
-        "The warm-up takes 180 of the 360 steps, so that most of the training is slower than "
-        "train.learning_rate. Replace train.warmup by `warmup: 0.05`, or raise train.epochs.",
+        "The warm-up needs 180 steps, and the training has 360: it is slower than "
+        "train.learning_rate for long. Replace train.warmup by `warmup: 0.05`, or raise "
+        "train.epochs.",
     ),
     "batch": (
         {"train.batch_size": 8000},
@@ -48,10 +52,16 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "train.batch_size, such as to 312.",
     ),
     "validation": (
-        {},
+        {"prepare.val_fraction": 0.001},
         {"splits": {**PROFILE["splits"], "val": {"images": 12}}},
         "There are 12 validation images: their loss is too noisy to stop the training by it. Raise "
         "prepare.val_fraction to 0.01, or set it to 0.",
+    ),
+    "own validation": (
+        {},
+        {"splits": {**PROFILE["splits"], "val": {"images": 12}}},
+        "There are 12 validation images: their loss is too noisy to stop the training by it. Add "
+        "validation images, or move them to the training images.",
     ),
     "latents": (
         {"model.latent_dim": 1024},
@@ -85,6 +95,10 @@ def checkout(tmp_path: Path) -> Path:
 def write_profile(root: Path, changes: dict[str, Any]) -> None:
     (root / "data/prepared").mkdir(parents=True, exist_ok=True)
     disk.write_json(root / "data/prepared/profile.json", {**PROFILE, **changes})
+    sections = params.read(root / "params.yaml")
+    made_from = {name: sections[name] for name in ("dataset", "prepare")}
+    entry = {"cmd": "…", "params": {"params.yaml": made_from}}
+    YAML().dump({"schema": "2.0", "stages": {"prepare": entry}}, root / "dvc.lock")
 
 
 def set_params(root: Path, changes: dict[str, Any]) -> None:
@@ -99,9 +113,16 @@ def test_params_that_fit_need_no_advice(checkout: Path) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_advice_names_the_param_and_its_cure(checkout: Path, case: str) -> None:
     changes, profile, expected = CASES[case]
-    write_profile(checkout, profile)
     set_params(checkout, changes)
+    write_profile(checkout, profile)
     assert advice(checkout) == [expected]
+
+
+def test_there_is_no_advice_about_images_that_other_params_prepared(checkout: Path) -> None:
+    set_params(checkout, {"train.warmup": 0.5})
+    assert len(advice(checkout)) == 1
+    set_params(checkout, {"dataset.path": "photos"})
+    assert advice(checkout) == []
 
 
 def test_without_prepared_images_or_with_faults_there_is_no_advice(checkout: Path) -> None:

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from latentworks.datasets import emoji, fashion_mnist
@@ -24,6 +25,7 @@ from latentworks.datasets.fetching import fetch
 from latentworks.datasets.http_mirror import HTTPMirror
 from latentworks.datasets.pinned import Mirror, PinnedFile
 from latentworks.errors import DataError
+from latentworks.stages import prepare
 from latentworks.stages.fetch import main
 from latentworks.system.disk import file_digest
 
@@ -354,6 +356,27 @@ def test_fetch_does_not_delete_the_users_files_in_its_output_folder(
     assert Path("data/raw/mine/photo.png").read_bytes() == b"precious"
 
 
+def test_fetch_replaces_the_files_that_it_wrote_and_no_others(tmp_path: Path) -> None:
+    write_params("emoji", "data/raw/emoji")
+
+    def download(folder: Path, downloads: Path) -> list[str]:
+        (folder / "Food").mkdir(parents=True)
+        (folder / "Food/1f34e.png").write_bytes(b"apple")
+        return ["served"]
+
+    main(Path("data/raw"), download)
+    Path("data/raw/emoji/Food/1f34e.png").write_bytes(b"damaged")
+    main(Path("data/raw"), download)
+    assert Path("data/raw/emoji/Food/1f34e.png").read_bytes() == b"apple"
+    for name in ("1f34e.png", "mine/1f34e.png", "2024-05-01.png"):
+        own = Path("data/raw") / name
+        own.parent.mkdir(exist_ok=True)
+        own.write_bytes(b"precious")
+        with pytest.raises(DataError, match=rf"{name} is not a file of stage fetch"):
+            main(Path("data/raw"), download)
+        own.unlink()
+
+
 @pytest.mark.parametrize("kind", ["pipe", "broken link"])
 def test_fetch_names_pipes_and_broken_links_that_would_block_dvc(kind: str) -> None:
     Path("mine").mkdir()
@@ -399,10 +422,16 @@ def test_emoji_from_npm() -> None:
     source = emoji.load(Path("data/raw/emoji"))
     assert source.num_items == 3786
     assert source.class_names[:3] == ("Activities", "Animals & Nature", "Component")
-    splits = {item.name: item.split for item in source.items}
-    waves = {split for name, split in splits.items() if "/1f44b" in name}  # in six skin tones
-    assert len(waves) == 1
-    assert {*splits.values()} == {"train", "val", "test"}
+    prepared = {"image_size": 16, "channels": 3, "fit": "resize", "background": 255}
+    shares = {"val_fraction": 0.1, "test_fraction": 0.1, "min_images": 100}
+    dataset = {"kind": "emoji", "path": "data/raw/emoji"}
+    Path("params.yaml").write_text(json.dumps({"dataset": dataset, "prepare": prepared | shares}))
+    prepare.main(Path("data/raw"), Path("data/prepared"))
+    index = pd.read_parquet("data/prepared/index.parquet")
+    emoji_of = index["name"].str.replace(r"-1f3f[b-f]", "", regex=True)  # without its skin tone
+    assert len(index) > emoji_of.nunique() + 1000
+    assert index.groupby(emoji_of)["split"].nunique().max() == 1
+    assert {*index["split"]} == {"train", "val", "test"}
     main(Path("data/raw"))  # replaces what it wrote
     (Path("data/raw/emoji/Activities") / "1f380.png").write_bytes(b"another")
     with pytest.raises(DataError, match="not the emoji of emoji-datasource-twitter"):

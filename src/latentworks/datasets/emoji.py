@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_args
 
 from latentworks.datasets import commands, image_folder
 from latentworks.datasets.pinned import MirrorError
@@ -28,7 +28,6 @@ SHA256 = "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877"  # o
 CONTENT = "5b8040673e62dafadfba9f86a9501771479b1852d32e533cbd07d9ea73be1f6c"
 TIMEOUT = 600.0  # seconds for 62 MB
 TEST, VAL = 0.1, 0.05  # shares of all emoji
-NAME = re.compile(r"[0-9a-f-]+\.png")
 SKIN_TONE = re.compile(r"-1f3f[b-f]")
 PICTURES, TABLE = "package/img/twitter/64/", "package/emoji.json"
 
@@ -43,7 +42,7 @@ def load(path: Path) -> Source:
             f"{digest}. Set dataset.kind to image_folder to read other images."
         )
     items = [replace(item, split=_split(item.name)) for item in source.items]
-    return replace(source, items=items)
+    return replace(source, items=items, splits=frozenset(get_args(Split)))
 
 
 def _split(name: str) -> Split:
@@ -75,7 +74,7 @@ def _packed(folder: Path) -> Path:
     """Download the package into `folder`, where npm keeps its cache, too. Raises MirrorError."""
     if not shutil.which("npm"):
         raise MirrorError("npm is not installed")
-    options = ("--cache", "cache", "--silent", "--no-update-notifier", "--ignore-scripts")
+    options = ("--cache=cache", "--loglevel=error", "--no-update-notifier", "--ignore-scripts")
     commands.run(["npm", "pack", f"{PACKAGE}@{VERSION}", *options], folder, TIMEOUT)
     (package,) = folder.glob("*.tgz")
     with package.open("rb") as content:

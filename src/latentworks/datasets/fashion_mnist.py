@@ -1,7 +1,6 @@
 """Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747), published under MIT."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +50,6 @@ FILES = (
     ),
 )
 
-NAME = re.compile("|".join(file.name for file in FILES))
 MIRRORS: tuple[Mirror, ...] = (
     HTTPMirror("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"),
     DebianMirror("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist"),

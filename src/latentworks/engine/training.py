@@ -132,7 +132,8 @@ def fit(
     finite, and ParamsError if a warm-up takes all steps.
     """
     _, settled = _warm_ups(model, config, config.epochs, len(batches))
-    _require_more(config.epochs, len(batches), "model.kl_warmup_steps", settled, section)
+    name = "kl_warmup_steps" if getattr(model, "kl_warmup", None) is None else "kl_warmup"
+    _require_more(config.epochs, len(batches), f"model.{name}", settled, section)
     rate = learning_rate(config, len(batches), section)
     model.compile(optimizer=keras.optimizers.Adam(rate))
     model.optimizer.build(model.trainable_variables)
@@ -168,7 +169,10 @@ def _restored(
         done, planned = len(found.epochs), found.planned
         former = _warm_ups(model, config, planned, steps_per_epoch)
         same = former == _warm_ups(model, config, config.epochs, steps_per_epoch)
-        grows = config.schedule == "constant" and same and done <= config.epochs
+        if done > config.epochs:
+            print(f"{section}: starts from the first epoch. The checkpoint has {done} already")
+            return False
+        grows = config.schedule == "constant" and same
         if grows or planned == config.epochs:
             return True
         print(
@@ -198,7 +202,8 @@ def learning_rate(config: TrainingConfig, steps_per_epoch: int, section: str = "
     """
     num_steps = config.epochs * steps_per_epoch
     warmup = config.num_warmup_steps(num_steps)
-    _require_more(config.epochs, steps_per_epoch, f"{section}.warmup_steps", warmup, section)
+    name = "warmup_steps" if config.warmup is None else "warmup"
+    _require_more(config.epochs, steps_per_epoch, f"{section}.{name}", warmup, section)
     if config.schedule == "constant" and warmup == 0:
         return config.learning_rate
     return keras.optimizers.schedules.CosineDecay(
@@ -217,7 +222,8 @@ def _require_more(
     if warmup_steps >= num_steps:
         raise ParamsError(
             f"{name} leaves no step after the warm-up. Expected less than the {num_steps} steps of "
-            f"{epochs} epochs. Received: {warmup_steps}. Lower {name}, or raise {section}.epochs."
+            f"{epochs} epochs. Received: {warmup_steps} steps. Lower {name}, or raise "
+            f"{section}.epochs."
         )
 
 

@@ -53,7 +53,11 @@ def described(root: Path) -> list[Described]:
     found = []
     for name in names(root):
         path = root / "recipes" / f"{name}.yaml"
-        measured = params.read(path).get(EXPECTED, {}).get("minutes")
+        try:
+            measured = params.read(path).get(EXPECTED, {}).get("minutes")
+        except ParamsError as error:
+            found.append(Described(name, None, f"cannot be read: {error}"))
+            continue
         first = path.read_text(encoding="utf-8").partition("\n")[0]
         found.append(Described(name, measured, first.removeprefix("#").strip()))
     return sorted(found, key=lambda each: each.minutes or math.inf)

@@ -241,7 +241,7 @@ class Registry:
 
         Raises RegistryError if they were not recorded and this checkout has other data.
         """
-        with slow(f"Scoring {version}, unless its scores are recorded"):
+        with slow(f"Scoring {version}, or reading its scores"):
             return version_scores.scores(self.store, self.root, version, data)
 
     # --- rollback and history --------------------------------------------------------------------

@@ -190,7 +190,7 @@ def _measured(path: Path) -> tuple[int, int]:
 
 
 def _extent_of(path: Path) -> str:
-    return _extent(*_measured(path)) if path.exists() else "which do not exist"
+    return _extent(*_measured(path)) if path.exists() else "missing"
 
 
 def _extent(num_files: int, size: int) -> str:

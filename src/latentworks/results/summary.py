@@ -62,7 +62,7 @@ class Summary:
         if place.is_decided:
             return [HISTORY, ("latentworks recipe", "lists settings to train with next"), SAMPLE]
         promote = f"latentworks promote{f' {place.version}' if place.version else ''}"
-        gate = (promote, "lets the gate decide: clients get the champion")
+        gate = (promote, "asks the gate if it is the new champion")
         if place.version:
             return [SAMPLE, gate, ("make ui", "shows all runs in MLflow's pages")]
         return [SAMPLE, ("latentworks register", "makes this result a version"), gate]

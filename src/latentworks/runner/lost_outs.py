@@ -8,12 +8,15 @@ new worktree, it would train again what this machine has trained before.
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from latentworks.repository import dag, dvc
 from latentworks.repository.cache import Cache
 from latentworks.system import disk
+from latentworks.system.state import STATE
+
+KEPT = STATE / "lost_outs.json"  # the entry that is left out now
 
 
 @contextmanager
@@ -21,7 +24,7 @@ def forgotten(root: Path, stage: str, env: dvc.Environment = None) -> Iterator[N
     """Leave the entry of a stage out of dvc.lock while DVC runs it, if its outs are lost.
 
     DVC's new entry gets the place of the former one. If the block fails, the former entry is back:
-    DVC's remote may have the outs.
+    DVC's remote may have the outs. After a kill, `remember` brings it back.
     """
     lock = root / dag.LOCK
     parts = _parts(lock, stage) if _is_lost(root, stage, env) else None
@@ -29,15 +32,32 @@ def forgotten(root: Path, stage: str, env: dvc.Environment = None) -> Iterator[N
         yield
         return
     head, former, tail = parts
+    disk.write_json(root / KEPT, {"stage": stage, "entry": former})
     _write(lock, head + tail)
     try:
         yield
     except BaseException:
         _write(lock, head + former + tail)
         raise
-    now = _parts(lock, stage)
-    if now is not None and now[0] + now[2] == head + tail:  # DVC has added its entry at the end
-        _write(lock, head + now[1] + tail)
+    else:
+        now = _parts(lock, stage)
+        if now is not None and now[0] + now[2] == head + tail:  # DVC's entry is at the end
+            _write(lock, head + now[1] + tail)
+    finally:
+        (root / KEPT).unlink(missing_ok=True)
+
+
+def remember(root: Path) -> None:
+    """Write an entry that a killed run has left out of dvc.lock, unless DVC has a new one.
+
+    The caller holds the lock of the checkout.
+    """
+    lock = root / dag.LOCK
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept = disk.read_json(root / KEPT)
+        if kept["stage"] not in dag.locked(root):
+            _write(lock, lock.read_text(encoding="utf-8") + str(kept["entry"]))
+    (root / KEPT).unlink(missing_ok=True)
 
 
 def _is_lost(root: Path, stage: str, env: dvc.Environment) -> bool:

@@ -15,6 +15,7 @@ from ruamel.yaml.error import YAMLError
 from latentworks.errors import Busy, LatentworksError
 from latentworks.integrity.report import Fault, Verified
 from latentworks.repository import dag
+from latentworks.runner import lost_outs
 from latentworks.system.state import STATE
 
 RWLOCK = Path(".dvc/tmp/rwlock")
@@ -25,7 +26,8 @@ CONFLICT = b"<<<<<<<"  # git's mark; the user has to resolve the conflict
 def repair_checkout(root: Path) -> list[str]:
     """Move DVC's rwlock and dvc.lock away if a killed process left them damaged.
 
-    Return a message for each file moved. The caller holds the lock of the checkout, so that no
+    An entry of dvc.lock that a killed process left out is back. Return a message for each file
+    moved. The caller holds the lock of the checkout, so that no
     process still writes these files. Raises LatentworksError if one of them is a folder.
     """
     checks = [(RWLOCK, _is_rwlock), (Path(dag.LOCK), _is_complete_lock)]
@@ -36,6 +38,7 @@ def repair_checkout(root: Path) -> list[str]:
             continue
         kept = _move_away(root, root / path)
         messages.append(f"{path} was left damaged by a killed process; moved to {kept}")
+    lost_outs.remember(root)
     return messages
 
 

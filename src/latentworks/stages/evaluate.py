@@ -87,8 +87,8 @@ def main(
     if metrics.hardly_better(errors["mse"], of_mean):
         print(
             "evaluate: the reconstructions are hardly better than the mean image: their mse is "
-            f"{errors['mse']:.4f}, the mean image's {of_mean:.4f}. Raise train.epochs or "
-            "model.latent_dim, or take another recipe"
+            f"{errors['mse']:.4f}, the mean image's {of_mean:.4f}. Raise train.epochs, or take a "
+            "recipe: `latentworks recipe` lists them"
         )
 
     shown = (prepared, model, latents, sampler, samples, metrics_file, figures, atlas)

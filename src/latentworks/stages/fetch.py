@@ -3,17 +3,16 @@
 The out is the folder `raw`: the files, and `source.json` with their dataset and digests.
 """
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from latentworks.config import Config
-from latentworks.datasets import emoji, fashion_mnist
+from latentworks.datasets import fashion_mnist
 from latentworks.datasets.config import BUILT_IN, DatasetConfig
 from latentworks.errors import DataError
 from latentworks.params import load
 from latentworks.repository import timings
-from latentworks.system.disk import file_digest, replacing, write_json
+from latentworks.system.disk import file_digest, read_json, replacing, write_json
 from latentworks.system.state import STATE
 
 DOWNLOADS = STATE / "downloads"
@@ -56,7 +55,7 @@ def main(raw: Path, download: Callable[[Path, Path], list[str]] | None = None) -
             files = folder / path.resolve().relative_to(raw.resolve())
             outcomes = (download or dataset.fetch)(files, DOWNLOADS)
             written = sorted(file for file in files.rglob("*") if file.is_file())
-            digests = {file.name: file_digest(file) for file in written}
+            digests = {file.relative_to(files).as_posix(): file_digest(file) for file in written}
             said = f"{len(digests)} files of {dataset.kind} fetched; {'; '.join(outcomes)}"
         write_json(folder / SOURCE, {"kind": dataset.kind, "files": digests})
 
@@ -65,10 +64,19 @@ def main(raw: Path, download: Callable[[Path, Path], list[str]] | None = None) -
 
 
 def _foreign_files(raw: Path) -> list[Path]:
-    """Return the files in `raw` that this stage did not write."""
+    """Return the files in `raw` that this stage did not write: its SOURCE names those it did."""
+    try:
+        own = {SOURCE, *read_json(raw / SOURCE)["files"]}
+    except (OSError, ValueError, KeyError, TypeError):  # damaged, or removed
+        own = {SOURCE, *(file.name for file in fashion_mnist.FILES)}
     paths = sorted(path for path in raw.rglob("*") if not path.is_dir() or path.is_symlink())
-    own = [re.compile(re.escape(SOURCE)), *(dataset.NAME for dataset in (fashion_mnist, emoji))]
-    return [path for path in paths if not any(name.fullmatch(path.name) for name in own)]
+    return [path for path in paths if not own.intersection(_endings(path))]
+
+
+def _endings(path: Path) -> Iterator[str]:
+    """Yield `c`, `b/c` and `a/b/c` for the path a/b/c."""
+    for number in range(len(path.parts)):
+        yield "/".join(path.parts[number:])
 
 
 def _require_readable(path: Path) -> None:
