@@ -28,7 +28,7 @@ PREFIX = "latentworks: "
 RETRAIN = "retrain/retrain"  # flow and deployment
 FLOWS = ["retrain", "watch", "drift"]
 LINE = (
-    "{{ flow.name }} {{ flow_run.name }}: {{ flow_run.state.name }}. "
+    "{{ flow.name }}, {{ flow_run.name }}: {{ flow_run.state.name }}. "
     "{{ flow_run.state.message or '' }} {{ flow_run|ui_url }}"
 )
 

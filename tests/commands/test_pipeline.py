@@ -70,7 +70,7 @@ def test_every_stage_writes_the_outs_that_the_next_stage_reads(finished: Checkou
 def test_metrics_are_in_groups_and_have_plausible_values(finished: Checkout) -> None:
     metrics = disk.read_json(finished.path / "reports/metrics.json")
     assert {name: set(group) for name, group in metrics.items()} == {
-        "test": {"bce", "excess_bce", "mse", "psnr", "ssim"},
+        "test": {"bce", "excess_bce", "mse", "mse_mean_image", "psnr", "ssim"},
         "latents": {"knn_accuracy", "linear_accuracy", "active_units", "trustworthiness"},
         "samples": {
             *("sliced_wasserstein", "sliced_wasserstein_floor", "memorisation"),

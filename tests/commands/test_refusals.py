@@ -16,7 +16,8 @@ from servers import aliases, decisions
 def refused(checkout: Project, said: str, code: int = 7) -> None:
     told = checkout.ours("register", expected=code)
     assert said in told, told
-    assert len(told.splitlines()) == 1, told
+    lines = [line for line in told.splitlines() if not line.endswith(" …")]  # of long work
+    assert len(lines) == 1, told
 
 
 def commit_outputs(checkout: Project) -> None:

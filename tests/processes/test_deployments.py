@@ -288,8 +288,8 @@ def test_automations_retrain_notify_and_end_dead_flow_runs(
             lambda: [r for r in server.runs("retrain/retrain") if r["id"] not in before]
         )
         assert server.ended(failed["id"])[0] == "FAILED"
-        told = until(lambda: messages(received, failed["name"]))
-        assert told == [f"a run failed: retrain {failed['name']}: Failed."]
+        told = until(lambda: messages(received, failed["id"]))
+        assert told == ["a run failed: retrain, retrain HEAD: Failed."]
 
         for name in ("Refused", "Promoted"):
             decide(project, name)
@@ -350,8 +350,7 @@ def died(project: Project, run: str, received: list[dict[str, str]]) -> None:
     The state frees the place of the flow run.
     """
     until(lambda: project.server.state(run)[0] == "CRASHED")
-    name = project.server.get(f"flow_runs/{run}")["name"]
-    until(lambda: messages(received, name))
+    until(lambda: messages(received, run))
 
 
 def apply_twice(project: Project, block: str) -> None:
@@ -369,9 +368,9 @@ def apply_twice(project: Project, block: str) -> None:
     project.run(*call, "--tell", block)
 
 
-def messages(received: list[dict[str, str]], name: str) -> list[str]:
-    """Return the notifications of a flow run, without the fault and the address of its page."""
-    told = [f"{each['subject']}: {each['text']}" for each in received if name in each["text"]]
+def messages(received: list[dict[str, str]], run: str) -> list[str]:
+    """Return the notifications of a flow run, found by its id, without fault and address."""
+    told = [f"{each['subject']}: {each['text']}" for each in received if run in each["text"]]
     return [". ".join(text.split(". ")[:1]) + "." for text in told]
 
 
