@@ -571,6 +571,22 @@ def test_a_csv_file_that_names_pictures_gives_the_labels_of_an_image_folder(tmp_
     assert named(load(kind, tmp_path)) == ["0", "1", "0", "1"]
 
 
+@pytest.mark.parametrize("move", [True, False])
+def test_a_csv_file_without_images_in_a_folder_is_moved_or_another_is_named(
+    move: bool, tmp_path: Path
+) -> None:
+    """Kaggle's folders hold an example of the answers beside the images."""
+    names = ["label", *(f"pixel{i}" for i in range(16))]
+    file = csv(tmp_path / "train.csv", names, [7, *PIXELS])
+    example = csv(tmp_path / "sample_submission.csv", ["ImageId", "Label"], [1, 0])
+    cure = r"sample_submission\.csv: .* Move it out of the folder, or set dataset\.path to one file"
+    with pytest.raises(DataError, match=cure):
+        load("csv", tmp_path)
+    if move:
+        example.unlink()
+    assert named(load("csv", tmp_path if move else file)) == ["7"]
+
+
 def test_a_row_that_lacks_a_pixel_is_rejected(tmp_path: Path) -> None:
     source = load("csv", csv(tmp_path / "x.csv", [1, *PIXELS], [2, "", *PIXELS[1:]], [3, *PIXELS]))
     results = decoded(source, lambda image: image.astype(np.uint8))

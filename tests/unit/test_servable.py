@@ -28,6 +28,7 @@ from latentworks.engine import inference
 from latentworks.errors import InputError, RegistryError
 from latentworks.models.config import ModelConfig
 from latentworks.preprocess import to_pixels
+from latentworks.registry import candidates
 from latentworks.samplers.config import GaussianConfig, SamplerConfig
 from latentworks.server import encoding
 from latentworks.server.model import Model, Named
@@ -558,3 +559,22 @@ def test_interface_json_has_exactly_the_known_fields(
         "value_range": {},
     }
     assert servable.interface.image_shape == (8, 8, 1)
+
+
+def test_an_interface_in_words_names_the_ranges_of_images(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    """The registry compares these words. Versions from before the ranges read images in full."""
+    fields = disk.read_json(finished.path / "models/servable/interface.json")
+
+    def words(**ranges: Any) -> str:
+        disk.write_json(tmp_path / "interface.json", fields | ranges)
+        return candidates.interface_of(tmp_path)
+
+    plain = words(value_range={})
+    assert plain == "8x8x1 images, 2 latents"
+    both = {"uint8": [0, 1], "uint16": [0, 4095]}
+    assert words(value_range=both) == f"{plain}, uint16 from 0 to 4095, uint8 from 0 to 1"
+    assert words(value_range={"uint16": [0, 4080]}) != words(value_range={"uint16": [0, 4095]})
+    del fields["value_range"]
+    assert words() == plain

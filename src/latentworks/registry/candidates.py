@@ -16,12 +16,17 @@ from latentworks.system import disk
 
 
 def interface_of(servable: Path) -> str:
-    """The shapes and labels of a servable folder that clients rely on, as one line."""
+    """The shapes, labels and ranges of a servable folder that clients rely on, as one line.
+
+    Images of types without a range are read in full, as are all images of older versions.
+    """
     interface = disk.read_json(servable / "interface.json")
     height, width, channels = interface["image_shape"]
     text = f"{height}x{width}x{channels} images, {interface['latent_dim']} latents"
     if interface["labels"]:
         text += f", labels {json.dumps(interface['labels'], ensure_ascii=False)}"
+    for dtype, (low, high) in sorted(interface.get("value_range", {}).items()):
+        text += f", {dtype} from {low:.9g} to {high:.9g}"
     return text
 
 
@@ -39,7 +44,7 @@ class Candidate:
         return self.result.outs["servable"]
 
     def interface(self) -> str:
-        """The shapes and labels that clients rely on, as one line."""
+        """The shapes, labels and ranges that clients rely on, as one line."""
         return interface_of(self.servable)
 
     def content(self) -> dict[str, str]:
