@@ -107,7 +107,9 @@ class Candidate:
 | `anomaly_score` | images | | reconstruction error, and its percentile among test images |
 | `log_density` | images or latents | | log density of the latent, not of the image, in nats |
 
-Images are whole numbers from 0 to 255, `[N, height, width, channels]`, of any size.
+Images are whole numbers from 0 to 255, `[N, height, width, channels]`, of any size, or of a type
+whose range is given above. The param `prepared`, true, marks images that the model returned: they
+are read as 0 to 255 in any case.
 
 ```python
 import mlflow
