@@ -181,6 +181,17 @@ class Servable:
         the training images. Only a learned sampler takes `guidance` and `temperature`.
         """
         checks.check_empty(inputs, "sample")
+        return self._decoded(*self.drawn(num, seed, label, guidance, temperature))
+
+    def drawn(
+        self,
+        num: object,
+        seed: object = None,
+        label: object = None,
+        guidance: object = None,
+        temperature: object = None,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Draw the latents of `sample`, float32 [num, D], and labels for the decoder."""
         num = checks.to_whole_number(num, "num", 1, checks.MAX_NUM)
         if seed is not None:
             seed = checks.to_whole_number(seed, "seed", 0, checks.MAX_SEED)
@@ -199,7 +210,7 @@ class Servable:
             name: checks.to_number(value, name, 0, checks.MAX_SETTING)
             for name, value in given.items()
         }
-        return self._decoded(*self.draw(num, seed, label, **settings))
+        return self.draw(num, seed, label, **settings)
 
     def interpolate(
         self,
