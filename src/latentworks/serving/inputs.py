@@ -270,7 +270,7 @@ def check_params(params: Mapping[str, object], known: Sequence[str], verb: str) 
     for name in params:
         if name not in known:
             shown = repr(name)[:50]
-            near = difflib.get_close_matches(str(name)[:50], known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(str(name)[:50], known, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             takes = ", ".join(known)
             raise InputError(f"{verb} has no param {shown}. It takes {takes}.{hint}")
