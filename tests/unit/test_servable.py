@@ -410,6 +410,9 @@ def test_clients_may_send_images_with_the_range_of_the_training_images(
     assert np.allclose(model.call("encode", read, params), expected, atol=1e-5)
     of_mlflow = mlflow.pyfunc.load_model(str(folder))
     assert np.allclose(of_mlflow.predict(deep, {"verb": "encode"}), expected, atol=1e-5)
+    own = {"verb": "encode", "prepared": True}
+    assert np.allclose(of_mlflow.predict(images[:1], own), expected, atol=1e-5)
+    assert np.allclose(of_mlflow.predict(images[:1].astype(int), own), expected, atol=1e-5)
 
 
 def test_8_bit_images_with_a_range_are_prepared_once_and_those_of_the_model_not_again(
