@@ -204,8 +204,8 @@ def reconstruct(
 
     pictures.check_file(out)
     model = open_result()
-    _, images = pictures.read(pictures_in, model.servable.interface)
-    pictures.write_pairs(out, images, model.reconstruct(images))
+    images = pictures.read(pictures_in, model.servable.interface)
+    pictures.write_pairs(out, images, model.reconstruct(images, prepared=True))
     typer.echo(f"{len(images)} originals, each row above its reconstructions: {out}")
 
 
@@ -219,8 +219,12 @@ def encode(
 
     latents.check_name(out)
     model = open_result()
-    files, images = pictures.read(pictures_in, model.servable.interface)
-    latents.write(out, files, model.encode(images))
+    files: list[str] = []
+    codes = []  # of each batch
+    for names, images in pictures.batches(pictures_in, model.servable.interface):
+        files += names
+        codes.append(model.encode(images, prepared=True))
+    latents.write(out, files, codes)
     typer.echo(f"{len(files)} pictures encoded to {model.latent_dim} latents each: {out}")
 
 

@@ -36,6 +36,8 @@ FORMS: dict[str, Callable[[np.ndarray], Any]] = {
     "floats in a row": lambda x: (x / 255).reshape(len(x), -1),
     "lists": lambda x: x.tolist(),
 }
+# Floats are read by the range of training images that were floats, and clipped as these.
+CLIPPED = ("floats from -1 to 1", "floats from 0 to 255")
 WRONG_PARAMS = (
     {},
     {"lable": 1},
@@ -71,6 +73,8 @@ def obey(message: str, inputs: Any, params: dict[str, Any], num: int) -> tuple[A
         inputs = np.rint(eval(found[1], {"x": np.asarray(inputs)})).astype(np.uint8)
     elif "Multiply them by 255, as uint8." in message:
         inputs = (np.asarray(inputs) * 255).astype(np.uint8)
+    elif "add the param prepared, true" in message:
+        params["prepared"] = True
     elif "send 255 for true and 0 for false" in message:
         inputs = np.where(np.asarray(inputs), 255, 0).astype(np.uint8)
     elif "Send images as [N, h, w, c]" in message:
@@ -116,6 +120,9 @@ def test_images_that_are_sent_as_the_error_says_have_the_pixels_that_were_meant(
     pixels[0, 0, :3, 0] = 0, 1, 255  # the whole range, which tells the forms apart
     if form == "true and false":
         pixels = np.where(pixels > 127, 255, 0).astype(np.uint8)
+    ranges = servable.interface.value_range
+    if ranges and form in CLIPPED:
+        return
     inputs: Any = FORMS[form](pixels)
     for _ in range(MOST_STEPS):
         try:
@@ -127,8 +134,9 @@ def test_images_that_are_sent_as_the_error_says_have_the_pixels_that_were_meant(
     else:
         pytest.fail("the advice does not lead to a call that is accepted")
     assert len(answers) == len(pixels)
-    ranges = servable.interface.value_range
-    prepared = prepare(to_images(read, SHAPE, ranges), SHAPE, "pad", 0, ranges)
+    are_prepared = read_params.get("prepared", False)
+    images = to_images(read, SHAPE, ranges, are_prepared)
+    prepared = images if are_prepared else prepare(images, SHAPE, "pad", 0, ranges)
     np.testing.assert_array_equal(prepared, pixels)
 
 

@@ -450,12 +450,67 @@ def test_labels_of_a_tar_file_lie_beside_the_pictures(
     source = load("tar", tmp_path / "x.tar")
     assert named(source) == [expected]
     assert [item.name for item in source.items] == ["x.tar/a/00.jpg"]
+    assert source.notes[-1] == "1 file is left out: a/00.1.png"
+
+
+def test_pictures_of_a_tar_file_have_any_format_and_dots_in_their_names(tmp_path: Path) -> None:
+    bmp, gif = io.BytesIO(), io.BytesIO()
+    Image.fromarray(IMAGES[0]).save(bmp, "BMP")
+    Image.fromarray(IMAGES[0]).save(gif, "GIF")
+    files = {
+        "IMG.2023.bmp": bmp.getvalue(),
+        "IMG.2024.GIF": gif.getvalue(),
+        "IMG.2024.cls": b"cat",
+        "IMG.cls": b"dog",
+        "1.jpg": PICTURES[1],  # the content tells the format
+        "1.png": PICTURES[2],
+        "1.txt": b"cat",
+        "1.depth.npy": b"",
+        "notes": b"",
+        "._1.png": b"",  # hidden
+    }
+    (tmp_path / "x.tar").write_bytes(tar(files))
+    source = load("tar", tmp_path / "x.tar")
+    assert [item.name for item in source.items] == [
+        f"x.tar/{name}" for name in ("IMG.2023.bmp", "IMG.2024.GIF", "1.jpg", "1.png")
+    ]
+    assert named(source) == ["dog", "cat", "cat", "cat"]
+    assert all(item.read().shape[:2] == (8, 8) for item in source.items)
+    assert source.notes == (
+        "labels are those of the files beside the pictures",
+        "2 files are left out, such as 1.depth.npy",
+    )
+
+
+def test_folders_in_a_tar_file_are_classes_and_splits_unless_files_give_labels(
+    tmp_path: Path,
+) -> None:
+    def load_tar(*names: str, **labels: bytes) -> Source:
+        files = dict.fromkeys(names, PICTURES[0])
+        (tmp_path / "x.tar").write_bytes(tar(files | labels))
+        return load("tar", tmp_path / "x.tar")
+
+    source = load_tar("all/cat/1.png", "all/dog/1.png", "all/dog/2.png")
+    assert named(source) == ["cat", "dog", "dog"]
+    assert source.splits == frozenset()
+    assert source.notes == (
+        "labels are the names of folders",
+        "all/ holds all images, and is no class",
+    )
+    source = load_tar("train/cat/1.png", "train/dog/1.png", "test/cat/1.png")
+    assert named(source) == ["cat", "dog", "cat"]
+    assert [item.split for item in source.items] == ["train", "train", "test"]
+    assert source.splits == {"train", "test"}
+    for source in (load_tar("all/1.png", "all/2.png"), load_tar("1.png", "2.png")):
+        assert named(source) == [None, None]
+        assert source.notes[0].startswith("no labels: no files of labels beside the pictures")
+    assert named(load_tar("cat/1.png", "dog/1.png", **{"dog/1.cls": b"wolf"})) == [None, "wolf"]
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"a.json": b"{"}, r"/a\.json: not JSON"),
+        ({"a.json": b"{"}, r": a\.json: not JSON"),
         ({"a.json": b"[" * 90_000}, "not JSON"),
         ({"a.json": b'{"label": [1, 2]}'}, r"Received: \[1, 2\]"),
         ({"a.txt": bytes(200_000)}, "too large for a label"),
@@ -569,6 +624,22 @@ def test_a_csv_file_that_names_pictures_gives_the_labels_of_an_image_folder(tmp_
     (name, kind) = re.findall(r"Name it (\S+) and .+ dataset\.kind to (\w+)", str(error.value))[0]
     file.rename(tmp_path / name)
     assert named(load(kind, tmp_path)) == ["0", "1", "0", "1"]
+
+
+@pytest.mark.parametrize("move", [True, False])
+def test_a_csv_file_without_images_in_a_folder_is_moved_or_another_is_named(
+    move: bool, tmp_path: Path
+) -> None:
+    """Kaggle's folders hold an example of the answers beside the images."""
+    names = ["label", *(f"pixel{i}" for i in range(16))]
+    file = csv(tmp_path / "train.csv", names, [7, *PIXELS])
+    example = csv(tmp_path / "sample_submission.csv", ["ImageId", "Label"], [1, 0])
+    cure = r"sample_submission\.csv: .* Move it out of the folder, or set dataset\.path to one file"
+    with pytest.raises(DataError, match=cure):
+        load("csv", tmp_path)
+    if move:
+        example.unlink()
+    assert named(load("csv", tmp_path if move else file)) == ["7"]
 
 
 def test_a_row_that_lacks_a_pixel_is_rejected(tmp_path: Path) -> None:

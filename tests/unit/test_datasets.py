@@ -506,10 +506,16 @@ def obey(message: str, arrays: dict[str, Any]) -> Any:
         ("int16", -20000, 20000, (-32768, 32767)),
         ("int8", -128, 127, (-128, 127)),
         ("int64", 0, 1, (0, 1)),
+        ("int16", -1024, 3200, None),  # as -32768 to 32767, all would be grey
+        ("int16", -2048, 3071, None),  # with padding
+        ("int8", -5, 100, None),
         ("float32", 0, 0.3, (0, 1)),
         ("float32", -0.9, 0.9, (-1, 1)),
         ("float32", 0, 200, (0, 255)),
         ("float32", 0, 4000, (0, 4095)),
+        ("float32", 0, 1.0000001, (0, 1)),  # rounded
+        ("float64", -1.0000005, 1.0000005, (-1, 1)),
+        ("float64", 0, 1.00001, None),
         ("float32", -0.01, 1, None),  # as -1 to 1, black would be grey
         ("float64", 0, 16, None),  # as 0 to 255, white would be nearly black
         ("int32", 0, 10**6, None),
@@ -521,7 +527,8 @@ def test_the_narrowest_usual_range_that_holds_the_values_is_chosen(
     image = np.linspace(low, high, 64).astype(dtype).reshape(8, 8, 1)
     source = Source([Item("a", image.copy)], 1, dtypes=(dtype,))
     if chosen is None:
-        cure = re.escape(f"value_range in params.yaml to the values of black and white: [{low:g}, ")
+        ends = re.escape(f"[{low}, {high}], or wider")
+        cure = f"value_range in params.yaml to the values of black and white: {ends}"
         with pytest.raises(DataError, match=cure):
             value_ranges(source, "auto")
         chosen = (low, high)

@@ -397,6 +397,11 @@ def test_a_file_of_labels_that_is_a_link_out_of_the_folder_or_a_pipe_is_not_read
     ("name", "content", "fault"),
     [
         ("labels.csv", "id,label\n1,cat\n1.png,dog\n", "line 3: 1.png has the labels 'cat' and 'd"),
+        (
+            "labels.csv",
+            "id,split\n1,train\n1.png,test\n",
+            "line 3: 1.png has the splits train and te",
+        ),
         ("labels.csv", "id,split\n1,future\n", "line 2: split should be one of: train, training, "),
         ("labels.csv", "id,label\ntwin,cat\n", "line 2: twin is a/twin.png or b/twin.png. Write"),
         ("labels.csv", b"id,label\n1,\xff\n", "not UTF-8 text. Save it as UTF-8"),

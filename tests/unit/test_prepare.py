@@ -15,7 +15,8 @@ from sklearn.datasets import load_digits
 
 from latentworks.artifacts.images import Prepared, read_prepared
 from latentworks.datasets.split import content_id
-from latentworks.errors import DataError
+from latentworks.errors import DataError, InputError
+from latentworks.preprocess import to_uint8
 from latentworks.server import encoding
 from latentworks.serving import inputs
 from latentworks.stages.prepare import main
@@ -169,8 +170,91 @@ def test_images_of_a_call_are_prepared_as_the_training_images(
     rows = prepared.index["name"].str.extract(r"\[(\d+)\]", expand=False).astype(int)
     sent = inputs.to_images(x[rows], shape, profile["value_range"])
     np.testing.assert_array_equal(inputs.prepare(sent, shape, *how), prepared.images)
-    again = inputs.to_images(prepared.images, shape, profile["value_range"])
-    np.testing.assert_array_equal(inputs.prepare(again, shape, *how), prepared.images)
+    again = inputs.to_images(prepared.images, shape, profile["value_range"], prepared=True)
+    np.testing.assert_array_equal(again, prepared.images)
+
+
+SHAPE = (2, 2, 1)  # of images, in the tests of single values
+
+
+def read_by(ranges: dict[str, Any], values: Any, *, prepared: bool = False) -> list[int]:
+    """Four values of an image of a call, as the model gets them."""
+    is_array = isinstance(values, np.ndarray)
+    sent = values if is_array else np.array(values).reshape(1, *SHAPE).tolist()
+    read = inputs.to_images(sent, SHAPE, ranges, prepared)
+    how = ("pad", 0, {} if prepared else ranges)
+    pixels: list[int] = inputs.prepare(read, SHAPE, *how).ravel().tolist()
+    return pixels
+
+
+def typed(dtype: str, *values: float) -> np.ndarray:
+    return np.array(values, dtype).reshape(1, *SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("declared", "image", "expected"),
+    [
+        ((0, 128), typed("uint8", 0, 64, 128, 200), [0, 128, 255, 255]),
+        ((0, 128), typed("uint8", 0, 16, 32, 60), [0, 32, 64, 120]),
+        ((0, 1000), typed("uint16", 0, 100, 1000, 4000), [0, 26, 255, 255]),
+        ((0, 1), typed("float32", -0.5, 0, 1, 1.5), [0, 0, 255, 255]),
+        ((0, 2), typed("float64", -0.5, 0, 2, 1e30), [0, 0, 255, 255]),
+        ((-100, 300), typed("int16", -2048, -100, 300, 3000), [0, 0, 255, 255]),
+    ],
+)
+def test_values_beyond_a_declared_range_are_clipped_in_training_and_in_a_call(
+    declared: tuple[float, float], image: np.ndarray, expected: list[int]
+) -> None:
+    ranges = {image.dtype.name: declared}
+    assert to_uint8(image[0].astype(np.float32), {"float32": declared}).ravel().tolist() == expected
+    assert read_by(ranges, image) == expected
+    if image.dtype.kind == "f":
+        for bad in (np.nan, np.inf, -np.inf):
+            image[0, 0, 0] = bad
+            with pytest.raises(InputError, match="Images have NaN or infinity"):
+                inputs.to_images(image, SHAPE, ranges)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "values", "expected"),
+    [
+        ({}, [0, 1, 128, 255], [0, 1, 128, 255]),
+        ({"int64": (0, 1)}, [0, 1, 1, 0], [0, 255, 255, 0]),
+        ({"bool": (0, 1)}, [0, 1, 1, 0], [0, 255, 255, 0]),
+        ({"float32": (0, 1)}, [0, 1, 1, 0], [0, 255, 255, 0]),  # JavaScript writes 1.0 as 1
+        ({"float32": (0, 1)}, [0, 0.2, 1, 1.5], [0, 51, 255, 255]),
+        ({"float64": (-1, 1)}, [-1, 1, -3, 1], [0, 255, 0, 255]),
+        ({"int16": (-1000, 400)}, [-1000, 400, -2048, 1e6], [0, 255, 0, 255]),
+        ({"int16": (-1000, 400)}, [-1000.0, 400.0, -299.0, 400.0], [0, 255, 128, 255]),
+        ({"uint16": (0, 4095)}, [0, 4095, 257, 60000], [0, 255, 16, 255]),
+        ({"uint8": (0, 128)}, [0, 64, 128, 200], [0, 128, 255, 255]),
+        ({"uint8": (0, 100), "uint16": (0, 100)}, [0, 20, 100, 200], [0, 51, 255, 255]),
+        ({"uint8": (0, 1), "uint16": (0, 4095)}, [0, 1, 1, 255], [0, 255, 255, 255]),
+    ],
+)
+def test_numbers_of_json_are_read_by_the_range_of_the_training_images(
+    ranges: dict[str, Any], values: list[float], expected: list[int]
+) -> None:
+    assert read_by(ranges, values) == expected
+    image = np.array(values).reshape(1, *SHAPE)  # of int64 or float64
+    assert read_by(ranges, image) == expected
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float32", "bool", "int16"])
+def test_numbers_of_json_that_may_be_8_bits_are_refused_with_a_cure(dtype: str) -> None:
+    """They are read as the model returned them with the param that the message names."""
+    ranges, grey = {dtype: (0, 1)}, [0, 100, 200, 255]
+    message = r"from 0 to 1, as .* Received: 0 to 255, .* add the param prepared, true\. Send other"
+    with pytest.raises(InputError, match=message):
+        read_by(ranges, grey)
+    assert read_by(ranges, grey, prepared=True) == grey
+    assert read_by(ranges, typed("uint8", *grey)) == grey
+    assert read_by(ranges, np.clip(typed("int64", *grey), 0, 1)) == [0, 255, 255, 255]
+
+
+def test_fractions_are_refused_if_the_training_images_had_whole_numbers() -> None:
+    with pytest.raises(InputError, match=r"from -1024 to 3071, .*: whole numbers"):
+        read_by({"int16": (-1024, 3071)}, [0.1, 0.2, 0.3, 0.4])
 
 
 def test_12_bit_pngs_are_bright_in_training_and_in_a_request() -> None:

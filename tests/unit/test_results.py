@@ -1,9 +1,12 @@
 """A result in words, and its model in Python: no registry, no TensorFlow."""
 
+import copy
+import os
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from PIL import Image
 from checkouts import ROOT, Checkout, environment
 from latentworks.artifacts.images import read_prepared
 from latentworks.errors import DataError, InputError
+from latentworks.preprocess import to_pixels
 from latentworks.results import Model, latents, open_result, pictures, scores
 from latentworks.results.summary import Standing, Summary
 from latentworks.system import disk
@@ -43,6 +47,34 @@ def test_a_model_samples_encodes_decodes_and_reconstructs(model: Model, images: 
     z = model.encode(images)
     assert (z.shape, z.dtype) == ((12, model.latent_dim), np.float32)
     assert (model.decode(z) == model.reconstruct(images)).all()
+
+
+def test_more_images_than_a_call_of_a_server_takes_are_used_in_parts(
+    model: Model, images: np.ndarray
+) -> None:
+    many = np.tile(images, (900, 1, 1, 1))[:10_001]
+    z = model.encode(many)
+    assert np.allclose(z, model.encode(images)[np.arange(len(many)) % 12], atol=1e-5)
+    assert model.decode(z).shape == model.reconstruct([*many]).shape == many.shape
+    large = np.full((60, 1000, 1000), 7, np.uint8)  # more than 50 million pixels
+    assert model.encode(large).shape == (60, 2)
+    assert model.encode(large[0]).shape == model.encode(images[0]).shape == (1, 2)
+    for wrong in (None, 3, [], [[1], [1, 2]]):
+        with pytest.raises(InputError, match="inputs are"):
+            model.encode(wrong)
+
+
+def test_ten_thousand_large_samples_are_within_the_limit(model: Model) -> None:
+    """Of 1,100 samples, 128x128 and in colour: over 50 million pixels."""
+    shape = (128, 128, 3)
+    servable = copy.copy(model.servable)
+    servable.image_shape = shape
+    servable._decode = lambda z, _: np.ones((len(z), *shape), np.float32) * z[:, :1, None, None] % 1
+    samples = Model(servable).sample(1_100, seed=1)
+    assert samples.shape == (1_100, *shape)
+    assert (samples[:5] == Model(servable).sample(1_100, seed=1)[:5]).all()
+    latents, _ = model.servable.drawn(1_100, 1)
+    assert (samples[:, 0, 0, 0] == to_pixels(latents[:, 0] % 1)).all()
 
 
 def test_the_folder_of_a_servable_alone_can_be_opened(
@@ -117,10 +149,36 @@ def test_pictures_of_any_size_and_format_are_brought_to_the_shape_of_the_model(
     Image.new("L", (SIDE, SIDE), 7).save(tmp_path / "more/grey.png")
     (tmp_path / "more/notes.txt").write_text("no picture")
     given = [tmp_path / "red.jpg", tmp_path / "more"]
-    names, read = pictures.read(given, model.servable.interface)
+    ((names, read),) = pictures.batches(given, model.servable.interface)
     assert names == [str(tmp_path / "red.jpg"), str(tmp_path / "more/grey.png")]
     assert read.shape == (2, *model.image_shape)
     assert (read[1] == 7).all()
+
+
+def test_pictures_are_read_in_batches(model: Model, tmp_path: Path) -> None:
+    Image.new("L", (SIDE, SIDE), 7).save(tmp_path / "000.png")
+    for number in range(1, 300):
+        os.link(tmp_path / "000.png", tmp_path / f"{number:03}.png")
+    interface = model.servable.interface
+    sizes = [
+        (len(names), *images.shape) for names, images in pictures.batches([tmp_path], interface)
+    ]
+    assert sizes == [(256, 256, *model.image_shape), (44, 44, *model.image_shape)]
+    assert len(pictures.read([tmp_path], interface)) == 300
+
+
+def test_pictures_of_a_range_of_their_own_are_stretched_once(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    ours = open_result(finished.path).servable
+    ours.interface = replace(ours.interface, value_range={"uint8": (0, 128)})
+    dark = np.arange(64, dtype=np.uint8).reshape(SIDE, SIDE).clip(0, 60)
+    Image.fromarray(dark).save(tmp_path / "dark.png")
+    images = pictures.read([tmp_path / "dark.png"], ours.interface)
+    assert images.max() == 120
+    z = Model(ours).encode(images, prepared=True)
+    assert (z == ours.encode_images(images)).all()
+    assert (z == Model(ours).encode(dark)).all()
 
 
 def test_files_that_are_no_pictures_are_refused(model: Model, tmp_path: Path) -> None:
@@ -181,7 +239,7 @@ def test_a_table_of_latents_has_a_row_for_each_file(
 ) -> None:
     path = tmp_path / f"table.{ending}"
     z = np.array([[0.5, -1.25], [2, 3]], np.float32)
-    latents.write(path, ["a.png", "b.png"], z)
+    latents.write(path, ["a.png", "b.png"], [z[:1], z[1:]])
     table = read(path)  # type: ignore[operator]
     assert table["file"].tolist() == ["a.png", "b.png"]
     assert (table[["z0", "z1"]].to_numpy() == z).all()

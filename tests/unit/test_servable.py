@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from latentworks.artifacts.samples import read_sampler, read_samples, write_samp
 from latentworks.engine import inference
 from latentworks.errors import InputError, RegistryError
 from latentworks.models.config import ModelConfig
-from latentworks.preprocess import to_pixels
+from latentworks.preprocess import to_pixels, to_uint8
+from latentworks.registry import candidates
 from latentworks.samplers.config import GaussianConfig, SamplerConfig
 from latentworks.server import encoding
 from latentworks.server.model import Model, Named
@@ -279,7 +281,10 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
         {"model": 3},
         "has no param 'model'. It takes num, seed, label, guidance, temperature.",
     ),
-    ("encode", GREY, {"num": 4}, "has no param 'num'. It takes label."),
+    ("encode", GREY, {"num": 4}, "has no param 'num'. It takes label, prepared."),
+    ("encode", GREY, {"prepared": 1}, "prepared is true or false. Received: 1."),
+    ("encode", GREY[:, 1:], {"prepared": True}, "[N, 8, 8, 1]. Received: uint8, [2, 7, 8]. Leave"),
+    ("log_density", np.zeros((8, 8)), {}, "A single grey image is [1, h, w, 1]."),
     ("smaple", None, {}, "verb is one of reconstruct, encode"),
     (None, None, {}, "verb is one of"),  # type: ignore[list-item]
 ]
@@ -401,10 +406,71 @@ def test_clients_may_send_images_with_the_range_of_the_training_images(
     Image.fromarray(deep[0, ..., 0]).save(picture, "PNG")
     model = Model(Named("deep", 1, "sha"), folder)
     sent = encoding.read(picture.getvalue(), {}, lambda _: None).inputs
-    read = model.checked_inputs("encode", sent)
-    assert np.allclose(model.call("encode", read, {}), expected, atol=1e-5)
+    read, params = model.checked("encode", sent, {})
+    assert np.allclose(model.call("encode", read, params), expected, atol=1e-5)
     of_mlflow = mlflow.pyfunc.load_model(str(folder))
     assert np.allclose(of_mlflow.predict(deep, {"verb": "encode"}), expected, atol=1e-5)
+    own = {"verb": "encode", "prepared": True}
+    assert np.allclose(of_mlflow.predict(images[:1], own), expected, atol=1e-5)
+    assert np.allclose(of_mlflow.predict(images[:1].astype(int), own), expected, atol=1e-5)
+
+
+def test_8_bit_images_with_a_range_are_prepared_once_and_those_of_the_model_not_again(
+    packaged: Path, servable: Servable, images: np.ndarray, tmp_path: Path
+) -> None:
+    """Arrays and PNG files of two sizes, by a version whose training images were 0 to 128."""
+    folder = shutil.copytree(packaged, tmp_path / "model")
+    interface = folder / "artifacts/servable/interface.json"
+    disk.write_json(interface, disk.read_json(interface) | {"value_range": {"uint8": [0, 128]}})
+    disk.write_json(interface.with_name("golden.json"), [])  # these answers are in the full range
+    model = Model(Named("dark", 1, "sha"), folder)
+    dark = images[:2] // 4
+    dark[0, 0, 0] = 200  # beyond white: training clips it
+
+    def answer(inputs: Any, verb: str = "encode", **params: bool) -> Any:
+        return model.call(verb, *model.checked(verb, inputs, params))
+
+    bright = np.stack([to_uint8(image, {"uint8": (0, 128)}) for image in dark])
+    expected = servable.encode_images(bright)
+    larger = np.pad(dark[1], ((8, 8), (8, 8), (0, 0)))
+    for inputs in (dark, dark.tolist(), [*dark], [dark[0], larger]):
+        assert np.allclose(answer(inputs)[:1], expected[:1], atol=1e-5)
+    own = servable.sample(None, num=2, seed=0)
+    for inputs in (own, own.tolist(), [*own]):
+        codes = answer(inputs, prepared=True)
+        assert np.allclose(codes, servable.encode_images(own), atol=1e-5)
+    with pytest.raises(InputError, match=r"prepared is for images of \[8, 8, 1\]"):
+        answer([own[0], larger], prepared=True)
+
+
+def test_a_version_from_before_prepared_never_receives_it(
+    packaged: Path, images: np.ndarray, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(packaged, tmp_path / "model")
+    (code,) = (folder / "code").glob("*/serving/servable.py")
+    text = code.read_text().replace('("label", "prepared")', '("label",)')
+    code.write_text(text)
+    model = Model(Named("old", 1, "sha"), folder)
+    for verb in ("encode", "log_density"):
+        read, params = model.checked(verb, images[:2], {"prepared": True})
+        assert model.call(verb, read, params) is not None
+    new = Model(Named("new", 1, "sha"), packaged)
+    assert new.checked("encode", images[:2], {"prepared": True})[1] == {"prepared": True}
+
+
+def test_a_float_image_of_the_size_of_the_model_has_a_log_density(
+    servable: Servable, images: np.ndarray, finished: Checkout
+) -> None:
+    """If the training images were floats. Floats are latents otherwise."""
+    of_floats = load(finished.path / "models/servable")
+    of_floats.interface = replace(of_floats.interface, value_range={"float32": (0, 1)})
+    image = images[0, ..., 0]
+    (expected,) = servable.log_density(image)
+    assert of_floats.log_density((image / 255).astype(np.float32)) == pytest.approx(expected)
+    latent = servable.encode(images[:1])
+    assert of_floats.log_density(latent) == pytest.approx(expected)
+    with pytest.raises(InputError, match=r"shape \[N, 2\]\. Received: \[7, 8\]\. A single grey"):
+        of_floats.log_density(image[1:] / 255)
 
 
 def test_two_versions_in_one_process_keep_their_own_code(packaged: Path, tmp_path: Path) -> None:
@@ -558,3 +624,22 @@ def test_interface_json_has_exactly_the_known_fields(
         "value_range": {},
     }
     assert servable.interface.image_shape == (8, 8, 1)
+
+
+def test_an_interface_in_words_names_the_ranges_of_images(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    """The registry compares these words. Versions from before the ranges read images in full."""
+    fields = disk.read_json(finished.path / "models/servable/interface.json")
+
+    def words(**ranges: Any) -> str:
+        disk.write_json(tmp_path / "interface.json", fields | ranges)
+        return candidates.interface_of(tmp_path)
+
+    plain = words(value_range={})
+    assert plain == "8x8x1 images, 2 latents"
+    both = {"uint8": [0, 1], "uint16": [0, 4095]}
+    assert words(value_range=both) == f"{plain}, uint16 from 0 to 4095, uint8 from 0 to 1"
+    assert words(value_range={"uint16": [0, 4080]}) != words(value_range={"uint16": [0, 4095]})
+    del fields["value_range"]
+    assert words() == plain

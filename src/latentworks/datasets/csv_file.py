@@ -41,7 +41,7 @@ class Layout:
 def load(path: Path) -> Source:
     """Open a CSV file, or a folder of them. Raises DataError if one is invalid."""
     shards = find(path, "csv", "CSV file")
-    layouts = {shard: _layout(shard) for shard in shards}
+    layouts = {shard: _layout(shard, among=len(shards)) for shard in shards}
     (first, *others) = shards
     for shard in others:
         if layouts[shard].side != layouts[first].side:
@@ -59,7 +59,8 @@ def load(path: Path) -> Source:
     )
 
 
-def _layout(shard: Shard) -> Layout:
+def _layout(shard: Shard, among: int) -> Layout:
+    """Find the columns of one `among` several files. Raises DataError if they hold no images."""
     cells = next(_lines(shard), [])
     are_numbered = cells == [str(column) for column in range(len(cells))]
     has_names = are_numbered or not all(map(_is_number, cells))
@@ -76,10 +77,11 @@ def _layout(shard: Shard) -> Layout:
     pixels = len(cells) - (label is not None)
     if not _is_square(pixels):
         shown = ", ".join(escaped(cell[:20]) for cell in cells[:4])
+        cure = " Move it out of the folder, or set dataset.path to one file." if among > 1 else ""
         raise DataError(
             f"{shard.path}: expected columns label, pixel0, pixel1, … whose number of pixels is a "
             f"square, such as 784. Received: {pixels} columns for pixels, of {shown}, …."
-            f"{other_kind(shard.path, 'csv')}"
+            f"{other_kind(shard.path, 'csv') or cure}"
         )
     return Layout(label, math.isqrt(pixels), has_names)
 

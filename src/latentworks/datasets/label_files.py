@@ -87,7 +87,12 @@ def _read_file(root: Path, file: str, images: Sequence[str], found: Labels) -> N
                     f"{short(label)}. Keep one row for each image."
                 )
         if split := _split(row.get(SPLIT_COLUMN), place):
-            found.splits[image] = split
+            other = found.splits.setdefault(image, split)
+            if other != split:
+                raise DataError(
+                    f"{place}: {printable(name)} has the splits {other} and {split}. "
+                    "Keep one row for each image."
+                )
     if not labels:
         found.notes.append(f"{shown} is not used: it names none of the images")
         return

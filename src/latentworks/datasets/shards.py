@@ -37,6 +37,7 @@ class Record:
     name: str
     read: Callable[[], np.ndarray | FirstFrame]  # must pickle
     label: Id | None
+    split: Split | None = None  # if the shard has none
 
 
 def find(path: Path, kind: str, holds: str) -> list[Shard]:
@@ -88,11 +89,13 @@ def open_shards(
     *,
     names: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
+    splits: frozenset[Split] = frozenset(),
     dtypes: tuple[str, ...] = (),
 ) -> Source:
     """Build a Source. `labels` and `records` read a shard from its start, image by image.
 
-    `names[i]` is the name of the class number i, if there are names. `dtypes` are those of arrays;
+    `names[i]` is the name of the class number i, if there are names. `splits` are those of records;
+    the split of a shard comes before them. `dtypes` are those of arrays;
     without them, records are pictures, which take long to decode. Raises DataError if there are no
     images, which `expected` describes, or if labels name no classes.
     """
@@ -108,12 +111,13 @@ def open_shards(
     known = classes(every_label(), str(path), names)
     if num_items == 0:
         raise DataError(f"{path}: no images. Expected {expected}.")
+    of_shards = frozenset(shard.split for shard in shards if shard.split)
     source = Source(
         Stream(partial(_items, shards, records, known)),
         num_items,
         known.names,
         decodes=not dtypes,
-        splits=frozenset(shard.split for shard in shards if shard.split),
+        splits=of_shards or splits,
         notes=(*notes, *doubts(known, num_items)),
     )
     return replace(source, dtypes=dtypes) if dtypes else source
@@ -124,7 +128,8 @@ def _items(
 ) -> Iterator[Item]:
     for shard in shards:
         for record in records(shard):
-            yield Item(record.name, record.read, known.number(record.label), shard.split)
+            split = shard.split or record.split
+            yield Item(record.name, record.read, known.number(record.label), split)
 
 
 def read_content(content: bytes) -> np.ndarray | FirstFrame:

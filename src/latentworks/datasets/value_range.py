@@ -19,6 +19,7 @@ from latentworks.preprocess import Range, full_range
 
 NUM_LOOKED_AT = 256  # evenly spread images; if they use little of the range, all others, too
 READ_IN_FULL = ("uint8", "uint16")  # unless the data uses at most half of the range
+ROUNDING = 1e-6  # of a range: floats of 0 to 1 may end at 1.0000001
 
 # From the narrowest. 0 to 1: masks; 4 bits; -1024 to 3071: CT in Hounsfield units; 8 to 16 bits.
 USUAL: tuple[Range, ...] = (
@@ -125,21 +126,24 @@ def _uses_most(dtype: str, extent: Range) -> bool:
 def _usual(dtype: str, extent: Range) -> Range:
     """Choose the narrowest usual range that holds the values, or the full range of the dtype.
 
-    Raises DataError if there is neither.
+    Raises DataError if there is neither. The full range of signed integers is no choice: 0 is grey
+    in it, and images that use a small part of it are grey, too.
     """
     low, high = extent
     if dtype == "bool" or _uses_most(dtype, extent):
         return full_range(dtype)
     for bottom, top in USUAL:
-        holds = bottom <= low and high <= top and _holds(dtype, (bottom, top))
+        more = ROUNDING * (top - bottom) if np.dtype(dtype).kind == "f" else 0
+        holds = bottom - more <= low and high <= top + more and _holds(dtype, (bottom, top))
         if holds and (bottom == 0 or low <= bottom / 2) and high >= top / 8:
             return bottom, top
-    if _has_full_range(dtype):
+    if np.dtype(dtype).kind == "u" and _has_full_range(dtype):
         return full_range(dtype)
-    ends = f"[{low:g}, {high if high > low else low + 1:g}]"
+    ends = [_digits(dtype, end) for end in (low, high if high > low else low + 1)]
     raise DataError(
-        f"Images of {dtype} from {low:g} to {high:g} have no usual range, such as 0 to 1. Set "
-        f"prepare.value_range in params.yaml to the values of black and white: {ends}, or wider."
+        f"Images of {dtype} from {ends[0]} to {_digits(dtype, high)} have no usual range, such as "
+        f"{'-1024 to 3071' if np.dtype(dtype).kind == 'i' else '0 to 1'}. Set prepare.value_range "
+        f"in params.yaml to the values of black and white: [{', '.join(ends)}], or wider."
     )
 
 
@@ -147,8 +151,15 @@ def _line(dtype: str, extent: Range, chosen: Range) -> str:
     """Say how values are read, unless they use most of the full range."""
     if dtype == "bool" or _uses_most(dtype, extent):
         return ""
-    (low, high), (bottom, top) = extent, chosen
-    line = f"{dtype} from {low:g} to {high:g} is read as {bottom:g} to {top:g}"
-    if low < high and _has_full_range(dtype) and chosen == full_range(dtype):
-        line += f"; if {high:g} is white, set prepare.value_range to [{low:g}, {high:g}]"
+    (low, high), (bottom, top) = (_digits(dtype, end) for end in extent), chosen
+    line = f"{dtype} from {low} to {high} is read as {bottom:g} to {top:g}"
+    if low != high and _has_full_range(dtype) and chosen == full_range(dtype):
+        line += f"; if {high} is white, set prepare.value_range to [{low}, {high}]"
     return line
+
+
+def _digits(dtype: str, value: float) -> str:
+    """Write a value of a dtype in full, without an exponent, as params.yaml takes it."""
+    if value == int(value):
+        return str(int(value))
+    return np.format_float_positional(np.dtype(dtype).type(value), trim="-")

@@ -16,12 +16,17 @@ from latentworks.system import disk
 
 
 def interface_of(servable: Path) -> str:
-    """The shapes and labels of a servable folder that clients rely on, as one line."""
+    """The shapes, labels and ranges of a servable folder that clients rely on, as one line.
+
+    Images of types without a range are read in full, as are all images of older versions.
+    """
     interface = disk.read_json(servable / "interface.json")
     height, width, channels = interface["image_shape"]
     text = f"{height}x{width}x{channels} images, {interface['latent_dim']} latents"
     if interface["labels"]:
         text += f", labels {json.dumps(interface['labels'], ensure_ascii=False)}"
+    for dtype, (low, high) in sorted(interface.get("value_range", {}).items()):
+        text += f", {dtype} from {low:.9g} to {high:.9g}"
     return text
 
 
@@ -39,7 +44,7 @@ class Candidate:
         return self.result.outs["servable"]
 
     def interface(self) -> str:
-        """The shapes and labels that clients rely on, as one line."""
+        """The shapes, labels and ranges that clients rely on, as one line."""
         return interface_of(self.servable)
 
     def content(self) -> dict[str, str]:
@@ -102,7 +107,9 @@ class Candidate:
 | `anomaly_score` | images | | reconstruction error, and its percentile among test images |
 | `log_density` | images or latents | | log density of the latent, not of the image, in nats |
 
-Images are whole numbers from 0 to 255, `[N, height, width, channels]`, of any size.
+Images are whole numbers from 0 to 255, `[N, height, width, channels]`, of any size, or of a type
+whose range is given above. The param `prepared`, true, marks images that the model returned: they
+are read as 0 to 255 in any case.
 
 ```python
 import mlflow

@@ -20,9 +20,9 @@ def check_name(path: Path) -> None:
         )
 
 
-def write(path: Path, files: Sequence[str], z: np.ndarray) -> None:
-    """Write the latents z, float32 [N, D], of pictures whose names are `files`."""
-    table = latents.columns(z, None)
+def write(path: Path, files: Sequence[str], z: Sequence[np.ndarray]) -> None:
+    """Write the latents z, batches of float32 [n, D], of pictures whose names are `files`."""
+    table = latents.columns(np.concatenate(z), None)
     table.insert(0, "file", list(files))
     with disk.replacing(path) as temporary:
         if path.suffix == ".csv":

@@ -10,9 +10,11 @@ The import of this module is quick; `open_result` imports ONNX Runtime.
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latentworks.errors import DataError
 from latentworks.repository import dag
@@ -24,14 +26,18 @@ if TYPE_CHECKING:
 
 INTERFACE = "interface.json"  # a file that every servable has
 OUT = "servable"  # name of the out that holds it
+ROWS = 256  # images or latents in one call of the servable, if they are small
 
 
 class Model:
     """A trained model with its sampler.
 
-    Images are whole numbers from 0 to 255: uint8 [N, H, W, C], or of another size, which is brought
-    to the size of the model. Each call takes at most 10,000 images. A `label`, the name or number
-    of a class, is for models and samplers that know classes. All methods raise InputError.
+    Images are whole numbers from 0 to 255, [N, h, w, c], or have the type and the range of the
+    training images. Other sizes are brought to the size of the model. Images that the model
+    returned, uint8 [N, H, W, C], are marked as `prepared`; without a range of its own, uint8 is the
+    same either way. A `label`, the name or number of a class, is for models and samplers that know
+    classes. Arrays may be of any length, since the work is done in parts; `sample` draws up to
+    10,000 images. All methods raise InputError.
     """
 
     def __init__(self, servable: Servable) -> None:
@@ -60,19 +66,62 @@ class Model:
         self, num: int = 16, seed: int | None = None, label: str | int | None = None
     ) -> np.ndarray:
         """Draw new images: uint8 [num, H, W, C]. Equal seeds give equal images."""
-        return self.servable.sample(None, num, seed, label)
+        from latentworks.preprocess import to_pixels
 
-    def encode(self, images: object, label: str | int | None = None) -> np.ndarray:
+        latents, labels = self.servable.drawn(num, seed, label)
+
+        def decoded(part: slice) -> np.ndarray:
+            given = None if labels is None else labels[part]
+            return to_pixels(self.servable.decode_latents(latents[part], given))
+
+        return _joined(decoded, _parts(len(latents), ROWS))
+
+    def encode(
+        self, images: Any, label: str | int | None = None, *, prepared: bool = False
+    ) -> np.ndarray:
         """Encode images to latents: float32 [N, D]."""
-        return self.servable.encode(images, label)
+        return _in_parts(lambda part: self.servable.encode(part, label, prepared), images, 3)
 
-    def decode(self, latents: object, label: str | int | None = None) -> np.ndarray:
+    def decode(self, latents: Any, label: str | int | None = None) -> np.ndarray:
         """Decode latents [N, D] to images: uint8 [N, H, W, C]."""
-        return self.servable.decode(latents, label)
+        return _in_parts(lambda part: self.servable.decode(part, label), latents, 1)
 
-    def reconstruct(self, images: object, label: str | int | None = None) -> np.ndarray:
+    def reconstruct(
+        self, images: Any, label: str | int | None = None, *, prepared: bool = False
+    ) -> np.ndarray:
         """Encode and decode images: uint8 [N, H, W, C]."""
-        return self.servable.reconstruct(images, label)
+        return _in_parts(lambda part: self.servable.reconstruct(part, label, prepared), images, 3)
+
+
+def _in_parts(call: Callable[[Any], np.ndarray], rows: Any, num_axes: int) -> np.ndarray:
+    """Join the answers of `call` to parts of an array, or of a list of arrays.
+
+    A row has `num_axes` axes; images may lack the last. Anything else is one part, such as a single
+    image, or what the call refuses.
+    """
+    import numpy as np
+
+    from latentworks.serving.inputs import MAX_PIXELS
+
+    try:
+        shape = np.shape(rows[0])
+    except (TypeError, ValueError, LookupError):  # no array
+        return call(rows)
+    lacks_last = num_axes == 3 and len(shape) == 2 and shape[1] > 4
+    if len(shape) != num_axes and not lacks_last:
+        return call(rows)
+    most = max(1, min(ROWS, MAX_PIXELS // max(1, math.prod(shape))))
+    return _joined(lambda part: call(rows[part]), _parts(len(rows), most))
+
+
+def _parts(num: int, most: int) -> Iterator[slice]:
+    return (slice(start, start + most) for start in range(0, num, most))
+
+
+def _joined(call: Callable[[slice], np.ndarray], parts: Iterator[slice]) -> np.ndarray:
+    import numpy as np
+
+    return np.concatenate([call(part) for part in parts])
 
 
 def open_result(folder: str | Path = ".") -> Model:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from latentworks.datasets.source import FirstFrame, Reject
 from latentworks.errors import InputError
 from latentworks.preprocess import prepare_image
 from latentworks.serving.inputs import MAX_NUM
-from latentworks.serving.servable import Interface
+from latentworks.serving.servable import BATCH_SIZE, Interface
 from latentworks.system import disk
 
 PNG = ".png"
@@ -34,33 +35,48 @@ def check_file(path: Path) -> None:
         raise InputError(f"The last argument is the .png file to write. Received: {path}.")
 
 
-def read(paths: Sequence[Path], interface: Interface) -> tuple[list[str], np.ndarray]:
-    """Read picture files, and those of folders: their names, and images uint8 [N, H, W, C].
-
-    Files of a folder that are no pictures are left out. Raises InputError for a named file that
-    cannot be used, and DataError for a folder without images.
-    """
-    names: list[str] = []
-    images: list[np.ndarray] = []
-    size, _, channels = interface.image_shape
-    for name, raw in _raw(paths):
-        if len(images) == MAX_NUM:
+def read(paths: Sequence[Path], interface: Interface) -> np.ndarray:
+    """Read pictures as `batches` does, at most MAX_NUM: uint8 [N, H, W, C]."""
+    parts: list[np.ndarray] = []
+    for _, images in batches(paths, interface):
+        parts.append(images)
+        if sum(map(len, parts)) > MAX_NUM:
             raise InputError(f"Too many pictures. Expected at most {MAX_NUM}. Name fewer of them.")
-        names.append(name)
-        images.append(
-            prepare_image(
-                raw,
-                size=size,
-                channels=channels,
-                fit=interface.fit,
-                background=interface.background,
-                ranges=interface.value_range,
-            )
-        )
-    if not images:
+    return np.concatenate(parts)
+
+
+def batches(paths: Sequence[Path], interface: Interface) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Read picture files, and those of folders: their names, and prepared images [N, H, W, C].
+
+    Images are uint8, and N is at most BATCH_SIZE. Files of a folder that are no pictures are left
+    out. Raises InputError for a named file that cannot be used, and DataError for a folder without
+    images.
+    """
+    pictures = _prepared(_raw(paths), interface)
+    is_empty = True
+    while batch := list(islice(pictures, BATCH_SIZE)):
+        is_empty = False
+        yield [name for name, _ in batch], np.stack([image for _, image in batch])
+    if is_empty:
         given = ", ".join(map(str, paths[:3]))
         raise InputError(f"No picture found. Expected picture files. Received: {given}.")
-    return names, np.stack(images)
+
+
+def _prepared(
+    pictures: Iterator[tuple[str, np.ndarray]], interface: Interface
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each picture in the shape of the model's images: uint8 [H, W, C]."""
+    size, _, channels = interface.image_shape
+    for name, raw in pictures:
+        image = prepare_image(
+            raw,
+            size=size,
+            channels=channels,
+            fit=interface.fit,
+            background=interface.background,
+            ranges=interface.value_range,
+        )
+        yield name, image
 
 
 def _raw(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:

@@ -40,7 +40,7 @@ class Job:
         """The key of jobs that one call can answer together; None for a job on its own."""
         if self.verb not in BY_ROWS or not isinstance(self.inputs, np.ndarray):
             return None
-        if any(type(value) not in (int, str) for value in self.params.values()):
+        if any(type(value) not in (int, str, bool) for value in self.params.values()):
             return None
         params = frozenset(self.params.items())
         return (self.call, self.verb, params, self.inputs.shape[1:], self.inputs.dtype)

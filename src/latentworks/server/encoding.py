@@ -44,7 +44,7 @@ PIXEL = 5  # for each number of a picture, while it is decoded
 WIDE = 12  # the same with more than 8 bits, a palette or transparency
 TEXTS = re.compile(rb'"[^"]{60}')  # a text that may be a picture in base64
 LARGE = 100_000  # bytes or numbers; encoding more of them would delay other requests
-FIELDS = ("inputs", "images", "num", "seed", "label", "guidance", "temperature")
+FIELDS = ("inputs", "images", "num", "seed", "label", "prepared", "guidance", "temperature")
 DATA_URL = "data:"
 Claim = Callable[[int], None]  # claims bytes of memory: see `latentworks.server.budget.Share`
 

@@ -13,11 +13,12 @@ from latentworks.preprocess import Ranges
 from latentworks.serving import golden, loading
 from latentworks.serving import inputs as checks
 from latentworks.serving.inputs import MAX_NUM, MAX_PIXELS
-from latentworks.serving.servable import DEFAULT_NUM, Interface, Outputs
+from latentworks.serving.servable import DEFAULT_NUM, VERBS, Interface, Outputs
 
 MAX_SENTENCE = 500  # characters of a message
 PICTURES = ("reconstruct", "decode", "sample", "interpolate")  # verbs whose outputs are images
 OF_IMAGES = ("reconstruct", "encode", "anomaly_score")
+PREPARED = "prepared"  # the param of images as the model returns them
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Model:
         self.version = version
         self.servable = loading.load(folder)
         package = type(self.servable).__module__.partition(".")[0]
+        verbs = sys.modules[type(self.servable).__module__].VERBS
+        self._knows_prepared = PREPARED in verbs["encode"]  # older versions do not
         self._refusal: type[Exception] = sys.modules[f"{package}.errors"].InputError
         golden.check(folder / loading.SERVABLE, self.call)
 
@@ -86,15 +89,43 @@ class Model:
             each = math.prod(self.interface.image_shape)
         return rows * each if rows * each <= MAX_PIXELS else 0
 
-    def checked_inputs(self, verb: object, inputs: object) -> object:
-        """Return inputs in the shape that `verb` takes, [N, …]. Raises InputError."""
-        if isinstance(inputs, list) and inputs and isinstance(inputs[0], np.ndarray):
-            inputs = self._of_one_shape(inputs)
-        if verb in OF_IMAGES:
-            return checks.to_images(inputs, self.interface.image_shape, self.value_range)
+    def checked(
+        self, verb: object, inputs: object, params: Mapping[str, object]
+    ) -> tuple[object, Mapping[str, object]]:
+        """Return inputs in the shape that `verb` takes, [N, …], and params. Raises InputError.
+
+        Pictures are prepared here, since they may differ in size; the param `prepared` tells the
+        version.
+        """
         if verb == "decode":
-            return checks.to_latents(inputs, self.interface.latent_dim)
-        return inputs
+            return checks.to_latents(inputs, self.interface.latent_dim), params
+        if not isinstance(verb, str) or PREPARED not in VERBS.get(verb, ()):
+            return inputs, params
+        are_prepared = checks.to_flag(params.get(PREPARED, False), PREPARED)
+        if isinstance(inputs, list) and inputs and isinstance(inputs[0], np.ndarray):
+            if are_prepared:
+                inputs = self._stacked(inputs)
+            else:
+                inputs, are_prepared = self._of_one_shape(inputs), "uint8" in self.value_range
+        if verb in OF_IMAGES:
+            shape, ranges = self.interface.image_shape, self.value_range
+            inputs = checks.to_images(inputs, shape, ranges, are_prepared)
+        others = {name: value for name, value in params.items() if name != PREPARED}
+        return inputs, {
+            **others,
+            PREPARED: True,
+        } if are_prepared and self._knows_prepared else others
+
+    def _stacked(self, pictures: list[np.ndarray]) -> np.ndarray:
+        """Return pictures of one size as an array [N, h, w, c]. Raises InputError."""
+        shapes = {picture.shape for picture in pictures}
+        if shapes != {self.interface.image_shape}:
+            other = next(iter(shapes - {self.interface.image_shape}))
+            raise InputError(
+                f"prepared is for images of {list(self.interface.image_shape)}, as the model "
+                f"returns them. Received: {list(other)}. Leave prepared out."
+            )
+        return np.stack(pictures)
 
     def _of_one_shape(self, pictures: list[np.ndarray]) -> np.ndarray:
         """Resize pictures of any sizes to the size of the model: [N, H, W, C]."""

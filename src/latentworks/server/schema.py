@@ -7,6 +7,7 @@ from latentworks.server.invocations import DEFAULT, FORMATS
 from latentworks.server.model import PICTURES
 from latentworks.server.service import Service
 from latentworks.serving.inputs import MAX_LATENT, MAX_NUM, MAX_PIXELS, MAX_SEED, MAX_SETTING
+from latentworks.serving.servable import VERBS as PARAMS
 
 Schema = Mapping[str, object]  # a part of the document: an object of JSON
 
@@ -114,7 +115,14 @@ def _fields(verb: str, service: Service) -> dict[str, Schema]:
     label = {"label": {"description": "The name or number of a class", "anyOf": [
         {"enum": names}, {"type": "integer", "minimum": 0, "maximum": len(names) - 1},
     ]}}  # fmt: skip
-    return {**_fields_of_all(verb, service), **(label if names else {})}
+    fields = {**_fields_of_all(verb, service), **(label if names else {})}
+    if service.model and service.model.value_range and "prepared" in PARAMS[verb]:
+        fields["prepared"] = {
+            "description": "True for images that the model returned, which are read as 0 to 255",
+            "type": "boolean",
+            "default": False,
+        }
+    return fields
 
 
 def _fields_of_all(verb: str, service: Service) -> dict[str, Schema]:
@@ -125,21 +133,26 @@ def _fields_of_all(verb: str, service: Service) -> dict[str, Schema]:
     seed = {"type": "integer", "minimum": 0, "maximum": MAX_SEED}
     if verb == "sample":
         return {"num": num, "seed": seed, **_settings(service)}
+    ranges = service.model.value_range if service.model else {}
+    pixel: Schema = {"type": "number"} if ranges else _PIXEL
+    grey = _array(_array(pixel))  # [h, w]
+    image = _array(_array({**_array(pixel), "maxItems": 4}))  # [h, w, c]
     if verb == "interpolate":
         two = {"minItems": 2, "maxItems": 2}
-        ends = [{**_array(each), **two} for each in (point, _IMAGE, _PICTURE)]
+        ends = [{**_array(each), **two} for each in (point, image, _PICTURE)]
         return {
             "inputs": {"description": "Two latents or images", "anyOf": ends},
             "num": {**num, "minimum": 2, "default": 10},
         }
     latents = [_array(point), point]
-    images = [_array(_IMAGE), _array(_GREY), _IMAGE, _GREY, _array(_PICTURE), _PICTURE]
+    images = [_array(image), _array(grey), image, grey, _array(_PICTURE), _PICTURE]
     of = {"decode": latents, "log_density": [*latents, *images]}
     text = {
         "decode": "Finite numbers, [N, D] or [D]",
         "log_density": "Latents, or images of any size",
     }
-    default = "Whole numbers from 0 to 255, [N, h, w, c], of any size, or pictures in base64"
+    values = "The values of the training images" if ranges else "Whole numbers from 0 to 255"
+    default = f"{values}, [N, h, w, c], of any size, or pictures in base64"
     return {"inputs": {"description": text.get(verb, default), "anyOf": of.get(verb, images)}}
 
 
@@ -198,8 +211,6 @@ def _object(properties: Mapping[str, Schema], required: list[str]) -> Schema:
 
 
 _PIXEL = {"type": "integer", "minimum": 0, "maximum": 255}
-_GREY = _array(_array(_PIXEL))  # [h, w]
-_IMAGE = _array(_array({**_array(_PIXEL), "maxItems": 4}))  # [h, w, c]
 _PICTURE = {"type": "string", "format": "base64-picture"}
 _ANSWER = {
     "type": "object",

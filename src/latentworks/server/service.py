@@ -100,7 +100,7 @@ class Service:
             raise Overloaded(f"{self.waiting} calls are waiting already. Try again in a second.")
         self.waiting += 1
         try:
-            inputs = await aside(large, model.checked_inputs, verb, inputs)
+            inputs, params = await aside(large, model.checked, verb, inputs, params)
             num_bytes = OUTPUT * model.num_outputs(verb, inputs, params)
             await share.in_turn(aside, False, share.claim, num_bytes)
             return await self._batching.call(model.call, verb, inputs, params)

@@ -28,14 +28,18 @@ def write(
     `quantised`, golden.json also has the number of answers of each call that may differ.
     """
     latents = reference.encode_images(images)
+    # Images as the model returns them: a range of uint8 would be applied to them once more.
+    how: dict[str, object] = (
+        {"prepared": True} if "uint8" in reference.interface.value_range else {}
+    )
     calls: list[tuple[str, np.ndarray | None, dict[str, object]]] = [
-        ("reconstruct", images, {}),
+        ("reconstruct", images, how),
         ("reconstruct", images[:2, :-1, 1:], {}),  # of another size, to be resized
-        ("encode", images, {}),
+        ("encode", images, how),
         ("decode", latents, {}),
         ("sample", None, {"num": NUM_DRAWN, "seed": 0}),
-        ("interpolate", images[:2], {"num": NUM_DRAWN}),
-        ("anomaly_score", 255 - images, {}),  # unlike any test image, so that no rank is close
+        ("interpolate", images[:2], {"num": NUM_DRAWN, **how}),
+        ("anomaly_score", 255 - images, how),  # unlike any test image, so that no rank is close
     ]
     for dtype, (low, high) in reference.interface.value_range.items():  # as in the training data
         values = low + (high - low) * (images[:2] / 255)
@@ -46,7 +50,10 @@ def write(
         label = reference.interface.labels[int(reference.class_shares.argmax())]
         calls.append(("sample", None, {"num": NUM_DRAWN, "seed": 1, "label": label}))
         if reference.conditional:
-            calls += [("encode", images, {"label": label}), ("decode", latents, {"label": label})]
+            calls += [
+                ("encode", images, {"label": label, **how}),
+                ("decode", latents, {"label": label}),
+            ]
     arrays: dict[str, np.ndarray] = {}
     for number, (verb, inputs, params) in enumerate(calls):
         if inputs is not None:

@@ -16,19 +16,25 @@ MAX_NUM = 10_000  # images or latents in one call, sent or returned
 MAX_SEED = 2**32 - 1
 MAX_SETTING = 100.0  # guidance and temperature
 MAX_LATENT = 1e6  # far above any real latent, and far below the largest float32
+UNTYPED = ("int64", "float64")  # NumPy's types for the numbers of Python and JSON
 NUMBER = int | float | np.integer | np.floating
 
 
 def to_images(
-    inputs: object, image_shape: tuple[int, int, int], ranges: Ranges = FULL
+    inputs: object,
+    image_shape: tuple[int, int, int],
+    ranges: Ranges = FULL,
+    prepared: bool = False,
 ) -> np.ndarray:
     """Return images, all of the same size, as [N, h, w, c] with N >= 1.
 
-    They are uint8 or uint16, or of a dtype of the training images, which `ranges` names. A single
-    image may lack the axis N, and a grey image the axis c. Raises InputError, also for what may be
-    N images with all pixels in a row: `image_shape` is the shape of the model's images.
+    They are uint8, uint16, or of a dtype of the training images, which `ranges` names. A single
+    image may lack the axis N, and a grey image the axis c. If they are `prepared`, they are uint8
+    [N, H, W, C], as the model returns them. Raises InputError, also for what may be N images with
+    all pixels in a row: `image_shape` is the shape of the model's images, [H, W, C].
     """
-    array = _of_known_dtype(_to_array(inputs, "images, whole numbers from 0 to 255"), ranges)
+    array = _to_array(inputs, "images")
+    array = _of_known_dtype(array, FULL if prepared else ranges)
     sent = list(array.shape)
     check_pixels(array.size)
     if _may_be_rows(array.shape, math.prod(image_shape)):
@@ -46,21 +52,13 @@ def to_images(
             "Images have the shape [N, h, w, c] with c from 1 to 4, [N, h, w], [h, w, c] or "
             f"[h, w]. Received: {sent}."
         )
+    if prepared and (array.dtype != np.uint8 or array.shape[1:] != image_shape):
+        shape = ", ".join(map(str, ("N", *image_shape)))
+        raise InputError(
+            "prepared is for images as the model returns them: whole numbers from 0 to 255, "
+            f"[{shape}]. Received: {array.dtype}, {sent}. Leave prepared out."
+        )
     return _few(array)
-
-
-def is_prepared(image: np.ndarray, image_shape: tuple[int, int, int], ranges: Ranges) -> bool:
-    """Return True for an image, [h, w, c], as the model returns it: uint8 of its shape.
-
-    If the training images used a part of the range of uint8, such as masks of 0 and 1, an image
-    within this part is one of them, which has yet to be prepared.
-    """
-    if image.dtype != np.uint8 or image.shape != image_shape:
-        return False
-    if "uint8" not in ranges:
-        return True
-    low, high = ranges["uint8"]
-    return bool(image.min() < low or image.max() > high)
 
 
 def prepare(
@@ -72,14 +70,12 @@ def prepare(
 ) -> np.ndarray:
     """Prepare images [h, w, c] as the training images were: uint8 [N, H, W, C].
 
-    Images as the model returns them stay as they are.
+    Images of the model's size stay as they are if they are uint8, and uint8 is read in full.
     """
     size, _, channels = image_shape
     return np.stack(
         [
-            image
-            if is_prepared(image, image_shape, ranges)
-            else prepare_image(
+            prepare_image(
                 image, size=size, channels=channels, fit=fit, background=background, ranges=ranges
             )
             for image in images
@@ -88,25 +84,22 @@ def prepare(
 
 
 def _of_known_dtype(array: np.ndarray, ranges: Ranges) -> np.ndarray:
-    """Return an array as uint8, uint16 or a dtype of `ranges`. Raises InputError."""
-    if array.dtype in (np.uint8, np.uint16):
+    """Return an array as uint8, uint16 or a dtype of `ranges`. Raises InputError.
+
+    Numbers of JSON and Python have no dtype: NumPy makes them int64 or float64. They, and dtypes
+    that the training images did not have, are read by the range of these, if there is one.
+    """
+    dtype = array.dtype.name
+    if dtype in ("uint8", "uint16") or (dtype in ranges and dtype not in UNTYPED):
+        _check_finite(array)
         return array
-    floats = [dtype for dtype in ranges if np.dtype(dtype).kind == "f"]
-    if floats and array.dtype.kind == "f":
-        low, high = ranges[floats[0]]
-        if not (array.min() >= low and array.max() <= high):  # this way round, NaN fails
-            raise InputError(
-                f"Images of floats are from {low:g} to {high:g}. "
-                f"Received: {array.dtype}{_cure(array)}"
-            )
-        return array.astype(floats[0])
-    if array.dtype.name in ranges:
-        return array
+    if len(set(map(tuple, ranges.values()))) == 1 and array.dtype.kind in "iuf":
+        return _in_the_range(array, ranges)
     if array.dtype.kind not in "iu":
         raise InputError(
             f"Images are whole numbers from 0 to 255. Received: {array.dtype}{_cure(array)}"
         )
-    low, high = array.min(), array.max()  # int64, from JSON or by NumPy's default
+    low, high = array.min(), array.max()
     if low < 0 or high > 255:
         cure = " Send 16-bit images as PNG, or as uint16." if low >= 0 and high <= 65535 else ""
         raise InputError(
@@ -114,6 +107,37 @@ def _of_known_dtype(array: np.ndarray, ranges: Ranges) -> np.ndarray:
             f"Received: {low} to {high}, as {array.dtype}.{cure}"
         )
     return array.astype(np.uint8)
+
+
+def _in_the_range(array: np.ndarray, ranges: Ranges) -> np.ndarray:
+    """Return numbers without a dtype as the first of `ranges`, which are equal.
+
+    Raises InputError for what may be 8 bits: whole numbers up to 255 beyond a range of other types.
+    """
+    _check_finite(array)
+    dtype, (low, high) = next(iter(ranges.items()))
+    least, most = array.min(), array.max()
+    are_whole = array.dtype.kind != "f" or bool((array == np.rint(array)).all())
+    expected = f"Images have values from {low:g} to {high:g}, as the training images"
+    received = f"Received: {least:g} to {most:g}, as {array.dtype}"
+    if not are_whole and np.dtype(dtype).kind != "f":
+        raise InputError(f"{expected}: whole numbers. {received}. Scale and round them.")
+    is_beyond = least < low or most > high
+    if is_beyond and are_whole and least >= 0 and most <= 255 and "uint8" not in ranges:
+        raise InputError(
+            f"{expected}. {received}. If the model returned these images, add the param prepared, "
+            f"true. Send other images of 8 bits as PNG, or as uint8. Else clip them to {high:g}."
+        )
+    bounds = math.floor(low), math.ceil(high)
+    if dtype in ("uint8", "uint16"):  # alpha uses their full range
+        bounds = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    clipped: np.ndarray = np.clip(array, *bounds).astype(dtype)
+    return clipped
+
+
+def _check_finite(array: np.ndarray) -> None:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError("Images have NaN or infinity among their values. Replace these values.")
 
 
 def _cure(array: np.ndarray) -> str:
@@ -165,10 +189,10 @@ def _few(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def to_latents(inputs: object, latent_dim: int) -> np.ndarray:
+def to_latents(inputs: object, latent_dim: int, hint: str = "") -> np.ndarray:
     """Return latents as finite float32 [N, D] with N >= 1, where D is `latent_dim`.
 
-    A single latent may come as [D]. Raises InputError.
+    A single latent may come as [D]. Raises InputError; `hint` ends the message on other shapes.
     """
     array = _to_array(inputs, f"latents, {latent_dim} numbers for each image")
     sent = list(array.shape)
@@ -177,20 +201,32 @@ def to_latents(inputs: object, latent_dim: int) -> np.ndarray:
     if array.ndim == 1:
         array = array[None]
     if array.ndim != 2 or array.shape[1] != latent_dim:
-        raise InputError(f"Latents have the shape [N, {latent_dim}]. Received: {sent}.")
+        raise InputError(f"Latents have the shape [N, {latent_dim}]. Received: {sent}.{hint}")
     if not (np.abs(array.astype(np.float64)) <= MAX_LATENT).all():  # this way round, NaN fails
         raise InputError(f"Latents are finite numbers from -{MAX_LATENT:g} to {MAX_LATENT:g}.")
     return _few(array.astype(np.float32))
 
 
-def are_latents(inputs: object, latent_dim: int) -> bool:
+def are_latents(
+    inputs: object, latent_dim: int, image_shape: tuple[int, int, int], ranges: Ranges = FULL
+) -> bool:
     """Return True if the inputs of a verb that takes both are latents, and not images.
 
-    Latents are [N, D] or [D]; a grey image is [h, w].
+    Latents are [N, D] or [D]; a grey image is [h, w]. Floats [h, w] are an image if the training
+    images had a range of their own, and h and w are those of `image_shape`.
     """
     array = _to_array(inputs, "latents or images")
-    fits = array.shape[-1] == latent_dim and array.dtype != np.uint8
-    return array.ndim == 1 or (array.ndim == 2 and (fits or array.dtype.kind == "f"))
+    if array.ndim != 2 or array.dtype == np.uint8:
+        return array.ndim == 1
+    is_image = bool(ranges) and array.shape == image_shape[:2]
+    return array.shape[1] == latent_dim or (array.dtype.kind == "f" and not is_image)
+
+
+def to_flag(value: object, name: str) -> bool:
+    """Return a param that is true or false. Raises InputError."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name} is true or false. Received: {value!r:.50}.")
+    return bool(value)
 
 
 def check_empty(inputs: object, verb: str) -> None:
@@ -234,7 +270,7 @@ def check_params(params: Mapping[str, object], known: Sequence[str], verb: str) 
     for name in params:
         if name not in known:
             shown = repr(name)[:50]
-            near = difflib.get_close_matches(str(name)[:50], known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(str(name)[:50], known, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             takes = ", ".join(known)
             raise InputError(f"{verb} has no param {shown}. It takes {takes}.{hint}")

@@ -66,6 +66,7 @@ def _params() -> ParamSchema:
             ParamSpec("num", "long", default=None),
             ParamSpec("seed", "long", default=None),
             ParamSpec("label", "string", default=None),
+            ParamSpec("prepared", "boolean", default=None),
             ParamSpec("guidance", "double", default=None),
             ParamSpec("temperature", "double", default=None),
         ]

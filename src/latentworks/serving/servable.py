@@ -53,13 +53,13 @@ class Interface:
 
 
 VERBS: dict[str, tuple[str, ...]] = {  # with the params that each takes
-    "reconstruct": ("label",),
-    "encode": ("label",),
+    "reconstruct": ("label", "prepared"),
+    "encode": ("label", "prepared"),
     "decode": ("label",),
     "sample": ("num", "seed", "label", "guidance", "temperature"),
-    "interpolate": ("num", "label"),
-    "anomaly_score": ("label",),
-    "log_density": ("label",),
+    "interpolate": ("num", "label", "prepared"),
+    "anomaly_score": ("label", "prepared"),
+    "log_density": ("label", "prepared"),
 }
 
 
@@ -145,16 +145,20 @@ class Servable:
 
     # `label` is the name or the number of a class, the same for all images of a call. It is always
     # optional. Conditional models take it; `sample` also takes it if the sampler has classes.
+    # `prepared` says that images are as the model returns them, whatever the range of the training
+    # images: uint8 of its shape.
 
-    def reconstruct(self, inputs: object, label: object = None) -> np.ndarray:
+    def reconstruct(
+        self, inputs: object, label: object = None, prepared: object = False
+    ) -> np.ndarray:
         """Reconstruct images: uint8 [N, H, W, C]."""
-        images = self._prepared(inputs)
+        images = self._prepared(inputs, prepared)
         labels = self._labels(label, len(images))
         return to_pixels(self.decode_latents(self.encode_images(images, labels), labels))
 
-    def encode(self, inputs: object, label: object = None) -> np.ndarray:
+    def encode(self, inputs: object, label: object = None, prepared: object = False) -> np.ndarray:
         """Encode images to latents: float32 [N, D]."""
-        images = self._prepared(inputs)
+        images = self._prepared(inputs, prepared)
         return self.encode_images(images, self._labels(label, len(images)))
 
     def decode(self, inputs: object, label: object = None) -> np.ndarray:
@@ -177,6 +181,17 @@ class Servable:
         the training images. Only a learned sampler takes `guidance` and `temperature`.
         """
         checks.check_empty(inputs, "sample")
+        return self._decoded(*self.drawn(num, seed, label, guidance, temperature))
+
+    def drawn(
+        self,
+        num: object,
+        seed: object = None,
+        label: object = None,
+        guidance: object = None,
+        temperature: object = None,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Draw the latents of `sample`, float32 [num, D], and labels for the decoder."""
         num = checks.to_whole_number(num, "num", 1, checks.MAX_NUM)
         if seed is not None:
             seed = checks.to_whole_number(seed, "seed", 0, checks.MAX_SEED)
@@ -195,30 +210,36 @@ class Servable:
             name: checks.to_number(value, name, 0, checks.MAX_SETTING)
             for name, value in given.items()
         }
-        return self._decoded(*self.draw(num, seed, label, **settings))
+        return self.draw(num, seed, label, **settings)
 
     def interpolate(
-        self, inputs: object, num: object = DEFAULT_NUM["interpolate"], label: object = None
+        self,
+        inputs: object,
+        num: object = DEFAULT_NUM["interpolate"],
+        label: object = None,
+        prepared: object = False,
     ) -> np.ndarray:
         """Decode equal steps from one image, or latent, to another: uint8 [num, H, W, C].
 
         The first and the last step are the two ends.
         """
         num = checks.to_whole_number(num, "num", 2, checks.MAX_NUM)
-        ends = self._latents(inputs, label)
+        ends = self._latents(inputs, label, prepared)
         if len(ends) != 2:
             raise InputError(f"interpolate takes two images or latents. Received: {len(ends)}.")
         shares = np.linspace(0, 1, num, dtype=np.float32)[:, None]
         between = ends[0] + shares * (ends[1] - ends[0])
         return self._decoded(between, self._labels(label, num))
 
-    def anomaly_score(self, inputs: object, label: object = None) -> dict[str, np.ndarray]:
+    def anomaly_score(
+        self, inputs: object, label: object = None, prepared: object = False
+    ) -> dict[str, np.ndarray]:
         """Measure how badly images are reconstructed.
 
         `error`: float32 [N], the mean squared error, pixels in [0, 1]. `percentile`: float64 [N],
         the percentage of test images whose error is no larger.
         """
-        images = self._prepared(inputs)
+        images = self._prepared(inputs, prepared)
         error = np.empty(len(images), dtype=np.float32)
         for start in range(0, len(images), BATCH_SIZE):
             batch = images[start : start + BATCH_SIZE]
@@ -229,7 +250,9 @@ class Servable:
         ranks = np.searchsorted(self.test_errors, error, side="right")
         return {"error": error, "percentile": 100 * ranks / len(self.test_errors)}
 
-    def log_density(self, inputs: object, label: object = None) -> np.ndarray:
+    def log_density(
+        self, inputs: object, label: object = None, prepared: object = False
+    ) -> np.ndarray:
         """Log density of the sampler, in nats, at latents or at the latents of images: [N].
 
         The density is of the latent, not of the image: an image unlike all others may have a
@@ -237,17 +260,21 @@ class Servable:
         """
         if not hasattr(self.sampler, "log_density"):
             raise InputError(f"{type(self.sampler).__name__} has no density. Use anomaly_score.")
-        return np.asarray(self.sampler.log_density(self._latents(inputs, label)), np.float64)
+        return np.asarray(
+            self.sampler.log_density(self._latents(inputs, label, prepared)), np.float64
+        )
 
     def _decoded(self, latents: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
         """Decode latents [N, D] to images uint8 [N, H, W, C]. Raises InputError if too many."""
         checks.check_pixels(len(latents) * math.prod(self.image_shape))
         return to_pixels(self.decode_latents(latents, labels))
 
-    def _latents(self, inputs: object, label: object) -> np.ndarray:
-        if checks.are_latents(inputs, self.latent_dim):
-            return checks.to_latents(inputs, self.latent_dim)
-        images = self._prepared(inputs)
+    def _latents(self, inputs: object, label: object, prepared: object) -> np.ndarray:
+        ranges = self.interface.value_range
+        if checks.are_latents(inputs, self.latent_dim, self.image_shape, ranges):
+            hint = " A single grey image is [1, h, w, 1]."
+            return checks.to_latents(inputs, self.latent_dim, hint)
+        images = self._prepared(inputs, prepared)
         return self.encode_images(images, self._labels(label, len(images)))
 
     def _labels(self, label: object, num: int) -> np.ndarray | None:
@@ -260,16 +287,16 @@ class Servable:
             )
         return np.full(num, checks.to_label(label, self.interface.labels))
 
-    def _prepared(self, inputs: object) -> np.ndarray:
+    def _prepared(self, inputs: object, prepared: object) -> np.ndarray:
         """Prepare images as the training images were: uint8 [N, H, W, C]."""
-        interface = self.interface
-        ranges = interface.value_range
-        images = checks.to_images(inputs, self.image_shape, ranges)
-        if images.dtype == np.uint8 and images.shape[1:] == self.image_shape and not ranges:
+        ranges, are_prepared = self.interface.value_range, checks.to_flag(prepared, "prepared")
+        images = checks.to_images(inputs, self.image_shape, ranges, are_prepared)
+        is_known = images.dtype == np.uint8 and images.shape[1:] == self.image_shape
+        if are_prepared or (is_known and "uint8" not in ranges):
             return images
         size, _, channels = self.image_shape
         checks.check_pixels(len(images) * size * size * channels)
-        fit, background = interface.fit, interface.background
+        fit, background = self.interface.fit, self.interface.background
         return checks.prepare(images, self.image_shape, fit, background, ranges)
 
 

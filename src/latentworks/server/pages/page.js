@@ -130,7 +130,7 @@ function classes() {
 
 async function explore() {
   const images = await ask("sample", { num: POINTS, seed: 0, images: "base64" });
-  const latents = await ask("encode", { inputs: images });
+  const latents = await ask("encode", { inputs: images, prepared: true });
   range = latents[0].map((_, d) => {
     const values = latents.map((z) => z[d]).sort((a, b) => a - b);
     const at = (share) => values[Math.round(share * (values.length - 1))];
@@ -240,7 +240,7 @@ async function samples() {
     Object.assign(picture, { src: `data:image/png;base64,${image}`, className: "pixels", alt: "" });
     button.append(picture);
     button.addEventListener("click", reporting(async () => {
-      move((await ask("encode", { inputs: [image] }))[0]);
+      move((await ask("encode", { inputs: [image], prepared: true }))[0]);
     }));
     return button;
   }));
