@@ -40,7 +40,7 @@ def advice(root: Path) -> list[str]:
     with suppress(OSError, ValueError, ParamsError):
         (prepared,) = dag.outs_of(dag.stages(root)["prepare"])
         profile = disk.read_json(root / prepared / "profile.json")
-        return [*_of(params.load(Sections, root / params.PARAMS), profile)]
+        return [*of(params.load(Sections, root / params.PARAMS), profile)]
     return []
 
 
@@ -49,7 +49,8 @@ def before(root: Path, stage: str) -> list[str]:
     return advice(root) if stage == STAGE else []
 
 
-def _of(found: Sections, profile: dict[str, Any]) -> Iterator[str]:
+def of(found: Sections, profile: dict[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each param that does not fit a profile, as profile.json has it."""
     splits = profile["splits"]
     num_images = splits["train"]["images"]
     yield from _of_batches(found.train, num_images)

@@ -1,0 +1,154 @@
+"""The kind of dataset at a path, by the content of a file, or the names of the files of a folder.
+
+Nothing is unpacked, and nothing that could run code is opened.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from latentworks.datasets.formats import ENDINGS, OF_A_FILE, STARTS, TAR
+from latentworks.datasets.image_folder import EXPECTED, IGNORED, PICTURES, TEXTS
+from latentworks.datasets.layout import listed
+from latentworks.datasets.pictures import FORMATS, START_BYTES, kind_of
+from latentworks.errors import DataError
+
+MAX_FILES = 100_000  # of a folder, whose names are looked at
+MAX_OPENED = 20  # files without a known ending
+IDX = re.compile(r"(images|labels)[-.]idx[134]-ubyte(\.gz)?$")
+PICKLE = re.compile(rb"\x80[\x02-\x05]")  # how the protocols since Python 2.3 start
+PICKLES = (".pkl", ".pickle", ".p", ".pt", ".pth", ".joblib")
+ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".gz", ".7z", ".rar", ".bz2", ".xz")
+OTHERS = {  # files that are no images, and the error about them
+    "archive": "holds no images but an archive, {file}. Unpack it, and give the folder that this "
+    "gives",
+    "pickle": "holds pickles, such as {file}, which can run code when they are opened, and are not "
+    "read. Save the images as an .npz file with numpy.savez",
+}
+WORDS = {"image_folder": "pictures", "idx": "IDX files"}  # the others are "PARQUET files"
+
+
+def kind_at(path: Path) -> tuple[str, Path]:
+    """Return the kind of dataset at a path, and its path: a file, if the folder holds just that.
+
+    Raises DataError if there are no images, or images of several kinds.
+    """
+    if path.is_file():
+        return _kind_of_file(path), path
+    if not path.is_dir():
+        exists = "neither a file nor a folder" if path.exists() else "no such file or folder"
+        raise DataError(f"{path}: {exists}. Give the path of your images.")
+    found: dict[str, list[str]] = {}
+    for file in islice(_files(path), MAX_FILES):
+        found.setdefault(_kind_by_name(file), []).append(file)
+    unknown = found.pop("", [])
+    for file in unknown[:MAX_OPENED]:
+        found.setdefault(_kind_by_content(path / file), []).append(file)
+    found.pop("", None)
+    kinds = found.keys() - OTHERS.keys()
+    if "image_folder" in kinds:
+        kinds.discard("csv")  # labels beside the pictures
+    if not kinds:
+        _refuse(path, found)
+    if len(kinds) > 1:
+        received = [f"{_word(kind)}, such as {found[kind][0]}" for kind in sorted(kinds)]
+        raise DataError(
+            f"{path}: holds images of several kinds: {listed(received)}. Give the path of one kind."
+        )
+    (kind,) = kinds
+    if kind not in OF_A_FILE:
+        return kind, path
+    files = found[kind]
+    if len(files) > 1:
+        raise DataError(
+            f"{path}: holds {len(files)} files with arrays: {listed(sorted(files))}. Give the path "
+            "of one."
+        )
+    return kind, path / files[0]
+
+
+def _kind_of_file(path: Path) -> str:
+    kind = _kind_by_content(path)
+    if kind in ("image_folder", "idx"):
+        raise DataError(f"{path}: a single file of its kind. Give the folder that holds the files.")
+    if kind not in OTHERS and kind:
+        return kind
+    cures = {
+        "archive": "an archive. Unpack it, and give the folder that this gives.",
+        "pickle": "a pickle, which can run code when it is opened, and is not read. Save the "
+        "images as an .npz file with numpy.savez.",
+        "": f"not a file of images. {EXPECTED} in a folder, or an .npz, .npy, .h5, .parquet, .tar "
+        "or .csv file.",
+    }
+    raise DataError(f"{path}: {cures[kind]}")
+
+
+def _refuse(path: Path, found: dict[str, list[str]]) -> None:
+    for other in ("pickle", "archive"):
+        if other in found:
+            raise DataError(f"{path}: {OTHERS[other].format(file=listed(found[other][:1]))}.")
+    raise DataError(
+        f"{path}: the folder has no images. {EXPECTED}, or files of NumPy, HDF5, MNIST, Parquet, "
+        "tar or CSV."
+    )
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Yield the relative paths of the files in a folder, but for hidden ones and texts."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not _is_ignored(name))
+        texts = tuple(ending for ending in TEXTS if ending != ".csv")
+        for name in sorted(files):
+            if not _is_ignored(name) and not name.casefold().endswith(texts):
+                yield os.path.relpath(os.path.join(place, name), folder)
+
+
+def _is_ignored(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in IGNORED
+
+
+def _kind_by_name(file: str) -> str:
+    """Return the kind that a name means, or an empty text."""
+    name = os.path.basename(file).casefold()
+    if IDX.search(name):
+        return "idx"
+    if name.endswith(PICTURES):
+        return "image_folder"
+    if name.endswith(ARCHIVES):
+        return "archive"
+    if name.endswith(PICKLES):
+        return "pickle"
+    return ENDINGS.get(os.path.splitext(name)[1], "")
+
+
+def _kind_by_content(path: Path) -> str:
+    """Return the kind of a file by its first bytes, and by its name if it is a text or an IDX file.
+
+    A compressed file is an archive, unless its name is that of an NPZ or IDX file.
+    """
+    named = _kind_by_name(path.name)
+    if named in ("idx", "pickle") or not path.is_file():  # a pipe would block
+        return named
+    start = b""
+    with suppress(OSError), path.open("rb") as file:
+        start = file.read(START_BYTES)
+    if start[TAR] == b"ustar":
+        return "tar"
+    known = next((kind for magic, kind in STARTS.items() if start.startswith(magic)), "")
+    if known and not (known == "npz" and named != "npz" and start.startswith(b"PK")):
+        return known
+    if PICKLE.match(start):
+        return "pickle"
+    shown = kind_of(start) if start else ""
+    if shown in FORMATS:
+        return "image_folder"
+    if shown == "archive":
+        return "archive"
+    return "csv" if named == "csv" else ""
+
+
+def _word(kind: str) -> str:
+    return WORDS.get(kind, f"{kind.upper()} files")
