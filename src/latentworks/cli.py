@@ -107,9 +107,7 @@ def recipe(
 
 @app.command()
 def new(
-    images: Annotated[
-        Path, typer.Option(help="folder or file of your images", show_default=False)
-    ],
+    images: Annotated[Path, typer.Option(help="folder or file of your images", show_default=False)],
     size: Annotated[
         int | None, typer.Option(min=8, max=1024, help="pixels per side, such as 96")
     ] = None,

@@ -213,7 +213,7 @@ def _replace(section: dict[str, Any], wanted: params.RawSections) -> None:
             section[key] = _written(value)
 
 
-def _append(section: dict[str, Any], key: str, value: Any) -> None:
+def _append(section: Any, key: str, value: Any) -> None:
     """Add a key. Blank lines after the section, which ruamel counts to its last key, move along."""
     last = _comment(section, next(reversed(section), ""))
     section[key] = value
@@ -228,8 +228,9 @@ def _append(section: dict[str, Any], key: str, value: Any) -> None:
 
 def _comment(section: dict[str, Any], key: str) -> CommentToken | None:
     """Return the comment on the line of a key, with the blank lines after it."""
-    tokens = section.ca.items.get(key) if isinstance(section, CommentedMap) else None
-    token = tokens[2] if tokens else None
+    if not isinstance(section, CommentedMap):
+        return None
+    token = (section.ca.items.get(key) or [None] * 3)[2]
     return token if isinstance(token, CommentToken) else None
 
 

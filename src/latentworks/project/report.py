@@ -39,8 +39,9 @@ def _rows(profile: Profile, sections: RawSections) -> Iterator[tuple[str, str, o
     yield split, "prepare.val_fraction", f"{prepare['val_fraction']}: {about}"
     steps = f"{train['epochs']} epochs of batch {train['batch_size']}"
     yield f"{parts['train']:,} training images", "train", steps
-    model = f"{sections['model']['latent_dim']} latents, {len(sections['model']['filters'])} strides"
-    yield f"{prepare['image_size']} pixels, {colour}", "model", model
+    model = sections["model"]
+    latents = f"{model['latent_dim']} latents, {len(model['filters'])} strides"
+    yield f"{prepare['image_size']} pixels, {colour}", "model", latents
     sizes = profile.classes.values()
     classes = f"{len(sizes)} classes of {min(sizes):,} to {max(sizes):,}" if sizes else "no labels"
     sampler = sections["sample"]["sampler"]
