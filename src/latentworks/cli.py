@@ -135,7 +135,7 @@ def new(
         typer.echo(fitted.text, nl=False)
     else:
         fitting.write(root, fitted.text)
-        typer.echo("params.yaml now fits these images. Train on them: make repro")
+        typer.echo("params.yaml now fits these images. To train on them, run `make repro`.")
     if not no_timing:
         typer.echo(fitting.duration(fitted), err=dry_run)
 

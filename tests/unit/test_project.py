@@ -317,7 +317,9 @@ def test_own_splits_are_counted_and_classes_are_those_of_training(tmp_path: Path
 def test_rejects_are_named_and_a_folder_of_rejects_is_refused(tmp_path: Path) -> None:
     write_pngs(tmp_path / "some", noise(10, 8, 8))
     (tmp_path / "some/a/b.png").write_bytes(b"no picture")
-    assert "1 image is damaged, or no picture: a/b.png" in seen(tmp_path / "some").notes
+    found = seen(tmp_path / "some")
+    assert "1 image is damaged, or no picture: a/b.png" in found.notes
+    assert (found.num_rejected, found.num_looked_at) == (1, 11)
     (tmp_path / "none").mkdir()
     (tmp_path / "none/a.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="none of 1 images can be used: 1 image is damaged"):
@@ -339,6 +341,7 @@ def test_the_report_has_a_line_for_each_finding() -> None:
         ({"splits": {None: 90}}, "There are 90 images, and stage prepare needs 100."),
         ({"splits": {None: 900}}, "900 images are few"),
         ({"classes": {"cat": 99, "dog": 20_000}}, "cat has fewer than 100 images"),
+        ({"num_looked_at": 200, "num_rejected": 11}, "11 of 200 images looked at cannot be used"),
         ({"brightness": {"mean": 3.0, "std": 0.5}}, "The images are nearly constant"),
     ],
 )

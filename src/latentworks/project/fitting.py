@@ -50,7 +50,7 @@ def fit(root: Path, images: Path, *, size: int | None = None, is_map: bool = Fal
         comments_on(chosen),
         _written(root),
     )
-    num_train = expected_splits(profile, chosen["prepare"])["train"]
+    num_train = max(1, expected_splits(profile, chosen["prepare"])["train"])
     return Fitted(text, whole, report(profile, chosen), notes(profile, chosen), num_train)
 
 

@@ -54,6 +54,7 @@ class Profile:
     smallest: int = 0  # pixels: the shortest of the longer sides
     largest: int = 0  # pixels
     num_looked_at: int = 0
+    num_rejected: int = 0  # of those looked at
     notes: tuple[str, ...] = ()  # how the source was understood, and what cannot be used
 
     @property
@@ -96,10 +97,13 @@ def look(path: Path, named: str) -> Profile:
         background=background,
         brightness={"mean": float(shown.mean()), "std": float(shown.std())},
         value_range=value_range,
-        formats=tuple(name for name, _ in suffixes.most_common() if kind == "image_folder"),
+        formats=tuple(
+            name for name, _ in suffixes.most_common() if name and kind == "image_folder"
+        ),
         smallest=min(longer),
         largest=max(longer),
         num_looked_at=len(picked),
+        num_rejected=len(picked) - len(images),
         notes=(*source.notes, *remarks, *rejects),
     )
 

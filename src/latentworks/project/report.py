@@ -32,6 +32,8 @@ def _rows(profile: Profile, sections: RawSections) -> Iterator[tuple[str, str, o
     yield colour, "prepare.channels", prepare["channels"]
     behind = "transparent pixels" if profile.is_transparent else "no transparent pixel"
     yield behind, "prepare.background", prepare["background"]
+    if prepare["value_range"] != "auto":
+        yield "values of no usual range", "prepare.value_range", prepare["value_range"]
     own = [f"{count:,} {split}" for split, count in profile.splits.items() if split]
     parts = expected_splits(profile, prepare)
     split = f"splits: {', '.join(own)}" if own else "no splits"
@@ -63,6 +65,13 @@ def notes(profile: Profile, sections: RawSections) -> list[str]:
         lines.append(
             f"{profile.num_images} images are few: a model learns many of them by heart. After the "
             "training, look at samples.memorisation."
+        )
+    most = sections["prepare"].get("max_rejects")
+    if most is not None and profile.num_rejected > most * profile.num_looked_at:
+        lines.append(
+            f"{profile.num_rejected} of {profile.num_looked_at} images looked at cannot be used, "
+            f"and stage prepare fails with more than {most:.0%}. Correct them, or raise "
+            "prepare.max_rejects."
         )
     tiny = [name for name, num in profile.classes.items() if num < LABELLED]
     if tiny and len(profile.classes) > 1:
