@@ -451,8 +451,8 @@ def test_a_file_is_of_the_kind_of_its_content(
         (
             {"a.png": a_picture, "b.parquet": a_table},
             "",
-            "holds images of several kinds: pictures, such as a.png and PARQUET files, such as "
-            "b.parquet. Give the path of one kind.",
+            "holds images of several kinds: pictures (a.png), Parquet files (b.parquet). Give the "
+            "path of one.",
         ),
         ({"a.npy": an_array, "b.npy": an_array}, "", "holds 2 files with arrays: a.npy and b.npy."),
     ],

@@ -35,6 +35,7 @@ def fit(root: Path, images: Path, *, size: int | None = None, is_map: bool = Fal
     for images that cannot be used.
     """
     _check_size(size)
+    images = images.expanduser()  # a shell expands ~ at the start of a word alone
     committed = git.committed(root, str(params.PARAMS))
     before = recipes.sections_of(committed or (root / params.PARAMS).read_text(encoding="utf-8"))
     params.parse(sections.Params, before, str(params.PARAMS))

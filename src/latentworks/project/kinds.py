@@ -12,7 +12,7 @@ from pathlib import Path
 
 from latentworks.datasets.formats import ENDINGS, OF_A_FILE, STARTS, TAR
 from latentworks.datasets.image_folder import EXPECTED, IGNORED, PICTURES, TEXTS
-from latentworks.datasets.layout import listed
+from latentworks.datasets.layout import listed, printable
 from latentworks.datasets.pictures import FORMATS, START_BYTES, kind_of
 from latentworks.errors import DataError
 
@@ -28,7 +28,16 @@ OTHERS = {  # files that are no images, and the error about them
     "pickle": "holds pickles, such as {file}, which can run code when they are opened, and are not "
     "read. Save the images as an .npz file with numpy.savez",
 }
-WORDS = {"image_folder": "pictures", "idx": "IDX files"}  # the others are "PARQUET files"
+WORDS = {
+    "image_folder": "pictures",
+    "npz": "NumPy files",
+    "hdf5": "HDF5 files",
+    "idx": "IDX files",
+    "parquet": "Parquet files",
+    "tar": "tar files",
+    "csv": "CSV files",
+}
+ADDRESS = re.compile(r"[A-Za-z][\w+.-]*:/")
 
 
 def kind_at(path: Path) -> tuple[str, Path]:
@@ -39,6 +48,8 @@ def kind_at(path: Path) -> tuple[str, Path]:
     if path.is_file():
         return _kind_of_file(path), path
     if not path.is_dir():
+        if ADDRESS.match(str(path)):
+            raise DataError(f"{path}: an address. Download the images, and give their folder.")
         exists = "neither a file nor a folder" if path.exists() else "no such file or folder"
         raise DataError(f"{path}: {exists}. Give the path of your images.")
     found: dict[str, list[str]] = {}
@@ -54,9 +65,9 @@ def kind_at(path: Path) -> tuple[str, Path]:
     if not kinds:
         _refuse(path, found)
     if len(kinds) > 1:
-        received = [f"{_word(kind)}, such as {found[kind][0]}" for kind in sorted(kinds)]
+        received = [f"{WORDS[kind]} ({printable(found[kind][0])})" for kind in sorted(kinds)]
         raise DataError(
-            f"{path}: holds images of several kinds: {listed(received)}. Give the path of one kind."
+            f"{path}: holds images of several kinds: {', '.join(received)}. Give the path of one."
         )
     (kind,) = kinds
     if kind not in OF_A_FILE:
@@ -148,7 +159,3 @@ def _kind_by_content(path: Path) -> str:
     if shown == "archive":
         return "archive"
     return "csv" if named == "csv" else ""
-
-
-def _word(kind: str) -> str:
-    return WORDS.get(kind, f"{kind.upper()} files")

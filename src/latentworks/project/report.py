@@ -21,8 +21,8 @@ def report(profile: Profile, sections: RawSections) -> list[str]:
 
 def _rows(profile: Profile, sections: RawSections) -> Iterator[tuple[str, str, object]]:
     prepare, train = sections["prepare"], sections["train"]
-    number = f"{profile.num_images:,} {' and '.join(profile.formats) or profile.kind} images"
-    yield number, "dataset.kind", profile.kind
+    formats = f"{' and '.join(profile.formats)} " if profile.formats else ""
+    yield f"{profile.num_images:,} {formats}images", "dataset.kind", profile.kind
     sides = f"{profile.smallest} to {profile.largest} pixels, median {profile.side}"
     if profile.smallest == profile.largest:
         sides = f"{profile.side} pixels"
@@ -44,8 +44,10 @@ def _rows(profile: Profile, sections: RawSections) -> Iterator[tuple[str, str, o
     model = sections["model"]
     latents = f"{model['latent_dim']} latents, {len(model['filters'])} strides"
     yield f"{prepare['image_size']} pixels, {colour}", "model", latents
-    sizes = profile.classes.values()
-    classes = f"{len(sizes)} classes of {min(sizes):,} to {max(sizes):,}" if sizes else "no labels"
+    classes = "no labels"
+    if sizes := sorted(profile.classes.values()):
+        between = f"{sizes[0]:,} to {sizes[-1]:,}" if sizes[0] < sizes[-1] else f"{sizes[0]:,}"
+        classes = f"{len(sizes)} classes of {between}"
     sampler = sections["sample"]["sampler"]
     components = f"{sampler['kind']} of {_short(sampler['num_components'])}"
     yield classes, "sample.sampler", components
