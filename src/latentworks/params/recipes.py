@@ -103,7 +103,7 @@ def with_sections(
     if committed is None:
         raise ParamsError(
             f"{path.name} is not in git, so uncommitted edits of yours cannot be detected. "
-            f"Commit it, then write {source}."
+            "Commit it, then run the same command again."
         )
     before = sections_of(committed)
     known = [before, *_sections_of_all(root)] + ([sections_of(former)] if former else [])

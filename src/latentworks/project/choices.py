@@ -56,19 +56,10 @@ def params_for(
     replaces the chosen `image_size`. A map has 2 latents.
     """
     size = size or _image_size(profile.side)
-    val_fraction = _val_fraction(profile, committed["prepare"]["test_fraction"])
     channels = 3 if profile.has_colour else 1
     latent_dim = 2 if is_map else _latent_dim(size, channels)
-    prepare = {
-        **committed["prepare"],
-        "image_size": size,
-        "channels": channels,
-        "fit": _fit(profile, size),
-        "background": profile.background,
-        "value_range": _as_yaml(profile.value_range),
-        "val_fraction": val_fraction,
-    }
-    parts = expected_splits(profile, prepare)
+    prepare = _prepare(profile, size, channels, committed["prepare"])
+    num_train = expected_splits(profile, prepare)["train"]
     return {
         "dataset": {"kind": profile.kind, "path": profile.path},
         "prepare": prepare,
@@ -81,10 +72,10 @@ def params_for(
             "latent_l2": 0.0,
             "latent_noise": 0.0,
         },
-        "train": _train(parts["train"], profile.has_colour, is_map, committed["train"]),
+        "train": _train(num_train, profile.has_colour, is_map, committed["train"]),
         "prior": {"kind": "none"},
         "sample": {
-            "sampler": _sampler(profile, parts["train"]),
+            "sampler": _sampler(profile, num_train),
             "num_images": min(SAMPLES, SAMPLES_PER_IMAGE * profile.num_images),
         },
         "promotion": {
@@ -127,6 +118,21 @@ def expected_splits(profile: Profile, prepare: Mapping[str, Any]) -> dict[str, i
         "train": round(from_pool - of_val),
         "val": round(own.get("val", 0) + of_val),
         "test": round(own.get("test", 0) + of_test),
+    }
+
+
+def _prepare(
+    profile: Profile, size: int, channels: int, committed: Mapping[str, Any]
+) -> dict[str, Any]:
+    chosen = profile.value_range
+    return {
+        **committed,
+        "image_size": size,
+        "channels": channels,
+        "fit": _fit(profile, size),
+        "background": profile.background,
+        "value_range": chosen if isinstance(chosen, str) else list(chosen),
+        "val_fraction": _val_fraction(profile, committed["test_fraction"]),
     }
 
 
@@ -191,10 +197,6 @@ def _sampler(profile: Profile, num_train: int) -> dict[str, Any]:
     fitting = [each for each in candidates if each * PER_COMPONENT <= num]
     single = fitting[0] if fitting else max(1, num // PER_COMPONENT)
     return {"kind": kind, "num_components": fitting if len(fitting) > 1 else single}
-
-
-def _as_yaml(value_range: str | tuple[float, float]) -> str | list[float]:
-    return value_range if isinstance(value_range, str) else list(value_range)
 
 
 def _name(text: str) -> str:

@@ -5,7 +5,7 @@ Up to NUM_LOOKED_AT images are decoded. The others are counted.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
@@ -20,13 +20,11 @@ from latentworks.datasets.source import Item, Source, Split
 from latentworks.datasets.value_range import NUM_LOOKED_AT, value_ranges
 from latentworks.errors import DataError
 from latentworks.preprocess import over_background, to_uint8
+from latentworks.project import pixels
 from latentworks.project.kinds import kind_at
 
 THUMBNAIL = 64  # pixels per side at most, of an image that is looked at
 FEW = 64  # images that are decoded sooner than the processes start that would do it
-TINT = 2  # of 255: channels that differ by more are colour, and less is the rounding of JPEG
-LIGHT, MIDDLE = 192, 128  # tones
-WHITE, BLACK = 255, 0
 
 
 class _Given(Config):
@@ -78,8 +76,8 @@ def look(path: Path, named: str) -> Profile:
         raise DataError(f"{path}: none of {len(picked)} images can be used: {reasons}.")
     ranges, value_range, remarks = _ranges(source, thumbnails)
     images = [to_uint8(image, ranges) for image in thumbnails]
-    is_transparent = any(_alpha(image).min() < WHITE for image in images)
-    background = (_behind if is_transparent else _around)(images)
+    is_transparent = any(map(pixels.is_transparent, images))
+    background = pixels.behind(images) if is_transparent else pixels.around(images)
     shown = np.concatenate([over_background(image, background).ravel() for image in images])
     longer = [max(size) for size in sizes]
     suffixes = Counter(PurePath(item.name).suffix[1:].upper() for item in picked)
@@ -92,7 +90,7 @@ def look(path: Path, named: str) -> Profile:
         side=round(float(np.median(longer))),
         are_equal=len(set(sizes)) == 1,
         are_square=all(height == width for height, width in sizes),
-        has_colour=any(map(_has_colour, images)),
+        has_colour=any(map(pixels.has_colour, images)),
         is_transparent=is_transparent,
         background=background,
         brightness={"mean": float(shown.mean()), "std": float(shown.std())},
@@ -164,37 +162,3 @@ def _ranges(
 
 def _itself(image: np.ndarray) -> np.ndarray:
     return image
-
-
-def _alpha(image: np.ndarray) -> np.ndarray:
-    """The alpha of a uint8 image [h, w, c], as [h, w]; that of an image without alpha is opaque."""
-    return image[..., -1] if image.shape[2] % 2 == 0 else np.full(image.shape[:2], WHITE, np.uint8)
-
-
-def _colours(image: np.ndarray) -> np.ndarray:
-    """The channels of an image [h, w, c] without alpha, 1 or 3."""
-    return image[..., :-1] if image.shape[2] % 2 == 0 else image
-
-
-def _has_colour(image: np.ndarray) -> bool:
-    """True if a pixel that is not transparent has channels that differ."""
-    colours = _colours(image)[_alpha(image) > 0]  # [n, 1 or 3]
-    return bool((np.ptp(colours, axis=1) > TINT).any())
-
-
-def _behind(images: Sequence[np.ndarray]) -> int:
-    """A background for transparent images: white, or black if most opaque pixels are light."""
-    tones = np.concatenate([_colours(image)[_alpha(image) >= MIDDLE].mean(1) for image in images])
-    return BLACK if len(tones) and (tones >= LIGHT).mean() > 0.5 else WHITE
-
-
-def _around(images: Sequence[np.ndarray]) -> int:
-    """A background for the margins of images: white or black, whichever their edges are nearer."""
-    tones = np.concatenate(
-        [
-            _colours(edge).mean(axis=-1).ravel()
-            for image in images
-            for edge in (image[:1], image[-1:], image[:, :1], image[:, -1:])
-        ]
-    )
-    return WHITE if (tones >= MIDDLE).mean() > 0.5 else BLACK
