@@ -414,6 +414,13 @@ def test_a_folder_is_of_the_kind_of_its_files(tmp_path: Path, kind: str) -> None
     assert path == (tmp_path / next(iter(FOLDERS[kind])) if kind in ("npz", "hdf5") else tmp_path)
 
 
+def test_few_other_files_beside_pictures_do_not_count(tmp_path: Path) -> None:
+    pictures: dict[str, Writer] = {f"{row}.png": a_picture for row in range(19)}
+    assert kind_at(fill(tmp_path, {**pictures, "vectors.npy": an_array}))[0] == "image_folder"
+    with pytest.raises(DataError, match="several kinds"):
+        kind_at(fill(tmp_path, {"more.npy": an_array}))
+
+
 def test_pictures_without_endings_are_known_by_their_content(tmp_path: Path) -> None:
     assert kind_at(fill(tmp_path, {"a": a_picture, "b": a_picture}))[0] == "image_folder"
 
@@ -438,14 +445,18 @@ def test_a_file_is_of_the_kind_of_its_content(
     [
         ({}, "nowhere", "no such file or folder. Give the path of your images."),
         ({"readme.md": a_text}, "", "the folder has no images. Expected PNG"),
-        ({"data_batch_1": a_pickle}, "", "holds pickles, such as data_batch_1, which can run code"),
-        ({"a.pkl": a_pickle}, "a.pkl", "a pickle, which can run code"),
+        (
+            {"data_batch_1": a_pickle},
+            "",
+            "no images, but the pickle data_batch_1. Pickles can run code",
+        ),
+        ({"a.pkl": a_pickle}, "a.pkl", "no images, but a pickle. Pickles can run code"),
         (
             {"photos.tar.gz": an_archive},
             "",
-            "holds no images but an archive, photos.tar.gz. Unpack",
+            "no images, but the archive photos.tar.gz. Unpack",
         ),
-        ({"photos.tar.gz": an_archive}, "photos.tar.gz", "an archive. Unpack it"),
+        ({"photos.tar.gz": an_archive}, "photos.tar.gz", "no images, but an archive. Unpack it"),
         ({"a.png": a_picture}, "a.png", "a single file of its kind. Give the folder"),
         ({"a.txt": a_text}, "a.txt", "not a file of images."),
         (

@@ -22,11 +22,11 @@ IDX = re.compile(r"(images|labels)[-.]idx[134]-ubyte(\.gz)?$")
 PICKLE = re.compile(rb"\x80[\x02-\x05]")  # how the protocols since Python 2.3 start
 PICKLES = (".pkl", ".pickle", ".p", ".pt", ".pth", ".joblib")
 ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".gz", ".7z", ".rar", ".bz2", ".xz")
-OTHERS = {  # files that are no images, and the error about them
-    "archive": "holds no images but an archive, {file}. Unpack it, and give the folder that this "
-    "gives",
-    "pickle": "holds pickles, such as {file}, which can run code when they are opened, and are not "
-    "read. Save the images as an .npz file with numpy.savez",
+STRAY = 0.05  # of the files: fewer files of another kind beside pictures are left to `prepare`
+CURES = {  # of files that are no images
+    "pickle": "Pickles can run code when they are opened, and are not read. Save the images as an "
+    ".npz file with numpy.savez.",
+    "archive": "Unpack it, and give the folder that this gives.",
 }
 WORDS = {
     "image_folder": "pictures",
@@ -37,6 +37,7 @@ WORDS = {
     "tar": "tar files",
     "csv": "CSV files",
 }
+OTHER_FILES = "files of NumPy, HDF5, MNIST, Parquet, tar or CSV"
 ADDRESS = re.compile(r"[A-Za-z][\w+.-]*:/")
 
 
@@ -52,59 +53,57 @@ def kind_at(path: Path) -> tuple[str, Path]:
             raise DataError(f"{path}: an address. Download the images, and give their folder.")
         exists = "neither a file nor a folder" if path.exists() else "no such file or folder"
         raise DataError(f"{path}: {exists}. Give the path of your images.")
-    found: dict[str, list[str]] = {}
-    for file in islice(_files(path), MAX_FILES):
-        found.setdefault(_kind_by_name(file), []).append(file)
-    unknown = found.pop("", [])
-    for file in unknown[:MAX_OPENED]:
-        found.setdefault(_kind_by_content(path / file), []).append(file)
-    found.pop("", None)
-    kinds = found.keys() - OTHERS.keys()
-    if "image_folder" in kinds:
-        kinds.discard("csv")  # labels beside the pictures
+    found = _by_kind(path)
+    kinds = [kind for kind in found if kind in WORDS]
+    num_pictures, num = len(found.get("image_folder", ())), sum(len(found[kind]) for kind in kinds)
+    if num_pictures and num - num_pictures <= STRAY * num:
+        kinds = ["image_folder"]
     if not kinds:
-        _refuse(path, found)
+        for other in [kind for kind in CURES if kind in found]:
+            raise DataError(f"{path}: no images, but the {other} {found[other][0]}. {CURES[other]}")
+        raise DataError(f"{path}: the folder has no images. {EXPECTED}, or {OTHER_FILES}.")
     if len(kinds) > 1:
-        received = [f"{WORDS[kind]} ({printable(found[kind][0])})" for kind in sorted(kinds)]
+        received = [f"{WORDS[kind]} ({printable(found[kind][0])})" for kind in kinds]
         raise DataError(
             f"{path}: holds images of several kinds: {', '.join(received)}. Give the path of one."
         )
     (kind,) = kinds
     if kind not in OF_A_FILE:
         return kind, path
-    files = found[kind]
-    if len(files) > 1:
+    if found[kind][1:]:
         raise DataError(
-            f"{path}: holds {len(files)} files with arrays: {listed(sorted(files))}. Give the path "
-            "of one."
+            f"{path}: holds {len(found[kind])} files with arrays: {listed(found[kind])}. Give the "
+            "path of one."
         )
-    return kind, path / files[0]
+    return kind, path / found[kind][0]
 
 
 def _kind_of_file(path: Path) -> str:
     kind = _kind_by_content(path)
     if kind in ("image_folder", "idx"):
         raise DataError(f"{path}: a single file of its kind. Give the folder that holds the files.")
-    if kind not in OTHERS and kind:
-        return kind
-    cures = {
-        "archive": "an archive. Unpack it, and give the folder that this gives.",
-        "pickle": "a pickle, which can run code when it is opened, and is not read. Save the "
-        "images as an .npz file with numpy.savez.",
-        "": f"not a file of images. {EXPECTED} in a folder, or an .npz, .npy, .h5, .parquet, .tar "
-        "or .csv file.",
-    }
-    raise DataError(f"{path}: {cures[kind]}")
+    if kind in CURES:
+        article = "an" if kind == "archive" else "a"
+        raise DataError(f"{path}: no images, but {article} {kind}. {CURES[kind]}")
+    if not kind:
+        raise DataError(f"{path}: not a file of images. {EXPECTED} in a folder, or {OTHER_FILES}.")
+    return kind
 
 
-def _refuse(path: Path, found: dict[str, list[str]]) -> None:
-    for other in ("pickle", "archive"):
-        if other in found:
-            raise DataError(f"{path}: {OTHERS[other].format(file=listed(found[other][:1]))}.")
-    raise DataError(
-        f"{path}: the folder has no images. {EXPECTED}, or files of NumPy, HDF5, MNIST, Parquet, "
-        "tar or CSV."
-    )
+def _by_kind(folder: Path) -> dict[str, list[str]]:
+    """Return the files of a folder by their kind, which includes the keys of CURES.
+
+    The content tells the kind of a few files without a known ending. Files of labels beside
+    pictures are left out.
+    """
+    found: dict[str, list[str]] = {}
+    for file in islice(_files(folder), MAX_FILES):
+        found.setdefault(_kind_by_name(file), []).append(file)
+    for file in found.pop("", [])[:MAX_OPENED]:
+        found.setdefault(_kind_by_content(folder / file), []).append(file)
+    if "image_folder" in found:
+        found.pop("csv", None)
+    return {kind: files for kind, files in sorted(found.items()) if kind}
 
 
 def _files(folder: Path) -> Iterator[str]:
