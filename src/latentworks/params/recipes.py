@@ -208,7 +208,8 @@ def _replace(section: dict[str, Any], wanted: params.RawSections) -> None:
         elif key not in section:
             _append(section, key, _written(value))
         elif not _same(section[key], value):
-            if token := _comment(section, key):  # two spaces after a value of another length
+            token = _comment(section, key)
+            if token and not isinstance(value, dict):  # two spaces after a value of another length
                 token.start_mark.column += len(str(value)) - len(str(section[key]))
             section[key] = _written(value)
 

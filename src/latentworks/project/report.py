@@ -81,7 +81,7 @@ def notes(profile: Profile, sections: RawSections) -> list[str]:
         lines.append(
             f"{listed(tiny[:MAX_CLASSES])}{' and others' if tiny[MAX_CLASSES:] else ''} {verb} "
             f"fewer than {LABELLED} images: the sampler draws from all classes together. To draw "
-            "from one, leave out small classes."
+            "images of one class, leave out the small ones."
         )
     return [*lines, *advice.of(_of_advice(sections), _prepared(profile, sections))]
 
