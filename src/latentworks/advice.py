@@ -43,7 +43,7 @@ def advice(root: Path) -> list[str]:
         profile = disk.read_json(root / prepared / "profile.json")
         made_from = dag.locked(root)["prepare"]["params"][str(params.PARAMS)]
         if made_from.items() <= params.read(root / params.PARAMS).items():
-            return [*_of(params.load(Sections, root / params.PARAMS), profile)]
+            return [*of(params.load(Sections, root / params.PARAMS), profile)]
     return []
 
 
@@ -52,7 +52,8 @@ def before(root: Path, stage: str) -> list[str]:
     return advice(root) if stage == STAGE else []
 
 
-def _of(found: Sections, profile: dict[str, Any]) -> Iterator[str]:
+def of(found: Sections, profile: dict[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each param that does not fit a profile, as profile.json has it."""
     splits = profile["splits"]
     num_images = splits["train"]["images"]
     yield from _of_batches(found.train, num_images)

@@ -106,6 +106,41 @@ def recipe(
 
 
 @app.command()
+def new(
+    images: Annotated[Path, typer.Option(help="folder or file of your images", show_default=False)],
+    size: Annotated[
+        int | None, typer.Option(min=8, max=1024, help="pixels per side, such as 96")
+    ] = None,
+    is_map: Annotated[
+        bool, typer.Option("--map", help="2 latents, which can be drawn as a map")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print params.yaml instead of writing it")
+    ] = False,
+    no_timing: Annotated[
+        bool, typer.Option("--no-timing", help="do not measure the time of a training")
+    ] = False,
+) -> None:
+    """Look at images of yours, and write params that fit them into params.yaml.
+
+    Uncommitted edits of yours in its sections are not overwritten.
+    """
+    from latentworks.project import fitting
+
+    root = dag.root()
+    fitted = fitting.fit(root, images, size=size, is_map=is_map)
+    for line in [*fitted.report, *(f"note: {note}" for note in fitted.notes)]:
+        typer.echo(line, err=dry_run)
+    if dry_run:
+        typer.echo(fitted.text, nl=False)
+    else:
+        fitting.write(root, fitted.text)
+        typer.echo("params.yaml now fits these images. To train on them, run `make repro`.")
+    if not no_timing:
+        typer.echo(fitting.duration(fitted), err=dry_run)
+
+
+@app.command()
 def repro(
     recipe: Annotated[
         str | None, typer.Option(help="recipe to write into params.yaml first")

@@ -29,7 +29,7 @@ LINES = (
     ("stages", "registry"),
     ("monitoring", "server", "results"),
     ("advice", "sections"),
-    ("doctor",),
+    ("doctor", "project"),
     ("cli", "pipeline"),
 )
 LEVEL = {room: level for level, line in enumerate(LINES) for room in line}

@@ -11,11 +11,14 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.tokens import CommentToken
 
 from latentworks import params
 from latentworks.errors import ParamsError
@@ -82,17 +85,32 @@ def write(root: Path, name: str, committed: str | None) -> None:
     in other sections stay. Raises ParamsError for edits in a section of the recipe: those that are
     neither committed nor of any recipe.
     """
+    replace_text(root, with_sections(root, sections(root, name), committed, f"recipe {name!r}"))
+
+
+def with_sections(
+    root: Path,
+    wanted: params.RawSections,
+    committed: str | None,
+    source: str,
+    comments: Mapping[str, str] | None = None,
+    former: str | None = None,
+) -> str:
+    """Return the text of params.yaml with the sections `wanted`, under the rules of `write`.
+
+    `source` names their source in errors. `comments` are those of `merge`. Sections of the text
+    `former`, which was written before, are no edits of the user. Raises ParamsError.
+    """
     path = root / params.PARAMS
     now = params.read(path)  # raises if it is not valid YAML
     current = path.read_text(encoding="utf-8")
     if committed is None:
         raise ParamsError(
             f"{path.name} is not in git, so uncommitted edits of yours cannot be detected. "
-            f"Commit it, then write recipe {name!r}."
+            "Commit it, then run the same command again."
         )
-    wanted = sections(root, name)
-    before = YAML(typ="safe", pure=True).load(committed)
-    known = [before, *_sections_of_all(root)]
+    before = sections_of(committed)
+    known = [before, *_sections_of_all(root)] + ([sections_of(former)] if former else [])
     own = [
         section
         for section in now
@@ -100,16 +118,22 @@ def write(root: Path, name: str, committed: str | None) -> None:
     ]
     if edited := [section for section in own if section in wanted]:
         raise ParamsError(
-            f"{path.name} has uncommitted edits in {', '.join(edited)}, which recipe {name!r} "
+            f"{path.name} has uncommitted edits in {', '.join(edited)}, which {source} "
             f"would replace. Commit them, or discard them with `git checkout {path.name}`."
         )
-    is_as_written = current == committed or current in _written(root, committed)
-    former = {
+    is_as_written = current in (committed, former) or current in _texts_of_all(root, committed)
+    returning = {
         section: before[section] for section in now if section in before and section not in own
     }
     text = committed if is_as_written else current
+    return merge(text, {**returning, **wanted}, comments)
+
+
+def replace_text(root: Path, text: str) -> None:
+    """Replace params.yaml as a whole, or not at all."""
+    path = root / params.PARAMS
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(merge(text, {**former, **wanted}), encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
@@ -120,24 +144,34 @@ def _sections_of_all(root: Path) -> Iterator[params.RawSections]:
             yield sections(root, name)
 
 
-def _written(root: Path, committed: str) -> Iterator[str]:
+def _texts_of_all(root: Path, committed: str) -> Iterator[str]:
     """Yield params.yaml as each recipe would write it."""
     for replacement in _sections_of_all(root):
         with suppress(ParamsError):
             yield merge(committed, replacement)
 
 
-def merge(text: str, replacement: params.RawSections) -> str:
+def merge(
+    text: str, replacement: params.RawSections, comments: Mapping[str, str] | None = None
+) -> str:
     """Replace whole sections of the YAML `text`. Comments of the remaining keys are kept.
 
-    Raises ParamsError if the new text does not parse to the wanted values: ruamel writes some
-    nested values near comments wrongly.
+    `comments` replaces comments that the new values would make untrue, by the key, such as
+    {"train.epochs": "about 4,000 steps"}; keys without a comment get none. Raises ParamsError if
+    the new text does not parse to the wanted values: ruamel writes some nested values near comments
+    wrongly.
     """
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 200
     document = yaml.load(text)
     _replace(document, {**document, **replacement})
+    for name, comment in (comments or {}).items():
+        *parents, key = name.split(".")
+        section = reduce(lambda found, parent: found.get(parent, {}), parents, document)
+        if token := _comment(section, key):
+            _, end, blank_lines = token.value.partition("\n")
+            token.value = f"# {comment}{end}{blank_lines}"
     stream = io.StringIO()
     yaml.dump(document, stream)
     if not _reads_as(stream.getvalue(), {**document, **replacement}):
@@ -175,8 +209,45 @@ def _replace(section: dict[str, Any], wanted: params.RawSections) -> None:
     for key, value in wanted.items():
         if isinstance(value, dict) and isinstance(section.get(key), dict):
             _replace(section[key], value)
-        elif key not in section or not _same(section[key], value):
-            section[key] = value
+        elif key not in section:
+            _append(section, key, _written(value))
+        elif not _same(section[key], value):
+            token = _comment(section, key)
+            if token and not isinstance(value, dict):  # two spaces after a value of another length
+                token.start_mark.column += len(str(value)) - len(str(section[key]))
+            section[key] = _written(value)
+
+
+def _append(section: Any, key: str, value: Any) -> None:
+    """Add a key. Blank lines after the section, which ruamel counts to its last key, move along."""
+    last = _comment(section, next(reversed(section), ""))
+    section[key] = value
+    if last is None or not last.value.endswith("\n\n"):
+        return
+    last.value = last.value.rstrip("\n") + "\n"
+    while isinstance(value, CommentedMap) and value:
+        section, key = value, next(reversed(value))
+        value = section[key]
+    section.ca.items[key] = [None, None, CommentToken("\n\n", last.start_mark, None), None]
+
+
+def _comment(section: dict[str, Any], key: str) -> CommentToken | None:
+    """Return the comment on the line of a key, with the blank lines after it."""
+    if not isinstance(section, CommentedMap):
+        return None
+    token = (section.ca.items.get(key) or [None] * 3)[2]
+    return token if isinstance(token, CommentToken) else None
+
+
+def _written(value: object) -> object:
+    """Let ruamel write a list of numbers or texts as [1, 2], and not on a line each."""
+    if isinstance(value, dict):
+        return CommentedMap({key: _written(item) for key, item in value.items()})
+    if not isinstance(value, list) or any(isinstance(each, dict | list) for each in value):
+        return value
+    on_a_line = CommentedSeq(value)
+    on_a_line.fa.set_flow_style()
+    return on_a_line
 
 
 def _same(one: object, other: object) -> bool:
@@ -186,6 +257,11 @@ def _same(one: object, other: object) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_same, one, other))
     return json.dumps(one, default=str) == json.dumps(other, default=str)
+
+
+def sections_of(text: str) -> params.RawSections:
+    """Read the sections of the text of params.yaml."""
+    return dict(YAML(typ="safe", pure=True).load(text))
 
 
 def _reads_as(text: str, wanted: params.RawSections) -> bool:
