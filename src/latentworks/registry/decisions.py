@@ -4,12 +4,14 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Run
 
 from latentworks.tracking.once import create_once
+from latentworks.tracking.source import origin_tags
 
 DECISIONS = "latentworks decisions"  # name of the experiment
 
@@ -37,10 +39,17 @@ class Decisions:
     """All decisions in a store."""
 
     def __init__(
-        self, client: MlflowClient, experiment: Callable[[], Experiment | None] | None = None
+        self,
+        client: MlflowClient,
+        experiment: Callable[[], Experiment | None] | None = None,
+        root: Path = Path(),
     ) -> None:
-        """Use the experiment that `experiment` returns; by default look for it in the store."""
+        """Use the experiment that `experiment` returns; by default look for it in the store.
+
+        Decisions are recorded as made in the checkout `root`.
+        """
         self.client = client
+        self.root = root
         self.experiment = experiment or (lambda: client.get_experiment_by_name(DECISIONS))
 
     def record(self, entry: Entry) -> Entry:
@@ -55,7 +64,7 @@ class Decisions:
             lambda: [*self._runs(f"tags.`{_TAGS['id']}` = '{entry.id}'")],
             lambda: self.client.create_run(
                 experiment.experiment_id,
-                tags={**tags, "mlflow.source.name": "latentworks", "mlflow.source.type": "LOCAL"},
+                tags={**origin_tags(self.root), **tags},
                 run_name=f"{entry.name} {entry.version} {entry.decision}",
             ),
             lambda double: self.client.delete_run(double.info.run_id),

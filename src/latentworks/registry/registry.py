@@ -79,6 +79,7 @@ class Registry:
                 with self.aliases.lock("register"):
                     self._take_interface(candidate)
                     self._make_challenger(known)
+                    self.store.link_scores(known, candidate)
                     self.store.keep(self.name)
                 return known
             with slow("Writing the run of this result to MLflow"):
@@ -92,6 +93,7 @@ class Registry:
                 known = self._registered(candidate)  # another process may have been faster
                 version = known or self.store.create_version(self.name, candidate, uploaded)
                 self._make_challenger(version)
+                self.store.link_scores(version, candidate)
                 self.store.keep(self.name, [version.number])
             if known:
                 self.store.discard(uploaded.model_id)
