@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from PIL import Image
+
 from latentworks.metrics import hardly_better
 from latentworks.repository.result import Result
 from latentworks.system import disk
@@ -13,7 +15,8 @@ from latentworks.tracking.naming import data_name
 RULE = "\n\n---\n\n"  # separates the decisions and the text about a result in a description
 OUTS = ("prepared", "samples", "metrics", "figures")
 SECTIONS = ("dataset", "model", "train")
-SAMPLES = "pictures/samples.png"  # a file of the run
+PICTURE = "description/samples.png"  # a file of the run, for its description
+WIDTH = 560  # pixels
 
 
 def is_possible(result: Result) -> bool:
@@ -27,13 +30,26 @@ def about(result: Result, run_id: str) -> str:
     MLflow's pages resolve the address of the picture relative to their own.
     """
     scores = disk.read_json(result.outs["metrics"])
-    parts = [_sentence(result), _warning(scores.get("test", {})), _table(scores)]
-    if (result.outs["figures"] / Path(SAMPLES).name).is_file():
-        address = f"get-artifact?{urlencode({'path': SAMPLES, 'run_uuid': run_id})}"
-        parts.append(
-            f"Samples, not hand-picked (`{SAMPLES}` of this run):\n\n![Samples]({address})"
-        )
+    dim = result.params["model"].get("latent_dim")
+    parts = [_sentence(result), _warning(scores.get("test", {})), _table(scores, dim)]
+    if samples(result) is not None:
+        address = f"get-artifact?{urlencode({'path': PICTURE, 'run_uuid': run_id})}"
+        said = "Samples, not hand-picked; the run has them larger as `pictures/samples.png`:"
+        parts.append(f"{said}\n\n![Samples]({address})")
     return "\n\n".join(filter(None, parts))
+
+
+def samples(result: Result) -> Path | None:
+    """Return the picture of samples; None if a result has none."""
+    path = result.outs["figures"] / "samples.png"
+    return path if path.is_file() else None
+
+
+def smaller(picture: Path) -> Image.Image:
+    """Return a picture that fits beside the column of facts on MLflow's page."""
+    with Image.open(picture) as opened:
+        opened.thumbnail((WIDTH, WIDTH))
+        return opened.copy()
 
 
 def _sentence(result: Result) -> str:
@@ -55,9 +71,13 @@ def _warning(test: Mapping[str, Any]) -> str:
     return ""
 
 
-def _table(scores: Mapping[str, Any]) -> str:
-    """Return a Markdown table of the five scores that matter first, as far as they exist."""
+def _table(scores: Mapping[str, Any], dim: int | None) -> str:
+    """Return a Markdown table of the five scores that matter first, as far as they exist.
+
+    `dim` is the number of latents; None for codes.
+    """
     test, latents, samples = (scores.get(part, {}) for part in ("test", "latents", "samples"))
+    units = _of(latents, "active_units")
     rows = [
         ("reconstruction error (mse)", _of(test, "mse"), "lower", _of(test, "mse_mean_image")),
         ("Fréchet distance", _of(samples, "frechet"), "lower", _of(samples, "frechet_floor")),
@@ -67,7 +87,7 @@ def _table(scores: Mapping[str, Any]) -> str:
             "higher",
             _of(samples, "precision_real", "recall_real"),
         ),
-        ("latents in use", _of(latents, "active_units"), "higher", ""),
+        ("latents in use", units and f"{units} of {dim}" if dim else units, "higher", ""),
         ("memorisation", _of(samples, "memorisation"), "near 1", "0: copies of training images"),
     ]
     sources = ("the mean image: ", "real images: ", "real images: ", "", "")

@@ -147,6 +147,7 @@ class RunLog:
         """
         if not description.is_possible(result):
             return
+        self._log_small_picture(result)
         text = description.about(result, self.run_id)
         note = self.client.get_run(self.run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
         above, rule, shown = note.rpartition(description.RULE)
@@ -155,6 +156,14 @@ class RunLog:
                 return
             self.client.set_tag(self.run_id, MLFLOW_RUN_NOTE, above + rule + text)
         self.digests.add(NOTE, _digest(text))
+
+    def _log_small_picture(self, result: Result) -> None:
+        """Log the picture of the description."""
+        path, name = description.samples(result), f"{OF_FILES}description"
+        if path is not None and self.digests.get(name) != disk.file_digest(path):
+            small = description.smaller(path)
+            self.client.log_image(self.run_id, small, artifact_file=description.PICTURE)
+            self.digests.add(name, disk.file_digest(path))
 
     def _metrics(self) -> dict[str, float]:
         """Return the last value of each metric and curve that the run has, by its name there."""
