@@ -248,18 +248,23 @@ class RegistryStore(Versions):
     def _describe_run(self, version: Version, decisions: list[str]) -> None:
         """Put decisions at the top of the description of a version's run."""
         run = self._run(version)
-        if run is not None:
-            about = run.data.tags.get(MLFLOW_RUN_NOTE, "").split(RULE)[-1]
-            first, *others = decisions
-            note = RULE.join([f"{version}. {first}", *others, about])
+        if run is None:
+            return
+        about = run.data.tags.get(MLFLOW_RUN_NOTE, "").split(RULE)[-1]
+        first, *others = decisions
+        note = RULE.join([f"{version}. {first}", *others, about])
+        try:
             self.client.set_tag(version.run_id, MLFLOW_RUN_NOTE, note)
+        except MlflowException as error:  # who may decide on a version need not write to its run
+            if error.error_code != "PERMISSION_DENIED":
+                raise
 
     def _run(self, version: Version) -> Run | None:
-        """Return the run of a version; None if it was deleted in MLflow."""
+        """Return the run of a version; None if it was deleted in MLflow, or may not be read."""
         try:
             run = self.client.get_run(version.run_id)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
                 raise
             return None
         return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
