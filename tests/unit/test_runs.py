@@ -318,16 +318,15 @@ def test_the_best_logged_model_is_found_by_its_score(store: RegistryStore, make:
     assert linked["test/mse"].dataset_digest == PROFILE["fingerprint"][: datasets.DIGEST]  # type: ignore[index]
 
 
-def test_a_version_whose_run_was_deleted_is_linked_with_nothing(
-    store: RegistryStore, make: Make
-) -> None:
+def test_a_version_without_a_run_is_linked_with_nothing(store: RegistryStore, make: Make) -> None:
     result = make()
     store.store.write(result)
     run_id = the_run(store.store, result).info.run_id
     model = store.client.create_logged_model(store.store.experiment_id, "alone", run_id)
     store.client.delete_run(run_id)
     candidate = Candidate(store.store.root, result, "", "")
-    store.link_scores(Version("alone", 1, model.model_id, run_id, {}, ""), candidate)
+    for run in (run_id, "", "None"):  # a version that a client of MLflow made may have no run
+        store.link_scores(Version("alone", 1, model.model_id, run, {}, ""), candidate)
     assert not store.client.get_logged_model(model.model_id).metrics
 
 

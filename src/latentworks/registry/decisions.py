@@ -4,14 +4,12 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Run
 
 from latentworks.tracking.once import create_once
-from latentworks.tracking.source import origin_tags
 
 DECISIONS = "latentworks decisions"  # name of the experiment
 
@@ -42,14 +40,14 @@ class Decisions:
         self,
         client: MlflowClient,
         experiment: Callable[[], Experiment | None] | None = None,
-        root: Path = Path(),
+        origin: Callable[[], dict[str, str]] = dict,
     ) -> None:
         """Use the experiment that `experiment` returns; by default look for it in the store.
 
-        Decisions are recorded as made in the checkout `root`.
+        `origin` returns tags that say who records decisions, and where.
         """
         self.client = client
-        self.root = root
+        self.origin = origin
         self.experiment = experiment or (lambda: client.get_experiment_by_name(DECISIONS))
 
     def record(self, entry: Entry) -> Entry:
@@ -64,7 +62,7 @@ class Decisions:
             lambda: [*self._runs(f"tags.`{_TAGS['id']}` = '{entry.id}'")],
             lambda: self.client.create_run(
                 experiment.experiment_id,
-                tags={**origin_tags(self.root), **tags},
+                tags={**self.origin(), **tags},
                 run_name=f"{entry.name} {entry.version} {entry.decision}",
             ),
             lambda double: self.client.delete_run(double.info.run_id),

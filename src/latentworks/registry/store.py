@@ -28,10 +28,13 @@ from latentworks.tracking import bounded, datasets, pages
 from latentworks.tracking.description import RULE
 from latentworks.tracking.naming import metric_name
 from latentworks.tracking.once import create_once
+from latentworks.tracking.source import origin_tags
 from latentworks.tracking.store import Store
 from latentworks.tracking.uri import URI
 
 READY: Final = "READY"  # status of a logged model whose files are complete
+# MLflow's error codes for a run that was deleted, that a version does not name, or may not be read.
+NO_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED")
 UPLOAD = "upload.key"  # tag of a logged model until it is a version: the key of its upload
 
 
@@ -50,7 +53,7 @@ class RegistryStore(Versions):
     def __init__(self, uri: str, root: Path) -> None:
         super().__init__(uri, root / STATE / VERSIONS)
         self.store = Store(uri, root)
-        self.decisions = Decisions(self.client, lambda: self.experiment, root)
+        self.decisions = Decisions(self.client, lambda: self.experiment, lambda: origin_tags(root))
         self.records = Records.at(uri)
 
     @cached_property
@@ -260,11 +263,11 @@ class RegistryStore(Versions):
                 raise
 
     def _run(self, version: Version) -> Run | None:
-        """Return the run of a version; None if it was deleted in MLflow, or may not be read."""
+        """Return the run of a version; None if it has none, or none that may be read."""
         try:
             run = self.client.get_run(version.run_id)
         except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
+            if error.error_code not in NO_RUN:
                 raise
             return None
         return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
