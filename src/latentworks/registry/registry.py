@@ -29,6 +29,7 @@ from latentworks.serving import preflight
 from latentworks.system.console import slow
 from latentworks.tracking import bounded, outbox
 from latentworks.tracking.faults import one_line
+from latentworks.tracking.pages import WORKFLOW
 from latentworks.tracking.uri import tracking_uri, without_password
 
 MLFLOW_PAGES = "http://127.0.0.1:5000"  # address that `make ui` gives a store without a server
@@ -318,7 +319,7 @@ class Registry:
             experiment = self.store.store.experiment_id
         return {
             "version": f"{base}/models/{self.name}/versions/{number}",
-            "run": f"{base}/experiments/{experiment}/runs/{run_id}",
+            "run": f"{base}/experiments/{experiment}/runs/{run_id}?{WORKFLOW}",
         }
 
     @contextmanager
