@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.entities import Run
 
-from checkouts import Checkout, Project
+from checkouts import ROOT, Checkout, Project
 from latentworks.artifacts.curves import read_curves
 from latentworks.repository import dag
 from latentworks.repository.result import Result, recorded_result
@@ -298,6 +298,9 @@ def test_setting_mlflow_tracking_uri_moves_the_run_to_a_server(
     assert done.stdout == f"MLflow has this result: {server}\n"
     assert not (checkout.path / "mlflow.db").exists()
     assert contents(server) == expected
+    _, run = the_run(server)
+    told = checkout.run("python", str(ROOT / "scripts/ui.py"), MLFLOW_TRACKING_URI=server).stdout
+    assert told.startswith(f"Open {server}/#/experiments/{run.info.experiment_id}/runs?")
 
 
 def test_a_proxy_is_not_asked_for_an_mlflow_server_on_this_machine(candidate: Project) -> None:
