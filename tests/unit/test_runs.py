@@ -276,6 +276,17 @@ def test_a_run_from_before_metrics_were_grouped_is_completed_under_its_names(
     store.store.write(result)
     assert content(store.store, run) == written
 
+    # A version of this run, whose scores are linked under the names of today.
+    model = store.client.create_logged_model(experiment, "old", run.info.run_id)
+    version = Version("old", 1, model.model_id, run.info.run_id, {}, "")
+    store.link_scores(version, Candidate(store.store.root, result, "", ""))
+    linked = {m.key for m in store.client.get_logged_model(model.model_id).metrics or ()}
+    assert {"test/mse", "test/ssim", "samples/frechet"} <= linked
+    assert "test.mse" not in linked
+    written = content(store.store, run)
+    store.store.write(result)
+    assert content(store.store, run) == written
+
 
 def test_an_experiment_from_before_gets_the_kind_and_the_columns(store: RegistryStore) -> None:
     before = store.store.experiment("an older one")
@@ -344,6 +355,7 @@ def test_a_version_without_a_run_is_linked_with_nothing(store: RegistryStore, ma
         ("test.mse", ("loss", "test.mse"), "test.mse"),
         ("test.ssim", ("loss", "test.mse"), "test/ssim"),
         ("test.mse", ("test/mse",), "test/mse"),
+        ("test.mse", ("test.mse", "test/mse"), "test/mse"),
     ],
 )
 def test_metric_names(name: str, known: tuple[str, ...], expected: str) -> None:

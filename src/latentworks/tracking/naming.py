@@ -18,10 +18,9 @@ def metric_name(name: str, known: Container[str] = ()) -> str:
     `test.mse` is test/mse, and `loss` is train/loss. A run from before metrics were grouped goes on
     with its names; `known` are the names that a run has.
     """
-    if name in known:
-        return name
     group, dot, rest = name.partition(".")
-    return f"{group}/{rest}" if dot else f"{TRAINING}/{name}"
+    grouped = f"{group}/{rest}" if dot else f"{TRAINING}/{name}"
+    return name if name in known and grouped not in known else grouped
 
 
 def data_name(dataset: Mapping[str, Any]) -> str:
