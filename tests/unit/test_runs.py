@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Run
+from mlflow.entities import LoggedModelOutput, Metric, Run
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from PIL import Image
 
@@ -315,6 +316,13 @@ def test_the_best_logged_model_is_found_by_its_score(store: RegistryStore, make:
         for _ in range(2):
             store.link_scores(version, candidate)
         assert content(store.store, run) == before  # the points of the run are linked, not repeated
+        outputs = the_run(store.store, result).outputs
+        assert outputs is not None
+        assert [output.model_id for output in outputs.model_outputs] == [model.model_id]
+        # MLflow answers a repeated request like this, and `link_scores` accepts it.
+        with pytest.raises(MlflowException) as refused:
+            store.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, 0)])
+        assert refused.value.error_code == "BAD_REQUEST"
         ids.append(model.model_id)
     found = store.client.search_logged_models(
         [experiment],

@@ -12,7 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from mlflow.entities import Experiment, LifecycleStage, LoggedModel, Metric, Run
+from mlflow.entities import (
+    Experiment,
+    LifecycleStage,
+    LoggedModel,
+    LoggedModelOutput,
+    Metric,
+    Run,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
@@ -27,7 +34,7 @@ from latentworks.system.state import STATE
 from latentworks.tracking import bounded, datasets, pages
 from latentworks.tracking.description import RULE
 from latentworks.tracking.naming import metric_name
-from latentworks.tracking.once import create_once
+from latentworks.tracking.once import accepted, create_once
 from latentworks.tracking.source import origin_tags
 from latentworks.tracking.store import Store
 from latentworks.tracking.uri import URI
@@ -177,7 +184,7 @@ class RegistryStore(Versions):
         return made
 
     def link_scores(self, version: Version, candidate: Candidate) -> None:
-        """Link the scores of a version's run with its logged model, and with the test images.
+        """Link a version's run, and its scores of the test images, with its logged model.
 
         The points are those of the run, so that linking them again changes nothing.
         """
@@ -200,6 +207,11 @@ class RegistryStore(Versions):
             and (point := points.get(metric_name(name, points))) is not None
         ]
         self.client.log_batch(version.run_id, metrics=metrics)
+        made = run.outputs.model_outputs if run.outputs else ()
+        if version.model_id not in {output.model_id for output in made}:
+            output = LoggedModelOutput(version.model_id, step=0)
+            with accepted("BAD_REQUEST"):  # a repeated request, after one without an answer
+                self.client.log_outputs(version.run_id, [output])
 
     def tag(self, name: str, number: int, key: str, value: str) -> None:
         self.client.set_model_version_tag(name, str(number), key, value)
