@@ -380,7 +380,7 @@ def test_run_names_tell_results_apart() -> None:
         "prior": {"kind": "transformer"},
         "sample": {"sampler": {"kind": "learned"}},
     }
-    assert run_name(codes) == "codes · 2 epochs · 150 steps more · cats · transformer · seed 3"
+    assert run_name(codes) == "codes · 2 epochs · 150 refining steps · cats · transformer · seed 3"
     assert run_name({}) == ""
 
 

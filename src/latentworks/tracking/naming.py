@@ -42,7 +42,7 @@ def run_name(sections: Mapping[str, Any]) -> str:
     if "train.epochs" in params:
         parts.append(f"{params['train.epochs']} epochs")
     if params.get("train.refine.steps"):
-        parts.append(f"{params['train.refine.steps']} steps more")
+        parts.append(f"{params['train.refine.steps']} refining steps")
     if "dataset" in sections:
         parts.append(data_name(sections["dataset"]))
     if "sample.sampler.kind" in params:
