@@ -85,10 +85,7 @@ automations: setup  ## retrain on new images and drift, end dead runs; TELL=slac
 	@python -m pipeline automations $(if $(TELL),--tell $(TELL))
 
 ui: setup  ## start MLflow's pages for this project's store, at http://127.0.0.1:5000
-	@case "$$MLFLOW_TRACKING_URI" in http*) echo "Open $$MLFLOW_TRACKING_URI: MLFLOW_TRACKING_URI names this server"; exit;; esac; \
-	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false \
-		mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
-		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
+	@python scripts/ui.py
 
 parity: setup  ## compare recipes seed and vae-book, three seeds each, with the book; 25 minutes on 2 cores
 	@python scripts/parity.py

@@ -323,7 +323,7 @@ class Harness:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         told = []
         for run in client.search_runs(experiments):
-            points = client.get_metric_history(run.info.run_id, "loss")
+            points = client.get_metric_history(run.info.run_id, "train/loss")
             pictures = client.list_artifacts(run.info.run_id, "images")
             files = sorted(entry.path for entry in client.list_artifacts(run.info.run_id))
             curve = sorted((point.step, point.value) for point in points)

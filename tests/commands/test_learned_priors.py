@@ -76,7 +76,7 @@ def test_a_learned_prior_reaches_the_samples_the_run_and_the_servable(
     assert client.get_run(former.info.run_id).data.metrics == former.data.metrics
     asked = f"params.`prior.kind` = '{PRIORS[family]['kind']}'"
     (run,) = client.search_runs([experiment.experiment_id], asked)
-    shown = client.get_metric_history(run.info.run_id, "prior.loss")
+    shown = client.get_metric_history(run.info.run_id, "prior/loss")
     curves = read_curves(checkout.path / "models/prior/curves.csv")
     assert [(point.step, point.value) for point in shown] == [
         (epoch["epoch"], epoch["loss"]) for epoch in curves

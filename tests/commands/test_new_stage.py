@@ -68,8 +68,8 @@ def test_a_new_stage_runs_and_the_mlflow_run_has_its_metrics_and_files(
     assert "train:" not in said
 
     metrics, files = shown(checkout.database)
-    assert metrics["images.test"] == 397
-    assert metrics["seconds.census"] > 0
+    assert metrics["images/test"] == 397
+    assert metrics["seconds/census"] > 0
     assert "reports/census.json" in files
     assert "census" in checkout.run("latentworks", "timings", **own_code).stdout
     new_store = f"sqlite:///{tmp_path / 'new.db'}"

@@ -211,7 +211,7 @@ def test_a_killed_training_resumes_to_the_same_bytes_in_the_same_run(
     (run,) = runs(store)
     assert run.info.run_id == before.info.run_id
     assert run.info.status == "FINISHED"
-    history = mlflow.MlflowClient(store).get_metric_history(run.info.run_id, "loss")
+    history = mlflow.MlflowClient(store).get_metric_history(run.info.run_id, "train/loss")
     curves = read_curves(killed.path / "models/autoencoder/curves.csv")
     # Points that a kill left unsent are sent at the end, so the points are not in order of time.
     assert sorted((point.step, point.value) for point in history) == [

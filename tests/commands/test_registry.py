@@ -56,6 +56,16 @@ def test_a_result_is_registered_promoted_and_rolled_back(
     assert version.tags["decision"] == "promoted"
     assert said.splitlines()[2] in str(version.description)  # the header of the table
     assert "Code: `" in str(version.description)  # the earlier text stays
+    about = client.get_run(str(version.run_id)).data.tags["mlflow.note.content"]
+    assert about.startswith(f"{name} version 2. Promoted: mse ")
+    assert "latents, trained for at most 60 epochs" in about
+    experiment = client.get_experiment_by_name("latentworks")
+    assert experiment is not None
+    order = {"field_name": "metrics.test/mse", "ascending": True}
+    models = client.search_logged_models(
+        [experiment.experiment_id], f"name = '{name}'", order_by=[order]
+    )
+    assert models[0].source_run_id == version.run_id  # the best one first
 
     # The gate refuses the worse model, although it was champion before.
     assert "Refused: mse is worse" in first.ours("promote", "1", expected=7)
@@ -177,10 +187,10 @@ def test_champion_and_challenger_are_scored_on_the_challengers_data(
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id], f"tags.`model.name` = '{name}'")
     (run,) = (run for run in found if run.data.tags["decision"] == "refused")
-    assert run.data.metrics["mse.champion"] == run.data.metrics["mse.challenger"]
+    assert run.data.metrics["mse/champion"] == run.data.metrics["mse/challenger"]
     folder = new.path / ".latentworks/versions" / sha256(server, name, "1")
     recorded = disk.read_json(folder / "scores.json")["metrics"]["mse"]["value"]
-    assert run.data.metrics["mse.champion"] != recorded
+    assert run.data.metrics["mse/champion"] != recorded
 
 
 def test_a_first_model_beyond_its_limit_is_not_promoted(
@@ -207,7 +217,7 @@ def test_an_interrupted_decision_is_carried_out_once(
         champion = aliases(server, pair.name)["champion"]
         reason = "collars"
         text = f"Restored: {reason}"
-        scores = {"mse.challenger": 0.25 * version, "mse.champion": 0.5}
+        scores = {"mse/challenger": 0.25 * version, "mse/champion": 0.5}
         entry = Entry(
             *(uuid.uuid4().hex, pair.name, version, decision, reason, champion, version, text),
             metrics=scores,

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.entities import Run
 
-from checkouts import Checkout, Project
+from checkouts import ROOT, Checkout, Project
 from latentworks.artifacts.curves import read_curves
 from latentworks.repository import dag
 from latentworks.repository.result import Result, recorded_result
@@ -55,7 +55,7 @@ def contents(store: str) -> dict[str, Any]:
             for name in lasting
         },
         "files": {name for name in files(client, run) if not name.startswith(LIVE)},
-        "data": [(i.dataset.name, i.dataset.digest) for i in run.inputs.dataset_inputs],
+        "data": sorted((i.dataset.name, i.dataset.digest) for i in run.inputs.dataset_inputs),
         "tags": {
             n: v for n, v in run.data.tags.items() if not n.startswith(("mlflow.", "train", "run."))
         },
@@ -82,16 +82,22 @@ def test_the_run_has_all_params_metrics_curves_files_and_tags(finished: Checkout
     assert run.data.tags["features.kind"] == scores["samples"].pop("features") == "trained"
     for group, values in scores.items():
         for name, value in values.items():
-            assert run.data.metrics[f"{group}.{name}"] == value
+            assert run.data.metrics[f"{group}/{name}"] == value
     for stage in ("fetch", "prepare", "features", "train", "encode", "prior", "sample", "evaluate"):
-        assert run.data.metrics[f"seconds.{stage}"] > 0
-        assert run.data.metrics[f"peak_memory_mb.{stage}"] > 0
+        assert run.data.metrics[f"seconds/{stage}"] > 0
+        assert run.data.metrics[f"peak_memory_mb/{stage}"] > 0
     curves = read_curves(finished.path / "reports/curves.csv")
     for name in ("loss", "val_loss", "learning_rate"):
-        history = client.get_metric_history(run.info.run_id, name)
+        history = client.get_metric_history(run.info.run_id, f"train/{name}")
         assert [(m.step, m.value) for m in history] == [(int(e["epoch"]), e[name]) for e in curves]
 
+    assert run.info.run_name == "2d · 4 epochs · digits.npz · gaussian_mixture"
+    assert run.data.tags["mlflow.note.content"].startswith("`autoencoder` with 2 latents, trained")
+    assert len(run.inputs.dataset_inputs) == 3
+
     assert files(client, run) >= {
+        "digests.json",
+        "description/samples.png",
         "dvc.lock",
         "params.yaml",
         "model/model.keras",
@@ -292,6 +298,9 @@ def test_setting_mlflow_tracking_uri_moves_the_run_to_a_server(
     assert done.stdout == f"MLflow has this result: {server}\n"
     assert not (checkout.path / "mlflow.db").exists()
     assert contents(server) == expected
+    _, run = the_run(server)
+    told = checkout.run("python", str(ROOT / "scripts/ui.py"), MLFLOW_TRACKING_URI=server).stdout
+    assert told.startswith(f"Open {server}/#/experiments/{run.info.experiment_id}/runs?")
 
 
 def test_a_proxy_is_not_asked_for_an_mlflow_server_on_this_machine(candidate: Project) -> None:

@@ -24,6 +24,7 @@ from latentworks.repository import dag, dvc, timings
 from latentworks.repository.git import code
 from latentworks.runner.worktree import Worktree
 from latentworks.system import disk
+from latentworks.tracking import pages
 from prefect_pages import PrefectPages
 from servers import prefect_server, until
 
@@ -173,7 +174,7 @@ def test_the_flow_run_has_artifacts_with_stages_decision_and_pictures(
     assert "| mse " in found["decision"]
     assert "autoencoder: champion is version 1" in found["decision"]
     run_id = versions(project)[0].run_id
-    assert f"/runs/{run_id})" in found["mlflow-run"]
+    assert f"/runs/{run_id}?{pages.WORKFLOW})" in found["mlflow-run"]
     assert "/models/autoencoder/versions/1)" in found["version"]
     for name in ("reconstructions", "samples"):
         assert "](data:image/png;base64,iVBOR" in found[name]

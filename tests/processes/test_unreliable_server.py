@@ -124,7 +124,7 @@ def test_server_failures_lose_and_double_nothing_of_a_run(
     run = the_run(upstream)
     client = mlflow.MlflowClient(upstream)
     assert run.info.status == "FINISHED"
-    points = client.get_metric_history(run.info.run_id, "loss")
+    points = client.get_metric_history(run.info.run_id, "train/loss")
     assert sorted((point.step, point.value) for point in points) == [
         (int(epoch["epoch"]), epoch["loss"]) for epoch in curves
     ]

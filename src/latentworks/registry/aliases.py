@@ -134,10 +134,10 @@ def number_of(version: Version | None) -> int | None:
 
 
 def _metrics(decision: Decision) -> dict[str, float]:
-    """The scores of a decision, named so that MLflow lists challenger and champion together."""
+    """The scores of a decision, named so that MLflow groups challenger and champion by metric."""
     numbers: dict[str, float] = {}
     for row in decision.rows:
         for role, value in {"challenger": row.challenger, "champion": row.champion}.items():
             if value is not None and math.isfinite(value):
-                numbers[f"{row.metric}.{role}"] = value
+                numbers[f"{row.metric}/{role}"] = value
     return numbers

@@ -74,6 +74,11 @@ class Candidate:
             for name, value in self.result.params.get(section, {}).items()
         }
 
+    def scores(self) -> list[str]:
+        """The dotted names of the scores that are numbers."""
+        scores = flat(disk.read_json(self.result.outs["metrics"]))
+        return [name for name, value in scores.items() if not isinstance(value, str)]
+
     def about(self) -> str:
         """Markdown for the version's page in MLflow."""
         kind, data = self.result.params["model"]["kind"], self.result.params["dataset"]["kind"]

@@ -37,10 +37,17 @@ class Decisions:
     """All decisions in a store."""
 
     def __init__(
-        self, client: MlflowClient, experiment: Callable[[], Experiment | None] | None = None
+        self,
+        client: MlflowClient,
+        experiment: Callable[[], Experiment | None] | None = None,
+        origin: Callable[[], dict[str, str]] = dict,
     ) -> None:
-        """Use the experiment that `experiment` returns; by default look for it in the store."""
+        """Use the experiment that `experiment` returns; by default look for it in the store.
+
+        `origin` returns tags that say who records decisions, and where.
+        """
         self.client = client
+        self.origin = origin
         self.experiment = experiment or (lambda: client.get_experiment_by_name(DECISIONS))
 
     def record(self, entry: Entry) -> Entry:
@@ -55,7 +62,7 @@ class Decisions:
             lambda: [*self._runs(f"tags.`{_TAGS['id']}` = '{entry.id}'")],
             lambda: self.client.create_run(
                 experiment.experiment_id,
-                tags={**tags, "mlflow.source.name": "latentworks", "mlflow.source.type": "LOCAL"},
+                tags={**self.origin(), **tags},
                 run_name=f"{entry.name} {entry.version} {entry.decision}",
             ),
             lambda double: self.client.delete_run(double.info.run_id),

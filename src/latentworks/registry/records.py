@@ -46,9 +46,11 @@ TABLES: dict[Kind, dict[str, str]] = {
     "model": _MODEL,
     "version": {
         **_RUN,
+        "inputs": f"{_LINKS} OR (source_id = :run AND destination_id = :logged)",
         **dict.fromkeys(("model_versions", "model_version_tags"), _VERSION),
         **dict.fromkeys(
-            ("logged_models", "logged_model_params", "logged_model_tags"), "model_id = :logged"
+            ("logged_models", "logged_model_params", "logged_model_tags", "logged_model_metrics"),
+            "model_id = :logged",
         ),
     },
     "decision": _RUN,

@@ -29,6 +29,7 @@ from latentworks.serving import preflight
 from latentworks.system.console import slow
 from latentworks.tracking import bounded, outbox
 from latentworks.tracking.faults import one_line
+from latentworks.tracking.pages import WORKFLOW
 from latentworks.tracking.uri import tracking_uri, without_password
 
 MLFLOW_PAGES = "http://127.0.0.1:5000"  # address that `make ui` gives a store without a server
@@ -79,6 +80,7 @@ class Registry:
                 with self.aliases.lock("register"):
                     self._take_interface(candidate)
                     self._make_challenger(known)
+                    self.store.link_scores(known, candidate)
                     self.store.keep(self.name)
                 return known
             with slow("Writing the run of this result to MLflow"):
@@ -92,6 +94,7 @@ class Registry:
                 known = self._registered(candidate)  # another process may have been faster
                 version = known or self.store.create_version(self.name, candidate, uploaded)
                 self._make_challenger(version)
+                self.store.link_scores(version, candidate)
                 self.store.keep(self.name, [version.number])
             if known:
                 self.store.discard(uploaded.model_id)
@@ -316,7 +319,7 @@ class Registry:
             experiment = self.store.store.experiment_id
         return {
             "version": f"{base}/models/{self.name}/versions/{number}",
-            "run": f"{base}/experiments/{experiment}/runs/{run_id}",
+            "run": f"{base}/experiments/{experiment}/runs/{run_id}?{WORKFLOW}",
         }
 
     @contextmanager

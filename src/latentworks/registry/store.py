@@ -12,9 +12,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from mlflow.entities import Experiment, LoggedModel
+from mlflow.entities import (
+    Experiment,
+    LifecycleStage,
+    LoggedModel,
+    LoggedModelOutput,
+    Metric,
+    Run,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from latentworks.registry.candidates import Candidate
 from latentworks.registry.decisions import DECISIONS, Decisions, Entry
@@ -23,14 +31,18 @@ from latentworks.registry.versions import DECISION, SHA256, SOURCE, VERSIONS, Ve
 from latentworks.serving import checksums
 from latentworks.system.console import slow
 from latentworks.system.state import STATE
-from latentworks.tracking import bounded
-from latentworks.tracking.once import create_once
+from latentworks.tracking import bounded, datasets, pages
+from latentworks.tracking.description import RULE
+from latentworks.tracking.naming import metric_name
+from latentworks.tracking.once import accepted, create_once
+from latentworks.tracking.source import origin_tags
 from latentworks.tracking.store import Store
 from latentworks.tracking.uri import URI
 
 READY: Final = "READY"  # status of a logged model whose files are complete
+# MLflow's error codes for a run that was deleted, that a version does not name, or may not be read.
+NO_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED")
 UPLOAD = "upload.key"  # tag of a logged model until it is a version: the key of its upload
-RULE = "\n\n---\n\n"  # separates the decisions and the text about the version in a description
 
 
 @dataclass(frozen=True)
@@ -48,13 +60,13 @@ class RegistryStore(Versions):
     def __init__(self, uri: str, root: Path) -> None:
         super().__init__(uri, root / STATE / VERSIONS)
         self.store = Store(uri, root)
-        self.decisions = Decisions(self.client, lambda: self.experiment)
+        self.decisions = Decisions(self.client, lambda: self.experiment, lambda: origin_tags(root))
         self.records = Records.at(uri)
 
     @cached_property
     def experiment(self) -> Experiment:
         """The experiment that holds the decisions."""
-        return self.store.experiment(DECISIONS)
+        return self.store.experiment(DECISIONS, pages.KIND)
 
     def interface(self, name: str) -> str | None:
         """The interface of the champions of `name`; None if no model has this name."""
@@ -171,6 +183,36 @@ class RegistryStore(Versions):
             self.client.delete_logged_model_tag(uploaded.model_id, UPLOAD)
         return made
 
+    def link_scores(self, version: Version, candidate: Candidate) -> None:
+        """Link a version's run, and its scores of the test images, with its logged model.
+
+        The points are those of the run, so that linking them again changes nothing.
+        """
+        run = self._run(version)
+        if run is None:
+            return
+        model = self.client.get_logged_model(version.model_id)
+        linked = {metric.key for metric in model.metrics or ()}
+        points = {point.key: point for point in run.data.to_proto().metrics}
+        (test,) = (each for each in datasets.of(candidate.result) if each.split == datasets.TEST)
+        metrics = [
+            Metric(
+                *(metric_name(name), point.value, point.timestamp, point.step),
+                model_id=version.model_id,
+                dataset_name=test.dataset_name,
+                dataset_digest=test.digest,
+            )
+            for name in candidate.scores()
+            if metric_name(name) not in linked
+            and (point := points.get(metric_name(name, points))) is not None
+        ]
+        self.client.log_batch(version.run_id, metrics=metrics)
+        made = run.outputs.model_outputs if run.outputs else ()
+        if version.model_id not in {output.model_id for output in made}:
+            output = LoggedModelOutput(version.model_id, step=0)
+            with accepted("BAD_REQUEST"):  # a repeated request, after one without an answer
+                self.client.log_outputs(version.run_id, [output])
+
     def tag(self, name: str, number: int, key: str, value: str) -> None:
         self.client.set_model_version_tag(name, str(number), key, value)
 
@@ -202,20 +244,45 @@ class RegistryStore(Versions):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def describe(self, entry: Entry) -> None:
-        """Put a decision at the top of its version's description in MLflow.
+        """Put a decision at the top of the descriptions of its version and its run in MLflow.
 
         Below a decision without scores stands the last one with scores.
         """
         version = self.get(entry.name, entry.version)
         self.tag(entry.name, entry.version, DECISION, entry.decision)
-        about = version.description.split(RULE)[-1]
         scored = [
             each.text
             for each in self.decisions.of(entry.name)
             if each.scored and each.version == entry.version
         ]
-        parts = [entry.text, *([] if entry.scored else scored[-1:]), about]
-        self.client.update_model_version(entry.name, str(entry.version), RULE.join(parts))
+        parts = [entry.text, *([] if entry.scored else scored[-1:])]
+        about = version.description.split(RULE)[-1]
+        self.client.update_model_version(entry.name, str(entry.version), RULE.join([*parts, about]))
+        self._describe_run(version, parts)
+
+    def _describe_run(self, version: Version, decisions: list[str]) -> None:
+        """Put decisions at the top of the description of a version's run."""
+        run = self._run(version)
+        if run is None:
+            return
+        about = run.data.tags.get(MLFLOW_RUN_NOTE, "").split(RULE)[-1]
+        first, *others = decisions
+        note = RULE.join([f"{version}. {first}", *others, about])
+        try:
+            self.client.set_tag(version.run_id, MLFLOW_RUN_NOTE, note)
+        except MlflowException as error:  # who may decide on a version need not write to its run
+            if error.error_code != "PERMISSION_DENIED":
+                raise
+
+    def _run(self, version: Version) -> Run | None:
+        """Return the run of a version; None if it has none, or none that may be read."""
+        try:
+            run = self.client.get_run(version.run_id)
+        except MlflowException as error:
+            if error.error_code not in NO_RUN:
+                raise
+            return None
+        return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
 
 @contextmanager

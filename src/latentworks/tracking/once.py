@@ -24,7 +24,7 @@ def create_once(
     """
     found = search()
     if not found:
-        with _accepted("RESOURCE_ALREADY_EXISTS"):
+        with accepted("RESOURCE_ALREADY_EXISTS"):
             create()
         found = search()
     if not found:
@@ -32,13 +32,13 @@ def create_once(
     first, *doubles = found
     for double in doubles:
         assert delete is not None  # the server allows one object of this name
-        with _accepted("RESOURCE_DOES_NOT_EXIST"):  # a repeated request has deleted it
+        with accepted("RESOURCE_DOES_NOT_EXIST"):  # a repeated request has deleted it
             delete(double)
     return first
 
 
 @contextmanager
-def _accepted(code: str) -> Iterator[None]:
+def accepted(code: str) -> Iterator[None]:
     """Accept one of MLflow's error codes in a `with` block."""
     try:
         yield

@@ -6,17 +6,21 @@ The tags by which a run is found are in store.py.
 import hashlib
 import re
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from PIL import Image
 
-from latentworks.repository import dag, git, timings
+from latentworks.repository import dag, timings
 from latentworks.repository.result import Result, flat
 from latentworks.system import disk
+from latentworks.tracking import datasets, description
+from latentworks.tracking.digests import OF_FILES, Digests
+from latentworks.tracking.naming import OF_SAMPLES, metric_name, without_samples
+from latentworks.tracking.source import code_tags
 
 DATA = "data.fingerprint"  # tag of a run
 FEATURES = "features.kind"  # tag of a run: kind of the feature network
@@ -29,7 +33,7 @@ SHOWN = {  # the outs whose files the run shows: by name, the folder of the run
     "metrics": "reports",
     "atlas": "reports",
 }
-OF_SAMPLES = ("prior", "sample")  # stages, and sections of params.yaml, of samples alone
+NOTE = "note"  # name of a digest: of the run's description
 RECONSTRUCTIONS = "reconstructions"
 PICTURE = re.compile(rf"{RECONSTRUCTIONS}\+step\+(\d+)\+.*\.png")  # MLflow's file names
 
@@ -41,42 +45,31 @@ class RunLog:
         self.client = client
         self.run_id = run_id
         self.root = root
+        self.digests = Digests(client, run_id)
         self.steps: dict[str, set[int]] = {}  # of the curves that the run has, by prefix
         self.pictured: set[int] | None = None  # steps whose pictures the run has
 
     def log_params(self, result: Result) -> None:
         """Log the params of a result: of its samples only if they are made."""
         known = self.client.get_run(self.run_id).data.params
-        values = flat(result.params)
-        if "samples" not in result.outs:  # the run may be one of other samples
-            values = {
-                name: value
-                for name, value in values.items()
-                if name.partition(".")[0] not in OF_SAMPLES
-            }
+        sampled = "samples" in result.outs  # else the run may be one of other samples
+        values = flat(result.params if sampled else without_samples(result.params))
         new = [Param(name, str(value)) for name, value in values.items() if name not in known]
         self.client.log_batch(self.run_id, params=new)
 
     def log_data(self, result: Result) -> None:
-        """Log the name, source and fingerprint of the images."""
+        """Log the splits of the images, and their fingerprint."""
         if "prepared" not in result.outs or DATA in self.client.get_run(self.run_id).data.tags:
             return
-        profile = disk.read_json(result.outs["prepared"] / "profile.json")
-        dataset = result.params["dataset"]
-        data = Dataset(
-            name=dataset["kind"],
-            digest=profile["fingerprint"][:36],
-            source_type="local",
-            source=dataset["path"],
-        )
-        context = [InputTag("mlflow.data.context", "training")]
-        self.client.log_inputs(self.run_id, [DatasetInput(data, context)])
-        self.client.set_tag(self.run_id, DATA, profile["fingerprint"])
+        splits = datasets.of(result)
+        self.client.log_inputs(self.run_id, [split.as_input() for split in splits])
+        self.client.set_tag(self.run_id, DATA, datasets.fingerprint(result))
 
     def log_curves(self, epochs: list[dict[str, float]], prefix: str = "") -> None:
         """Log one point of each curve for each epoch, under names that begin with `prefix`."""
         if prefix not in self.steps:
-            history = self.client.get_metric_history(self.run_id, f"{prefix}loss")
+            name = metric_name(f"{prefix}loss", self._metrics())
+            history = self.client.get_metric_history(self.run_id, name)
             self.steps[prefix] = {metric.step for metric in history}
         for epoch in epochs:
             step = int(epoch["epoch"])
@@ -140,35 +133,58 @@ class RunLog:
     def log_files(self, name: str, folder: str, files: list[Path]) -> None:
         """Log files under a name, unless the same content was logged before."""
         content = "".join(f"{file.name} {disk.file_digest(file)}\n" for file in files)
-        digest = hashlib.sha256(content.encode()).hexdigest()
-        tag = f"files.{name}"
-        if self.client.get_run(self.run_id).data.tags.get(tag) == digest:
+        digest = _digest(content)
+        if self.digests.get(OF_FILES + name) == digest:
             return
         for file in files:
             self.client.log_artifact(self.run_id, str(file), folder or None)
-        self.client.set_tag(self.run_id, tag, digest)
+        self.digests.add(OF_FILES + name, digest)
+
+    def log_description(self, result: Result) -> None:
+        """Write the description of a scored result, below the decisions about it.
+
+        A description that a user has edited stays.
+        """
+        if not description.is_possible(result):
+            return
+        self._log_small_picture(result)
+        text = description.about(result, self.run_id)
+        note = self.client.get_run(self.run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
+        above, rule, shown = note.rpartition(description.RULE)
+        if shown != text:
+            if shown and _digest(shown) != self.digests.get(NOTE):
+                return
+            self.client.set_tag(self.run_id, MLFLOW_RUN_NOTE, above + rule + text)
+        self.digests.add(NOTE, _digest(text))
+
+    def _log_small_picture(self, result: Result) -> None:
+        """Log the picture of the description."""
+        path, name = description.samples(result), f"{OF_FILES}description"
+        if path is not None and self.digests.get(name) != disk.file_digest(path):
+            small = description.smaller(path)
+            self.client.log_image(self.run_id, small, artifact_file=description.PICTURE)
+            self.digests.add(name, disk.file_digest(path))
+
+    def _metrics(self) -> dict[str, float]:
+        """Return the last value of each metric and curve that the run has, by its name there."""
+        return dict(self.client.get_run(self.run_id).data.metrics)
 
     def _log_metrics(self, values: dict[str, float], step: int) -> None:
-        known = self.client.get_run(self.run_id).data.metrics
+        known = self._metrics()
         now = int(time.time() * 1000)
+        named = {metric_name(name, known): value for name, value in values.items()}
         self.client.log_batch(
             self.run_id,
             metrics=[
                 Metric(name, value, now, step)
-                for name, value in values.items()
+                for name, value in named.items()
                 if step > 0 or known.get(name) != value
             ],
         )
 
 
-def code_tags(root: Path, code: Mapping[str, object] | None = None) -> dict[str, str]:
-    """Return the tags of the code that made a result, by default of the code in `root`."""
-    code = code or vars(git.code(root))
-    return {
-        "git.commit": str(code["commit"]),
-        "git.dirty": str(code["dirty"]).lower(),
-        "mlflow.source.git.commit": str(code["commit"]),
-    }
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _picture(file: Path) -> np.ndarray | None:

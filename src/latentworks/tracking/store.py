@@ -11,17 +11,18 @@ from latentworks import params
 from latentworks.artifacts.curves import read_curves
 from latentworks.errors import RegistryError
 from latentworks.repository import dag
-from latentworks.repository.result import Result, flat
+from latentworks.repository.result import Result
 from latentworks.system import locks
-from latentworks.tracking import bounded, local_store
+from latentworks.tracking import bounded, local_store, pages
 from latentworks.tracking.live import Live
 from latentworks.tracking.local_store import ARTIFACTS, EXPERIMENT
+from latentworks.tracking.naming import run_name, without_samples
 from latentworks.tracking.once import create_once
-from latentworks.tracking.runs import RunLog, code_tags
+from latentworks.tracking.runs import RunLog
+from latentworks.tracking.source import code_tags, origin_tags
 from latentworks.tracking.uri import SQLITE, URI, without_password
 
-PAGES = {"mlflow.experimentKind": "custom_model_development"}  # opens MLflow's training pages
-TRAINING = "training"  # tag of a run: fingerprint of its training
+TRAINING = "training"  # name of a digest: the fingerprint of a training
 MODEL = "model.sha256"  # tag of a run: digest of its model, once trained
 SAMPLER = "sampler.sha256"
 SAMPLES = "samples.sha256"
@@ -37,7 +38,8 @@ class Store:
         self.root = root
         local_store.make_ready(uri)
         self.client = bounded.client(uri)
-        self.experiment_id = str(self.experiment(EXPERIMENT, PAGES).experiment_id)
+        self.runs = self.experiment(EXPERIMENT, {**pages.KIND, **pages.TABLE})
+        self.experiment_id = str(self.runs.experiment_id)
         self.live = Live(root, without_password(uri))
         self.training: RunLog | None = None  # the run of the training in progress
         self.monitor: SystemMetricsMonitor | None = None
@@ -76,14 +78,13 @@ class Store:
         key = self.live.key
         assert key is not None  # `Live.begin` was called before
         runs = self._search({KEY: key})
-        if runs:
-            run_id = runs[-1].info.run_id
-        else:
-            run_id = self._create(result, key, {TRAINING: fingerprint, **code_tags(self.root)})
+        tags = code_tags(self.root)
+        run_id = runs[-1].info.run_id if runs else self._create(result, key, tags)
         self.training = RunLog(self.client, run_id, self.root)
         self.training.log_params(result)
         self.training.log_data(result)
         self.client.update_run(run_id, status="RUNNING")
+        self.training.digests.add(TRAINING, fingerprint)
         self.monitor = SystemMetricsMonitor(
             run_id,
             float(
@@ -153,12 +154,14 @@ class Store:
         run_id = self.find(result)
         if run_id is None:
             run_id = self._create(result, uuid.uuid4().hex, {MODEL: digest})
-        # The training has just ended, or was killed.
-        if self.client.get_run(run_id).info.status == "RUNNING":
+        info = self.client.get_run(run_id).info
+        if info.status == "RUNNING":  # the training has just ended, or was killed
             self.client.set_terminated(run_id)
         if "samples" in result.outs:
             self.client.set_tag(run_id, SAMPLER, result.sampler_digest())
             self.client.set_tag(run_id, SAMPLES, result.samples_digest())
+            if info.run_name == run_name(without_samples(result.params)):  # else a user's
+                self.client.update_run(run_id, name=run_name(result.params))
         log = RunLog(self.client, run_id, self.root)
         log.log_data(result)
         log.log_params(result)
@@ -167,6 +170,7 @@ class Store:
             log.log_curves(learned, prefix="prior.")
         log.log_scores(result)
         log.log_outs(result)
+        log.log_description(result)
         log.log_timings(result)
         if self.live.model == digest:
             log.log_pictures(self.live.pictures())
@@ -175,6 +179,7 @@ class Store:
 
     def write_all(self, result: Result) -> None:
         """Write a complete result, with dvc.lock and params.yaml."""
+        pages.complete(self.client, self.runs)
         self.write(result)
         self._close_interrupted()
         self._write_settings(result)
@@ -213,11 +218,8 @@ class Store:
 
     def _create(self, result: Result, key: str, tags: dict[str, str]) -> str:
         """Create the run with this key, and return its id."""
-        kind = flat(result.params)
-        name = "-".join(str(kind[key]) for key in ("model.kind", "dataset.kind") if key in kind)
-        if "model.latent_dim" in kind:
-            name += f"-{kind['model.latent_dim']}d"
-        tags = {"mlflow.source.name": "dvc repro", "mlflow.source.type": "LOCAL", **tags, KEY: key}
+        name = run_name(without_samples(result.params))
+        tags = {**origin_tags(self.root), **tags, KEY: key}
         run = create_once(
             lambda: self._search({KEY: key})[::-1],
             lambda: self.client.create_run(self.experiment_id, tags=tags, run_name=name),
