@@ -78,7 +78,7 @@ def test_a_silent_server_does_not_hold_the_command(
 def test_checks_that_are_late_are_faults(checkout: Checkout) -> None:
     found = doctor.examine(checkout.path, seconds=0)
     assert found["DVC remote"] == doctor.Finding(
-        "fault", "no answer within 0 seconds", "Try again, or look there"
+        "fault", "no answer within 0 seconds", "Try again later"
     )
 
 

@@ -288,7 +288,7 @@ def test_automations_retrain_notify_and_end_dead_flow_runs(
             lambda: [r for r in server.runs("retrain/retrain") if r["id"] not in before]
         )
         assert server.ended(failed["id"])[0] == "FAILED"
-        told = until(lambda: messages(received, failed["id"]))
+        told = until(lambda: messages(received, "retrain HEAD: Failed"))
         assert told == ["a run failed: retrain, retrain HEAD: Failed."]
 
         for name in ("Refused", "Promoted"):
@@ -350,7 +350,8 @@ def died(project: Project, run: str, received: list[dict[str, str]]) -> None:
     The state frees the place of the flow run.
     """
     until(lambda: project.server.state(run)[0] == "CRASHED")
-    until(lambda: messages(received, run))
+    name = project.server.get(f"flow_runs/{run}")["name"]
+    until(lambda: messages(received, f"{name}: {project.server.state(run)[1]}"))
 
 
 def apply_twice(project: Project, block: str) -> None:
@@ -368,9 +369,9 @@ def apply_twice(project: Project, block: str) -> None:
     project.run(*call, "--tell", block)
 
 
-def messages(received: list[dict[str, str]], run: str) -> list[str]:
-    """Return the notifications of a flow run, found by its id, without fault and address."""
-    told = [f"{each['subject']}: {each['text']}" for each in received if run in each["text"]]
+def messages(received: list[dict[str, str]], part: str) -> list[str]:
+    """Return the notifications with this name and state, without the fault and the address."""
+    told = [f"{each['subject']}: {each['text']}" for each in received if part in each["text"]]
     return [". ".join(text.split(". ")[:1]) + "." for text in told]
 
 
