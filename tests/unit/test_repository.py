@@ -2,14 +2,17 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from checkouts import ROOT, Checkout, environment
 from latentworks.repository import dag, dvc
+from servers import until
 
 
 def test_stages_are_listed_in_dvc_order(finished: Checkout) -> None:
@@ -95,13 +98,23 @@ def test_setup_gives_uv_the_mirror_and_the_certificates_of_pip(tmp_path: Path) -
 
 
 def test_make_ui_starts_mlflow_without_pickle(tmp_path: Path) -> None:
+    """It needs a server of its own, which gets its settings from `make ui`."""
     shutil.copy(ROOT / "Makefile", tmp_path)
-    program = tmp_path / ".venv/bin/mlflow"
-    program.parent.mkdir(parents=True)
-    program.write_text('#!/bin/sh\necho "$1, pickle: $MLFLOW_ALLOW_PICKLE_DESERIALIZATION"\n')
-    program.chmod(0o755)
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts/ui.py", tmp_path / "scripts")
     call = ["make", "--silent", "--old-file", "setup", "ui"]
-    done = subprocess.run(
-        call, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True, check=True
+    ui = subprocess.Popen(
+        call, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, start_new_session=True
     )
-    assert done.stdout == "server, pickle: false\n"
+
+    def server() -> psutil.Process | None:
+        children = psutil.Process(ui.pid).children(recursive=True)
+        return next((each for each in children if "server" in each.cmdline()), None)
+
+    try:
+        assert ui.stdout is not None
+        assert ui.stdout.readline().startswith(b"Open http://127.0.0.1:50")
+        assert until(server).environ()["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+    finally:
+        os.killpg(ui.pid, signal.SIGKILL)
+        ui.communicate()
