@@ -1,6 +1,7 @@
 """Commands end with one line and their exit code, also while a call of a library goes on."""
 
 import errno
+import fcntl
 import os
 import pty
 import subprocess
@@ -83,8 +84,10 @@ def test_a_relay_leaves_out_marked_lines_alone(capfd: pytest.CaptureFixture[str]
 
     written = b"one\n\x1b[31mERROR\x1b[39m: hide\nerror: keep\nerr\n\r 10%|#\r 20%|##\nerror: h"
     with relay.standard_error(is_shown, "error: ") as writer:
-        for byte in written:  # in pieces, however small
+        for byte in written:  # each byte is read alone
             os.write(writer, bytes([byte]))
+            while fcntl.ioctl(writer, termios.FIONREAD, bytes(4)) != bytes(4):
+                time.sleep(0)
         os.write(writer, b"ide\nlast")
     assert asked == ["ERROR: hide", "error: keep", "error: hide"]
     assert capfd.readouterr().err == "one\nerror: keep\nerr\n\r 10%|#\r 20%|##\nlast"

@@ -52,8 +52,7 @@ def standard_error(is_shown: Callable[[str], bool], mark: str) -> Iterator[int]:
 def _begins(text: bytes, mark: str) -> bool:
     """True if `text`, without colours, begins with `mark`, or is its beginning."""
     plain = COLOURS.sub(b"", text)
-    start = plain[: len(mark)].lower()
-    return mark.lower().encode().startswith(start) and (len(start) == len(mark) or plain == start)
+    return mark.lower().encode().startswith(plain[: len(mark)].lower())
 
 
 def _write(text: bytes) -> None:
