@@ -155,6 +155,7 @@ def killing(*names: str) -> Callable[["Harness", Run, Fault], None]:
         family = run.wait_for_one_of(names or ("runner",))
         while not all(held(run, family[name]) for name in names):
             family = run.wait_for_one_of(names)
+        needed = any(is_needed(family[name]) for name in names if name in family)
         for name in names or (*family,):
             if name in family:
                 with suppress(psutil.NoSuchProcess):
@@ -162,7 +163,7 @@ def killing(*names: str) -> Callable[["Harness", Run, Fault], None]:
         if not names or "runner" in names:
             run.process.wait()
         alive = still_there([family[name] for name in family if name != "runner"], GONE)
-        run.end(REPORTED)  # a runner that was not killed
+        run.end(REPORTED if needed else PATIENCE)  # a runner that was not killed
         if alive:
             fault.recovered = False
             fault.said.append(f"goes on behind a kill: {alive}")
@@ -171,6 +172,12 @@ def killing(*names: str) -> Callable[["Harness", Run, Fault], None]:
             fault.said.append("the runner does not end after a kill")
 
     return kill
+
+
+def is_needed(process: psutil.Process) -> bool:
+    """True unless the runner can go on without a process, as without a `dvc checkout`."""
+    words = process.cmdline()
+    return "repro" in words or "latentworks.stages" in words
 
 
 def held(run: Run, process: psutil.Process) -> bool:
