@@ -74,7 +74,8 @@ def _class_rows(
             write(figure, x, middle, count, ha="right", color=FAINT)
         rows = _some(np.flatnonzero(labels == line), num_columns)
         if len(rows):
-            place(figure, tile(fitted(images[rows], SIDE), num_columns), left, top)
+            picture = tile(fitted(images[rows], SIDE), num_columns)
+            place(figure, picture, left, top + (SIDE - len(picture)) // 2)
     if (unnamed := len(profile["class_names"]) - MAX_NAMED) > 0:
         write(figure, MARGIN, figure.bbox.height - 10, f"and {unnamed:,} more", color=FAINT)
 

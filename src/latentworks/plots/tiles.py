@@ -35,15 +35,19 @@ def fitted(images: np.ndarray, side: int) -> np.ndarray:
     """Resize images so that the larger side is at most `side`: uint8 [N, h, w, 3].
 
     `images` is [N, H, W, C], grey or RGB, uint8 or float in [0, 1]. The factor is a whole number:
-    images are enlarged by repeating pixels, and shrunk by averaging squares of pixels.
+    images are enlarged by repeating pixels, and shrunk by averaging squares of pixels. A side that
+    is shorter than a square becomes one pixel.
     """
     if images.dtype == np.uint8:
         images = images / np.float32(255)
     larger = max(images.shape[1:3])
     if larger > side:
         block = -(-larger // side)
-        height, width = (length // block * block for length in images.shape[1:3])
-        images = block_reduce(images[:, :height, :width], (1, block, block, 1), np.mean)
+        height, width = (
+            max(min(block, length), length // block * block) for length in images.shape[1:3]
+        )
+        square = min(block, height), min(block, width)
+        images = block_reduce(images[:, :height, :width], (1, *square, 1), np.mean)
     images = np.round(images.clip(0, 1) * 255).astype(np.uint8)
     images = np.broadcast_to(images, (*images.shape[:3], 3))
     zoom = max(1, side // larger)
