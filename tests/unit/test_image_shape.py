@@ -159,7 +159,7 @@ def test_every_picture_keeps_the_shape_of_the_images(result: Result) -> None:
         figure.canvas.draw()
     (picture,) = figures["samples"].axes[0].get_images()
     drawn = np.asarray(picture.get_array())
-    zoom = side_to_fill_page(NUM_SAMPLES) // 12
+    zoom = side_to_fill_page(NUM_SAMPLES, SHAPE) // 12
     first = np.broadcast_to(images[0], (12, 8, 3)).repeat(zoom, 0).repeat(zoom, 1)
     np.testing.assert_array_equal(drawn[: 12 * zoom, : 8 * zoom], first)
 

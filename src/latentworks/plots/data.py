@@ -63,7 +63,8 @@ def _class_rows(
     for split, x in splits.items():
         write(figure, x, HEADER + 16, split, ha="right", color=FAINT)
     left = MARGIN + 358
-    num_columns = columns_for(SIDE, PANEL - MARGIN - left)
+    width = fitted(images[:1], SIDE).shape[2]
+    num_columns = columns_for(width, PANEL - MARGIN - left)
     labels = index["label"].fillna(-1).to_numpy(dtype=np.int64)
     for line, name in enumerate(profile["class_names"][:MAX_NAMED]):
         top = TOP + line * (SIDE + GAP)

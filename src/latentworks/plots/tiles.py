@@ -54,17 +54,21 @@ def fitted(images: np.ndarray, side: int) -> np.ndarray:
     return images.repeat(zoom, axis=1).repeat(zoom, axis=2)
 
 
-def side_to_fill_page(num_cells: int, images_per_cell: int = 1) -> int:
-    """Return the largest side of images with which `num_cells` cells fit on a page.
+def side_to_fill_page(
+    num_cells: int, shape: tuple[int, ...] = (1, 1), images_per_cell: int = 1
+) -> int:
+    """Return the largest longer side of images with which `num_cells` cells fit on a page.
 
-    A cell has `images_per_cell` images, one above the other.
+    `shape` begins with the height and width of the images. A cell has `images_per_cell` images, one
+    above the other.
     """
-    fitting = [
-        side
-        for side in range(SIDE, MAX_SIDE + 1)
-        if -(-num_cells // columns_for(side)) * images_per_cell * (side + GAP) <= PICTURE_HEIGHT
-    ]
-    return max(fitting, default=SIDE)
+
+    def fits(side: int) -> bool:
+        height, width = (side * length // max(shape[:2]) for length in shape[:2])
+        num_rows = -(-num_cells // columns_for(width))
+        return num_rows * images_per_cell * (height + GAP) <= PICTURE_HEIGHT
+
+    return max(filter(fits, range(SIDE, MAX_SIDE + 1)), default=SIDE)
 
 
 def columns_for(width: int, room: int = WIDTH - 2 * MARGIN) -> int:
