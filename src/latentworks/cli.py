@@ -109,7 +109,7 @@ def recipe(
 def new(
     images: Annotated[Path, typer.Option(help="folder or file of your images", show_default=False)],
     size: Annotated[
-        int | None, typer.Option(min=8, max=1024, help="pixels per side, such as 96")
+        str | None, typer.Option(help="pixels: of the longer side, 96, or height x width, 48x64")
     ] = None,
     is_map: Annotated[
         bool, typer.Option("--map", help="2 latents, which can be drawn as a map")
@@ -128,7 +128,8 @@ def new(
     from latentworks.project import fitting
 
     root = dag.root()
-    fitted = fitting.fit(root, images, size=size, is_map=is_map)
+    sides = None if size is None else fitting.size_of(size)
+    fitted = fitting.fit(root, images, size=sides, is_map=is_map)
     for line in [*fitted.report, *(f"note: {note}" for note in fitted.notes)]:
         typer.echo(line, err=dry_run)
     if dry_run:

@@ -1,7 +1,7 @@
 """Conversion of images to the shape that a model is trained on, and of model output to pixels.
 
 Every function is pure. A raw image is [h, w, c] with c from 1 to 4, of integers, floats or bool; if
-c is even, the last channel is alpha. A prepared image is uint8 [S, S, C] with C 1 or 3.
+c is even, the last channel is alpha. A prepared image is uint8 [H, W, C] with C 1 or 3.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-Fit = Literal["pad", "resize"]
+Fit = Literal["pad", "resize", "crop"]  # see `scaled`
 Range = tuple[float, float]  # the values of black and of white
 Ranges = Mapping[str, Range]  # the range of images of a dtype, such as uint16
 
@@ -22,25 +22,24 @@ FULL: Ranges = {}  # images use the full range of their dtype
 def prepare_image(
     image: np.ndarray,
     *,
-    size: int,
-    channels: int,
+    shape: tuple[int, int, int],
     fit: Fit,
     background: int,
     ranges: Ranges = FULL,
 ) -> np.ndarray:
-    """Convert a raw image to uint8 [size, size, channels].
+    """Convert a raw image to uint8 of `shape`, [H, W, C].
 
-    `ranges` says which values are black and white. The aspect ratio is kept: the longer side sets
-    the scale. `background`, a grey from 0 to 255, fills the margins and shows through transparent
-    pixels.
+    `ranges` says which values are black and white. The aspect ratio is kept. `background`, a grey
+    from 0 to 255, fills the margins and shows through transparent pixels.
     """
-    image = with_channels(over_background(to_uint8(image, ranges), background), channels)
-    image = scaled(image, size, fit)
-    height, width = image.shape[:2]
-    if height == width == size:
+    frame = shape[:2]
+    image = with_channels(over_background(to_uint8(image, ranges), background), shape[2])
+    image = scaled(image, frame, fit)
+    height, width, _ = image.shape
+    if (height, width) == frame:
         return image
-    top, left = (size - height) // 2, (size - width) // 2
-    canvas = np.full((size, size, channels), background, dtype=np.uint8)
+    top, left = (frame[0] - height) // 2, (frame[1] - width) // 2
+    canvas = np.full(shape, background, dtype=np.uint8)
     canvas[top : top + height, left : left + width] = image
     return canvas
 
@@ -104,20 +103,47 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).convert("L"))[..., None]
 
 
-def scaled(image: np.ndarray, size: int, fit: Fit) -> np.ndarray:
-    """Resize a uint8 image so that its longer side is `size`; "pad" never enlarges an image.
+def scaled(image: np.ndarray, frame: tuple[int, int], fit: Fit) -> np.ndarray:
+    """Resize a uint8 image for a frame of (height, width): uint8 [h, w, C].
+
+    "resize" gives the largest image that fits into the frame; so does "pad", which never enlarges
+    an image. "crop" gives the centre of the smallest image that fills the frame.
+    """
+    if fit == "crop":
+        return cropped(image, frame)
+    height, width, _ = image.shape
+    scale = min(frame[0] / height, frame[1] / width)
+    if scale == 1 or (fit == "pad" and scale > 1):
+        return image
+    return resized(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
+def cropped(image: np.ndarray, frame: tuple[int, int]) -> np.ndarray:
+    """Cut the largest part in the shape of a frame from the middle, and resize it to the frame."""
+    height, width, _ = image.shape
+    scale = max(frame[0] / height, frame[1] / width)
+    if scale == 1:  # whole pixels, which stay as they are
+        rows, columns = (height - frame[0]) // 2, (width - frame[1]) // 2
+        return image[rows : rows + frame[0], columns : columns + frame[1]]
+    kept = min(height, frame[0] / scale), min(width, frame[1] / scale)
+    top, left = (height - kept[0]) / 2, (width - kept[1]) / 2
+    return resized(image, frame, (left, top, left + kept[1], top + kept[0]))
+
+
+def resized(
+    image: np.ndarray,
+    target: tuple[int, int],
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """Resize a uint8 image, or a box of it (left, top, right, bottom), to (height, width).
 
     Bicubic with antialiasing, by Pillow: other libraries alias when they shrink an image
     (Parmar et al. 2022).
     """
-    height, width, channels = image.shape
-    scale = size / max(height, width)
-    if scale == 1 or (fit == "pad" and scale > 1):
-        return image
-    target = (max(1, round(width * scale)), max(1, round(height * scale)))
+    channels = image.shape[2]
     picture = Image.fromarray(image[..., 0] if channels == 1 else image)
-    resized = np.asarray(picture.resize(target, Image.Resampling.BICUBIC))
-    return resized.reshape(target[1], target[0], channels)
+    pixels = np.asarray(picture.resize(target[::-1], Image.Resampling.BICUBIC, box))
+    return pixels.reshape(*target, channels)
 
 
 def to_pixels(images: np.ndarray) -> np.ndarray:

@@ -214,7 +214,7 @@ def agrees(ours: Any, theirs: Any) -> bool:
 
 def require_in_range(accepted: Params) -> None:
     assert 0 <= accepted.seed < 2**32
-    assert 8 <= accepted.prepare.image_size <= 1024
+    assert all(8 <= side <= 1024 for side in accepted.prepare.image_shape[:2])
     assert accepted.prepare.channels in (1, 3)
     assert 0 <= accepted.prepare.background <= 255
     assert 0 <= accepted.prepare.val_fraction <= 0.5
@@ -301,7 +301,7 @@ DIGITS = load_digits()
 IMAGES = np.round(DIGITS.images[:12] * 255 / 16).astype(np.uint8)  # [12, 8, 8]
 LABELS = DIGITS.target[:12].astype(np.uint8)
 IMAGE_FILE, LABEL_FILE = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
-TRANSFORM = partial(prepare_image, size=8, channels=1, fit="resize", background=0)
+TRANSFORM = partial(prepare_image, shape=(8, 8, 1), fit="resize", background=0)
 
 
 @contextmanager

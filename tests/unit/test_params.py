@@ -80,6 +80,16 @@ def test_committed_params_are_valid_and_short() -> None:
             )
             for value in ("fll", "[1, 1]", "[0]", "[0, .inf]", "[false, true]", "3", "{a: 1}")
         ),
+        *(
+            (
+                "image_size: 32",
+                f"image_size: {value}",
+                "prepare.image_size should be pixels from 8 to 1024: a number for square images, "
+                "or [height, width]. Received: ",
+            )
+            for value in ("7", "1025", "32.0", "true", "[32]", "[7, 8]", "[8, 8, 1]", "[8, 8.0]")
+        ),
+        ("fit: pad", "fit: cut", "prepare.fit should be one of: pad, resize, crop. Received: 'cut"),
     ],
 )
 def test_a_fault_in_params_is_named_with_its_key(
@@ -88,6 +98,17 @@ def test_a_fault_in_params_is_named_with_its_key(
     lines = faults(tmp_path, changed(old, new))
     assert any(fault in line for line in lines), lines
     assert all(line.startswith("params.yaml: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("value", "shape"), [("32", (32, 32, 1)), ("[48, 64]", (48, 64, 1)), ("[8, 8]", (8, 8, 1))]
+)
+def test_image_size_is_one_number_or_height_and_width(
+    tmp_path: Path, value: str, shape: tuple[int, int, int]
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(changed("image_size: 32", f"image_size: {value}"))
+    assert params.load(Params, path, whole=True).prepare.image_shape == shape
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from matplotlib.transforms import Bbox
 from latentworks import plots
 from latentworks.plots.page import WIDTH
 from latentworks.plots.plane import Plane
-from latentworks.plots.tiles import GAP
+from latentworks.plots.tiles import GAP, fitted
 
 NAMES = [f"class {label}" for label in range(10)]
 
@@ -122,6 +122,19 @@ def test_large_images_are_shrunk_to_means_of_their_pixels() -> None:
     images = photos(40)
     large = images.repeat(10, axis=1).repeat(10, axis=2)  # a side has 160 pixels, and 132 fit
     assert shows(plots.samples(large, "large"), images[7], zoom=5)
+
+
+@pytest.mark.parametrize("shape", [(1024, 8), (8, 1024)], ids=str)
+def test_an_image_that_is_far_longer_than_wide_is_drawn(shape: tuple[int, int]) -> None:
+    image = np.full((1, *shape, 1), 90, np.uint8)
+    for side in (64, 200):
+        drawn = fitted(image, side)
+        assert (drawn == 90).all()
+        assert 1 <= min(drawn.shape[1:3]) <= max(drawn.shape[1:3]) <= side
+    figure = plots.data_profile(
+        np.broadcast_to(image, (40, *shape, 1)), index([0, 1] * 20), profile(40, ["a", "b"])
+    )
+    canvas(figure)
 
 
 @both_kinds

@@ -138,6 +138,36 @@ CASES: dict[str, tuple[Profile, dict[str, Any], dict[str, Any]]] = {
     "images of 48 pixels are": (profile(side=48), {}, {"prepare.image_size": 64}),
     "unequal images are not padded": (profile(are_equal=False), {}, {"prepare.fit": "resize"}),
     "larger grey images": (profile(side=64), {}, {"model.latent_dim": 128}),
+    "photographs of one shape": (
+        profile(side=1200, are_square=False, aspect=0.75, has_colour=True),
+        {},
+        {"prepare.image_size": [48, 64], "prepare.fit": "resize"},
+    ),
+    "photographs of nearly the shape that strides divide": (
+        profile(side=1200, are_square=False, aspect=16 / 9, has_colour=True),
+        {},
+        {"prepare.image_size": [64, 32], "prepare.fit": "crop", "model.latent_dim": 128},
+    ),
+    "photographs of several shapes": (
+        profile(side=1200, are_equal=False, are_square=False, aspect=None),
+        {},
+        {"prepare.image_size": 64, "prepare.fit": "resize"},
+    ),
+    "small images that are higher than wide": (
+        profile(side=28, are_square=False, aspect=20 / 28),
+        {},
+        {"prepare.image_size": [24, 32], "prepare.fit": "pad", "model.latent_dim": 48},
+    ),
+    "a longer side of one's own": (
+        profile(side=1200, are_square=False, aspect=0.75),
+        {"size": 96},
+        {"prepare.image_size": [64, 96], "prepare.fit": "crop"},
+    ),
+    "two sides of one's own": (
+        profile(side=1200, are_square=False, aspect=0.75),
+        {"size": (64, 64)},
+        {"prepare.image_size": 64, "prepare.fit": "resize"},
+    ),
     "a split of its own": (
         profile(splits={"train": 400, "val": 90, "test": 90}),
         {},
@@ -294,6 +324,23 @@ def test_images_of_several_sizes_have_their_median(tmp_path: Path) -> None:
         write_pngs(tmp_path / str(row), noise(3, side, side))
     found = seen(tmp_path)
     assert (found.side, found.smallest, found.largest, found.are_equal) == (20, 10, 300, False)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "aspect"),
+    [
+        ([(30, 40)] * 10, 0.75),
+        ([(30, 40)] * 18 + [(60, 82), (40, 30)], 0.75),  # one of twenty is upright
+        ([(30, 40)] * 6 + [(40, 30)] * 4, None),
+        ([(64, 32)] * 3, 2.0),
+    ],
+)
+def test_images_of_about_one_shape_have_an_aspect(
+    tmp_path: Path, shapes: list[tuple[int, int]], aspect: float | None
+) -> None:
+    for row, shape in enumerate(shapes):
+        write_pngs(tmp_path / str(row), noise(1, *shape))
+    assert seen(tmp_path).aspect == aspect
 
 
 def test_values_without_a_usual_range_get_a_declared_one(tmp_path: Path) -> None:
@@ -533,3 +580,13 @@ def test_images_among_outs_and_odd_sizes_are_refused(checkout: Checkout, tmp_pat
         fitting.fit(checkout.path, checkout.path / "data/prepared")
     with pytest.raises(LatentworksError, match=r"multiple of 16.* Received: 100\. Take 96\."):
         fitting.fit(checkout.path, tmp_path / "drawings", size=100)
+    with pytest.raises(LatentworksError, match=r"multiple of 16.*: 48x100\. Take 48x96\."):
+        fitting.fit(checkout.path, tmp_path / "drawings", size=(48, 100))
+
+
+def test_a_size_is_one_number_or_height_x_width() -> None:
+    assert fitting.size_of("96") == 96
+    assert fitting.size_of("48x64") == (48, 64)
+    for text in ("", "4", "2000", "48x", "x48", "48x64x3", "48 x 64", "48x4", "-8", "8.0", "a"):
+        with pytest.raises(LatentworksError, match=r"--size is a number of pixels from 8 to 1024"):
+            fitting.size_of(text)

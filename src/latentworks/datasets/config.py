@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeGuard
 
 from pydantic import AfterValidator, Field, PlainValidator
 
@@ -184,15 +184,42 @@ def _value_range(value: object) -> Literal["auto", "full"] | tuple[float, float]
 ValueRange = Annotated[Literal["auto", "full"] | tuple[float, float], PlainValidator(_value_range)]
 
 
+MIN_SIDE, MAX_SIDE = 8, 1024  # pixels
+
+
+def _is_side(value: object) -> TypeGuard[int]:
+    return type(value) is int and MIN_SIDE <= value <= MAX_SIDE
+
+
+def _image_size(value: object) -> int | tuple[int, int]:
+    if _is_side(value):
+        return value
+    if isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_side, value)):
+        return value[0], value[1]
+    raise ValueError(
+        f"should be pixels from {MIN_SIDE} to {MAX_SIDE}: a number for square images, or "
+        "[height, width]"
+    )
+
+
+ImageSize = Annotated[int | tuple[int, int], PlainValidator(_image_size)]
+
+
 class PrepareConfig(Config):
     """The shape that images are converted to, and the fractions kept for validation and test."""
 
-    image_size: Annotated[int, Field(ge=8, le=1024)]
+    image_size: ImageSize
     channels: Literal[1, 3]
-    fit: Literal["pad", "resize"]
+    fit: Literal["pad", "resize", "crop"]
     background: Annotated[int, Field(ge=0, le=255)]
     value_range: ValueRange = "auto"  # files from before this key lack it
     val_fraction: Annotated[float, Field(ge=0, le=0.5)]
     test_fraction: Annotated[float, Field(gt=0, le=0.5)]
     min_images: Annotated[int, Field(ge=2)]
     max_rejects: Annotated[float, Field(ge=0, le=1)] | None = None  # older files lack it: no limit
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape of prepared images: height, width, channels."""
+        size = self.image_size
+        return (*((size, size) if isinstance(size, int) else size), self.channels)

@@ -55,11 +55,9 @@ class About:
 
         Workers that decode images get it, and do not import this module.
         """
-        size, _, channels = self.image_shape
         return partial(
             prepare_image,
-            size=size,
-            channels=channels,
+            shape=self.image_shape,
             fit=self.fit,
             background=self.background,
             ranges=self.value_range,

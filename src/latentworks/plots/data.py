@@ -63,7 +63,8 @@ def _class_rows(
     for split, x in splits.items():
         write(figure, x, HEADER + 16, split, ha="right", color=FAINT)
     left = MARGIN + 358
-    num_columns = columns_for(SIDE, PANEL - MARGIN - left)
+    width = fitted(images[:1], SIDE).shape[2]
+    num_columns = columns_for(width, PANEL - MARGIN - left)
     labels = index["label"].fillna(-1).to_numpy(dtype=np.int64)
     for line, name in enumerate(profile["class_names"][:MAX_NAMED]):
         top = TOP + line * (SIDE + GAP)
@@ -74,7 +75,8 @@ def _class_rows(
             write(figure, x, middle, count, ha="right", color=FAINT)
         rows = _some(np.flatnonzero(labels == line), num_columns)
         if len(rows):
-            place(figure, tile(fitted(images[rows], SIDE), num_columns), left, top)
+            picture = tile(fitted(images[rows], SIDE), num_columns)
+            place(figure, picture, left, top + (SIDE - len(picture)) // 2)
     if (unnamed := len(profile["class_names"]) - MAX_NAMED) > 0:
         write(figure, MARGIN, figure.bbox.height - 10, f"and {unnamed:,} more", color=FAINT)
 

@@ -33,7 +33,7 @@ NAME = 150  # for the name of a class, left of its row
 
 def samples(images: np.ndarray, title: str) -> Figure:
     """Draw the first images, as many as fit: [N, H, W, C], uint8 or float in [0, 1]."""
-    shown = fitted(images[:200], side_to_fill_page(len(images)))
+    shown = fitted(images[:200], side_to_fill_page(len(images), images.shape[1:]))
     num_columns = columns_for(shown.shape[2])
     shown = shown[: max(1, PICTURE_HEIGHT // (shown.shape[1] + GAP)) * num_columns]
     subtitle = f"{len(shown)} of {len(images):,}, not hand-picked."
@@ -76,7 +76,7 @@ def reconstructions(originals: np.ndarray, reconstructed: np.ndarray) -> Figure:
 
     At most five rows are drawn. The title has the mean squared error of these pairs.
     """
-    side = side_to_fill_page(len(originals), images_per_cell=2)
+    side = side_to_fill_page(len(originals), originals.shape[1:], images_per_cell=2)
     num_columns = columns_for(fitted(originals[:1], side).shape[2])
     originals, reconstructed = originals[: 5 * num_columns], reconstructed[: 5 * num_columns]
     above, below = fitted(originals, side), fitted(reconstructed, side)

@@ -3,11 +3,12 @@
 Numbers come from trainings of Fashion-MNIST (28 x 28 pixels, grey, 60,000 images) and of emoji
 (64 x 64 pixels, RGB, 3,786 images), see docs/recipes.md and docs/your-own-images.md.
 
-- `image_size`: a side that strides of 2 divide, down to 4 pixels or less. Images are enlarged by at
-  most a third, and larger ones are shrunk to 64 pixels, since the time of a step is in proportion
-  to the number of pixels.
+- `image_size`: sides that strides of 2 divide, the longer one down to 4 pixels or less. Images are
+  enlarged by at most a third, and larger ones are shrunk to 64 pixels, since the time of a step is
+  in proportion to the number of pixels. Images of about one shape keep it; others become square.
 - `fit`: equal images that are a little smaller than `image_size` are padded, which keeps their
-  pixels. All others are scaled.
+  pixels. Images whose shape is nearly that of `image_size` are cropped, so that they have no
+  margins. All others are scaled.
 - `latent_dim`: 64 for small grey images, as in the recipe images-64d, else 128, as for emoji. At
   most a sixteenth of the numbers of an image, so that something is compressed. 2 for a map.
 - `filters`: three strides below 64 pixels, and four from there on.
@@ -25,12 +26,14 @@ import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from latentworks.datasets.config import PrepareConfig
 from latentworks.params import RawSections
 from latentworks.project.profile import Profile
 from latentworks.samplers.config import SamplerConfig
 
-SIZES = (8, 16, 32, 64)  # of images, without --size
-LARGER = 4 / 3  # the largest image_size, as a multiple of the side of the images
+SIZES = (8, 16, 32, 64)  # of the longer side, without --size
+LARGER = 4 / 3  # the largest image_size, as a multiple of the longer side of the images
+CUT = 1 / 8  # of an image, at most, that `crop` leaves out
 FOUR_STRIDES = 64  # pixels, from which four strides of 2 are taken
 FILTERS = (64, 128, 256, 256)
 SMALL_GREY = 32  # pixels, up to which grey images get fewer latents
@@ -40,6 +43,7 @@ STEPS, EPOCHS = 4000, (10, 60)
 VAL_FRACTION = 0.02
 FEW_VALIDATION, AIMED = 50, 65  # validation images: aim higher, since images are split by chance
 MUCH = 0.5  # of the images, for the validation
+Size = int | tuple[int, int]  # pixels: of the longer side, or height and width
 LABELLED = 100  # images of the smallest class, for a sampler of classes
 PER_COMPONENT = 20  # images
 SAMPLES = 10_000
@@ -48,17 +52,17 @@ MAX_NAME = 60  # characters
 
 
 def params_for(
-    profile: Profile, committed: RawSections, *, size: int | None = None, is_map: bool = False
+    profile: Profile, committed: RawSections, *, size: Size | None = None, is_map: bool = False
 ) -> RawSections:
     """Return the sections of params.yaml that fit the images of a profile.
 
-    `committed` has valid sections, whose params stay if the images do not decide them. `size`
-    replaces the chosen `image_size`. A map has 2 latents.
+    `committed` has valid sections, whose params stay if the images do not decide them. `size` is
+    the longer side of `image_size`, or its height and width. A map has 2 latents.
     """
-    size = size or _image_size(profile.side)
+    sides = size if isinstance(size, tuple) else _sides(profile, size or _longer(profile.side))
     channels = 3 if profile.has_colour else 1
-    latent_dim = 2 if is_map else _latent_dim(size, channels)
-    prepare = _prepare(profile, size, channels, committed["prepare"])
+    latent_dim = 2 if is_map else _latent_dim(sides, channels)
+    prepare = _prepare(profile, sides, channels, committed["prepare"])
     num_train = expected_splits(profile, prepare)["train"]
     return {
         "dataset": {"kind": profile.kind, "path": profile.path},
@@ -67,7 +71,7 @@ def params_for(
             "kind": "autoencoder",
             "latent_dim": latent_dim,
             "architecture": "fast",
-            "filters": list(FILTERS[: num_strides(size)]),
+            "filters": list(FILTERS[: num_strides(max(sides))]),
             "loss": "mean_squared_error",
             "latent_l2": 0.0,
             "latent_noise": 0.0,
@@ -87,14 +91,15 @@ def params_for(
 
 def comments_on(sections: RawSections) -> dict[str, str]:
     """Comments for params.yaml, in place of those that are about other values."""
-    size = sections["prepare"]["image_size"]
+    sides = sides_of(sections["prepare"])
+    each = "pixels per side" if sides[0] == sides[1] else "height and width in pixels"
     sampler = sections["sample"]["sampler"]["kind"]
     configs = get_args(get_args(SamplerConfig)[0])
     kinds = [get_args(config.model_fields["kind"].annotation)[0] for config in configs]
     return {
         "dataset.kind": "docs/your-own-images.md lists the kinds",
         "dataset.path": "your own images, which are only read",
-        "prepare.image_size": f"pixels per side, which {num_strides(size)} strides of 2 divide",
+        "prepare.image_size": f"{each}, which {num_strides(max(sides))} strides of 2 divide",
         "model.latent_dim": "2 can be drawn as a map; more reconstruct far better",
         "model.loss": "or binary_crossentropy",
         "train.epochs": "at most: the training stops early if val_loss does not fall any more",
@@ -103,8 +108,15 @@ def comments_on(sections: RawSections) -> dict[str, str]:
     }
 
 
-def num_strides(size: int) -> int:
-    return 4 if size >= FOUR_STRIDES else 3
+def sides_of(prepare: Mapping[str, Any]) -> tuple[int, int]:
+    """The height and width of the images of a section `prepare`."""
+    height, width, _ = PrepareConfig.model_validate(prepare).image_shape
+    return height, width
+
+
+def num_strides(longer: int) -> int:
+    """The number of strides for images whose longer side has `longer` pixels."""
+    return 4 if longer >= FOUR_STRIDES else 3
 
 
 def expected_splits(profile: Profile, prepare: Mapping[str, Any]) -> dict[str, int]:
@@ -122,33 +134,46 @@ def expected_splits(profile: Profile, prepare: Mapping[str, Any]) -> dict[str, i
 
 
 def _prepare(
-    profile: Profile, size: int, channels: int, committed: Mapping[str, Any]
+    profile: Profile, sides: tuple[int, int], channels: int, committed: Mapping[str, Any]
 ) -> dict[str, Any]:
     chosen = profile.value_range
     return {
         **committed,
-        "image_size": size,
+        "image_size": sides[0] if sides[0] == sides[1] else [*sides],
         "channels": channels,
-        "fit": _fit(profile, size),
+        "fit": _fit(profile, sides),
         "background": profile.background,
         "value_range": chosen if isinstance(chosen, str) else list(chosen),
         "val_fraction": _val_fraction(profile, committed["test_fraction"]),
     }
 
 
-def _image_size(side: int) -> int:
+def _longer(side: int) -> int:
     fitting = [size for size in SIZES if size <= LARGER * side]
     return max(fitting, default=SIZES[0])
 
 
-def _fit(profile: Profile, size: int) -> str:
-    is_little_smaller = profile.side < size <= LARGER * profile.side
-    return "pad" if profile.are_equal and is_little_smaller else "resize"
+def _sides(profile: Profile, longer: int) -> tuple[int, int]:
+    """Return height and width, about in the shape of the images, the longer of which is given."""
+    aspect, multiple = profile.aspect or 1.0, 2 ** num_strides(longer)
+    share = min(aspect, 1 / aspect)
+    shorter = max(multiple, round(share * longer / multiple) * multiple)
+    return (longer, shorter) if aspect > 1 else (shorter, longer)
 
 
-def _latent_dim(size: int, channels: int) -> int:
-    wanted = 64 if channels == 1 and size <= SMALL_GREY else 128
-    return min(wanted, size * size * channels // NUMBERS_PER_LATENT)
+def _fit(profile: Profile, sides: tuple[int, int]) -> str:
+    if profile.aspect is None:
+        return "resize"
+    own = [round(profile.side * min(1, share)) for share in (profile.aspect, 1 / profile.aspect)]
+    scales = [frame / max(1, side) for frame, side in zip(sides, own, strict=True)]
+    if profile.are_equal and min(scales) >= 1 < max(scales) <= LARGER:
+        return "pad"
+    return "crop" if 0 < 1 - min(scales) / max(scales) <= CUT else "resize"
+
+
+def _latent_dim(sides: tuple[int, int], channels: int) -> int:
+    wanted = 64 if channels == 1 and max(sides) <= SMALL_GREY else 128
+    return min(wanted, math.prod(sides) * channels // NUMBERS_PER_LATENT)
 
 
 def _val_fraction(profile: Profile, test_fraction: float) -> float:

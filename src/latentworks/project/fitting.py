@@ -1,13 +1,16 @@
 """params.yaml of a checkout, fitted to the images of its user."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from latentworks import params, sections
+from latentworks.datasets.config import MAX_SIDE, MIN_SIDE
 from latentworks.errors import LatentworksError
 from latentworks.params import recipes
-from latentworks.project.choices import comments_on, expected_splits, num_strides, params_for
+from latentworks.params.faults import escaped
+from latentworks.project.choices import Size, comments_on, expected_splits, num_strides, params_for
 from latentworks.project.profile import look
 from latentworks.project.report import notes, report
 from latentworks.repository import git
@@ -28,11 +31,12 @@ class Fitted:
     num_train: int  # images
 
 
-def fit(root: Path, images: Path, *, size: int | None = None, is_map: bool = False) -> Fitted:
+def fit(root: Path, images: Path, *, size: Size | None = None, is_map: bool = False) -> Fitted:
     """Choose params for the images at a path, and write nothing.
 
-    Raises ParamsError for uncommitted edits in the sections that would be replaced, and DataError
-    for images that cannot be used.
+    `size` is the longer side of the prepared images, or their height and width. Raises ParamsError
+    for uncommitted edits in the sections that would be replaced, and DataError for images that
+    cannot be used.
     """
     _check_size(size)
     images = images.expanduser()  # a shell expands ~ at the start of a word alone
@@ -67,8 +71,8 @@ def duration(fitted: Fitted) -> str:
     from latentworks.engine.pace import training_seconds
 
     prepare, train = fitted.params.prepare, fitted.params.train
-    image_shape = (prepare.image_size, prepare.image_size, prepare.channels)
-    seconds = training_seconds(fitted.params.model, train, image_shape, fitted.num_train)
+    model, num_train = fitted.params.model, fitted.num_train
+    seconds = training_seconds(model, train, prepare.image_shape, num_train)
     minutes = max(1, round(seconds / 60))
     unit = "minute" if minutes == 1 else "minutes"
     return f"The training takes about {minutes} {unit} on this machine."
@@ -86,10 +90,28 @@ def _named(root: Path, images: Path) -> str:
     return str(images) if images.is_absolute() else os.path.relpath(images, root)
 
 
-def _check_size(size: int | None) -> None:
-    if size is not None and size % 2 ** num_strides(size):
-        multiple = 2 ** num_strides(size)
+def size_of(text: str) -> Size:
+    """Read the option --size: 96, or 48x64 for height and width. Raises LatentworksError."""
+    sides = [int(side) for side in text.split("x") if re.fullmatch(r"\d{1,4}", side)]
+    if len(sides) != text.count("x") + 1 or len(sides) > 2 or not _are_sides(sides):
         raise LatentworksError(
-            f"--size is a multiple of {multiple}, which {num_strides(size)} strides of 2 divide. "
-            f"Received: {size}. Take {max(multiple, round(size / multiple) * multiple)}."
+            f"--size is a number of pixels from {MIN_SIDE} to {MAX_SIDE}, or height x width. "
+            f"Received: {escaped(text[:20])}. Write it as in --size 96 or --size 48x64."
+        )
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def _are_sides(sides: list[int]) -> bool:
+    return all(MIN_SIDE <= side <= MAX_SIDE for side in sides)
+
+
+def _check_size(size: Size | None) -> None:
+    sides = size if isinstance(size, tuple) else (size or 0,)
+    strides = num_strides(max(sides))
+    multiple = 2**strides
+    if any(side % multiple for side in sides):
+        cure = "x".join(str(max(multiple, round(side / multiple) * multiple)) for side in sides)
+        raise LatentworksError(
+            f"--size is a multiple of {multiple}, which {strides} strides of 2 divide. "
+            f"Received: {'x'.join(map(str, sides))}. Take {cure}."
         )

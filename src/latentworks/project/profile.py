@@ -24,6 +24,7 @@ from latentworks.project import pixels
 from latentworks.project.kinds import kind_at
 
 THUMBNAIL = 64  # pixels per side at most, of an image that is looked at
+SAME_SHAPE, MOST = 0.1, 0.9  # images differ by less in height / width; a share of the images
 FEW = 64  # images that are decoded sooner than the processes start that would do it
 
 
@@ -51,6 +52,7 @@ class Profile:
     formats: tuple[str, ...] = ()  # endings of files, the commonest first
     smallest: int = 0  # pixels: the shortest of the longer sides
     largest: int = 0  # pixels
+    aspect: float | None = 1.0  # height / width, about that of all images; None if they differ
     num_looked_at: int = 0
     num_rejected: int = 0  # of those looked at
     notes: tuple[str, ...] = ()  # how the source was understood, and what cannot be used
@@ -100,6 +102,7 @@ def look(path: Path, named: str) -> Profile:
         ),
         smallest=min(longer),
         largest=max(longer),
+        aspect=_aspect(sizes),
         num_looked_at=len(picked),
         num_rejected=len(picked) - len(images),
         notes=(*source.notes, *remarks, *rejects),
@@ -135,6 +138,13 @@ def _decoded(
             thumbnails.append(result.image)
             sizes.append((result.height, result.width))
     return thumbnails, sizes, [sentence(code, names) for code, names in sorted(rejected.items())]
+
+
+def _aspect(sizes: list[tuple[int, int]]) -> float | None:
+    """The median of height / width, or None if fewer than MOST of the images are SAME_SHAPE."""
+    ratios = np.array([height / width for height, width in sizes])
+    median = float(np.median(ratios))
+    return median if np.mean(np.abs(np.log(ratios / median)) < SAME_SHAPE) >= MOST else None
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from latentworks import advice, params
 from latentworks.datasets.layout import listed
 from latentworks.params import RawSections
-from latentworks.project.choices import LABELLED, expected_splits
+from latentworks.project.choices import LABELLED, expected_splits, sides_of
 from latentworks.project.profile import Profile
 from latentworks.system.console import columns
 
@@ -27,6 +27,8 @@ def _rows(profile: Profile, sections: RawSections) -> Iterator[tuple[str, str, o
     if profile.smallest == profile.largest:
         sides = f"{profile.side} pixels"
     shape = "" if profile.are_square else " on the longer side"
+    if not profile.are_square and profile.aspect:
+        shape += f", height {profile.aspect:.2g} of width"
     yield f"{sides}{shape}", "prepare.image_size", f"{prepare['image_size']}, {prepare['fit']}"
     colour = "colour" if profile.has_colour else "grey"
     yield colour, "prepare.channels", prepare["channels"]
@@ -43,7 +45,9 @@ def _rows(profile: Profile, sections: RawSections) -> Iterator[tuple[str, str, o
     yield f"{parts['train']:,} training images", "train", steps
     model = sections["model"]
     latents = f"{model['latent_dim']} latents, {len(model['filters'])} strides"
-    yield f"{prepare['image_size']} pixels, {colour}", "model", latents
+    height, width = sides_of(prepare)
+    size = f"{width}" if height == width else f"{height} x {width}"
+    yield f"{size} pixels, {colour}", "model", latents
     classes = "no labels"
     if sizes := sorted(profile.classes.values()):
         between = f"{sizes[0]:,} to {sizes[-1]:,}" if sizes[0] < sizes[-1] else f"{sizes[0]:,}"
@@ -97,7 +101,7 @@ def _prepared(profile: Profile, sections: RawSections) -> dict[str, object]:
     parts = expected_splits(profile, prepare)
     share = parts["train"] / max(1, sum(profile.classes.values()))
     return {
-        "image_shape": [prepare["image_size"], prepare["image_size"], prepare["channels"]],
+        "image_shape": [*sides_of(prepare), prepare["channels"]],
         "brightness": dict(profile.brightness),
         "splits": {
             "train": {

@@ -66,12 +66,10 @@ def _prepared(
     pictures: Iterator[tuple[str, np.ndarray]], interface: Interface
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield each picture in the shape of the model's images: uint8 [H, W, C]."""
-    size, _, channels = interface.image_shape
     for name, raw in pictures:
         image = prepare_image(
             raw,
-            size=size,
-            channels=channels,
+            shape=interface.image_shape,
             fit=interface.fit,
             background=interface.background,
             ranges=interface.value_range,

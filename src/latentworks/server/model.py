@@ -130,8 +130,7 @@ class Model:
     def _of_one_shape(self, pictures: list[np.ndarray]) -> np.ndarray:
         """Resize pictures of any sizes to the size of the model: [N, H, W, C]."""
         interface = self.interface
-        size, _, channels = interface.image_shape
-        checks.check_pixels(len(pictures) * size * size * channels)
+        checks.check_pixels(len(pictures) * math.prod(interface.image_shape))
         return checks.prepare(
             pictures,
             interface.image_shape,

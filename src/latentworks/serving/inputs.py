@@ -37,7 +37,7 @@ def to_images(
     array = _of_known_dtype(array, FULL if prepared else ranges)
     sent = list(array.shape)
     check_pixels(array.size)
-    if _may_be_rows(array.shape, math.prod(image_shape)):
+    if _may_be_rows(array.shape, image_shape):
         raise InputError(
             f"This may be one image, or {len(array)} images with all pixels in a row. Send images "
             "as [N, h, w, c], and a single image as [1, h, w, c]. "
@@ -72,12 +72,9 @@ def prepare(
 
     Images of the model's size stay as they are if they are uint8, and uint8 is read in full.
     """
-    size, _, channels = image_shape
     return np.stack(
         [
-            prepare_image(
-                image, size=size, channels=channels, fit=fit, background=background, ranges=ranges
-            )
+            prepare_image(image, shape=image_shape, fit=fit, background=background, ranges=ranges)
             for image in images
         ]
     )
@@ -154,12 +151,14 @@ def _cure(array: np.ndarray) -> str:
     return f" from {low:g} to {high:g}."
 
 
-def _may_be_rows(shape: tuple[int, ...], num_values: int) -> bool:
+def _may_be_rows(shape: tuple[int, ...], image_shape: tuple[int, int, int]) -> bool:
     """True if an array may be [N, h * w * c] or [N, h * w, c].
 
-    A model has images of `num_values`; rows of square images of other sizes are known, too.
+    The model has images of `image_shape`; rows of square images of other sizes are known, too.
     """
-    if math.prod(shape[1:]) == num_values and (
+    if shape == image_shape[:2]:
+        return False
+    if math.prod(shape[1:]) == math.prod(image_shape) and (
         len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4)
     ):
         return True

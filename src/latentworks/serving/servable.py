@@ -294,8 +294,7 @@ class Servable:
         is_known = images.dtype == np.uint8 and images.shape[1:] == self.image_shape
         if are_prepared or (is_known and "uint8" not in ranges):
             return images
-        size, _, channels = self.image_shape
-        checks.check_pixels(len(images) * size * size * channels)
+        checks.check_pixels(len(images) * math.prod(self.image_shape))
         fit, background = self.interface.fit, self.interface.background
         return checks.prepare(images, self.image_shape, fit, background, ranges)
 

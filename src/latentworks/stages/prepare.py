@@ -39,22 +39,20 @@ def main(raw: Path, prepared: Path) -> None:
     say(source.notes)
     config = params.prepare
     fractions = (config.val_fraction, config.test_fraction)
-    image_shape = (config.image_size, config.image_size, config.channels)
 
     ranges, remarks = value_ranges(source, config.value_range)
     say(remarks)
-    catalog = Catalog(image_shape, source.class_names)
+    catalog = Catalog(config.image_shape, source.class_names)
     transform = partial(
         prepare_image,
-        size=config.image_size,
-        channels=config.channels,
+        shape=config.image_shape,
         fit=config.fit,
         background=config.background,
         ranges=ranges,
     )
     with replacing(prepared) as folder:
         folder.mkdir()
-        with ImageWriter(folder / "images.npy", image_shape) as images:
+        with ImageWriter(folder / "images.npy", config.image_shape) as images:
             stream = tqdm(decoded(source, transform), total=source.num_items, disable=None)
             for item, result in stream:
                 if result.image is None:

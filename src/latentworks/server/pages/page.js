@@ -3,7 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const TILES = 16; // decoded images of the map, along a side
-const SHARP = 1024; // smallest side of the map in pixels
+const SHARP = 1024; // least pixels along the longer side of the map
 const POINTS = 400; // samples, whose latents set the range of the map
 
 const AGAIN = 2000; // milliseconds between two requests for the state of the server
@@ -166,8 +166,9 @@ async function plane(latents) {
     ((z[0] - range[0][0]) / (range[0][1] - range[0][0])) * canvas.width,
     ((range[1][1] - z[1]) / (range[1][1] - range[1][0])) * canvas.height,
   ];
-  const unit = canvas.width / 512;
-  const onto = (at) => Math.min(Math.max(at, 10 * unit), canvas.width - 10 * unit); // points outside are drawn at the edge
+  const unit = Math.max(canvas.width, canvas.height) / 512;
+  // Points outside are drawn at the edge.
+  const onto = (at, axis) => Math.min(Math.max(at, 10 * unit), (axis ? canvas.height : canvas.width) - 10 * unit);
   draw = () => {
     context.globalAlpha = 0.75;
     context.clearRect(0, 0, canvas.width, canvas.height);
