@@ -21,7 +21,7 @@ function redraw(all = true) {
 }
 
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
-const colourOf = (point) => classes.get(labels[point])?.colour ?? "#8a93a3";
+const colourOf = (point) => classes.get(labels[point])?.colour ?? data.unlabelled;
 
 function draw(all) {
   for (const [id, context] of Object.entries(layers)) {
