@@ -31,7 +31,11 @@ function draw(all) {
     context.setTransform(box.ratio, 0, 0, box.ratio, 0, 0);
     context.imageSmoothingEnabled = false;
   }
-  if (all) MODE[mode]();
+  if (all) {
+    MODE[mode]();
+    placeNames();
+  }
+  drawNames();
   drawMarks();
 }
 
