@@ -9,6 +9,7 @@ import argparse
 import math
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,16 @@ def missed(path: Path) -> list[str]:
     """The goals that a recipe missed in its last measurement, as text."""
     expected = params.read(path).get(recipes.EXPECTED, {})
     return [
-        f"`{name}` is {expected[name]:.4g}; goal: {goal}"
+        f"`{name}` is {expected[name]:.4g}{_beside(name, expected)}; goal: {goal}"
         for name, goal in goals(path).items()
         if name in expected and not goal.reached(expected[name])
     ]
+
+
+def _beside(name: str, expected: Mapping[str, float]) -> str:
+    """The recall beside a precision, which alone says little: equal samples can have 1."""
+    recall = name.replace("precision", "recall")
+    return f", `{recall}` {expected[recall]:.4g}" if recall != name else ""
 
 
 def picture(name: str) -> Path:

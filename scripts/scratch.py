@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from latentworks import params
@@ -30,23 +31,24 @@ class Scratch:
 
     def run(
         self,
-        recipe: str,
+        recipe: str | None = None,
         *,
         seed: int | None = None,
         first: str | None = None,
         last: str | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> float:
-        """Run the stages of a recipe from `first` to `last`.
+        """Run the stages of a recipe, or of the committed params, from `first` to `last`.
 
-        Returns the minutes of the stages from `train` to `last`. The stages before `train` do not
-        count, since all recipes share them.
+        `environment` has variables for the stages. Returns the minutes of the stages from `train`
+        to `last`. The stages before `train` do not count, since all recipes share them.
         """
         text = git.committed(self.root, str(params.PARAMS))  # the checkout's file may hold a recipe
         if text is None:
             raise SystemExit(
-                f"Cannot run recipe {recipe}: {params.PARAMS} is not committed to git. Commit it."
+                f"Cannot run the stages: {params.PARAMS} is not committed to git. Commit it."
             )
-        wanted = recipes.sections(self.root, recipe)
+        wanted = recipes.sections(self.root, recipe) if recipe else {}
         wanted |= {} if seed is None else {"seed": seed}
         (self.folder / params.PARAMS).write_text(recipes.merge(text, wanted), encoding="utf-8")
         names = list(dag.stages(self.root))
@@ -56,19 +58,19 @@ class Scratch:
         seconds: dict[str, float] = disk.read_json(took) if took.exists() else {}
         for stage in names[start:end]:
             started = time.monotonic()
-            self._stage(stage)
+            self._stage(stage, environment or {})
             seconds[stage] = time.monotonic() - started
             disk.write_json(took, seconds)
         return sum(seconds[each] for each in names[names.index("train") : end]) / 60
 
-    def _stage(self, stage: str) -> None:
+    def _stage(self, stage: str, environment: Mapping[str, str]) -> None:
         words = dag.stages(self.root)[stage]["cmd"].split()
         arguments = words[words.index("-m") :]  # after `PYTHONPATH=src exec python`
         with (self.folder / "log.txt").open("a") as log:
             done = subprocess.run(
                 [sys.executable, *arguments],
                 cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": str(self.root / "src")},
+                env={**os.environ, **environment, "PYTHONPATH": str(self.root / "src")},
                 stdout=log,
                 stderr=log,
             )

@@ -14,6 +14,7 @@ from latentworks.models.config import CodesConfig, ModelConfig, TrainConfig
 from latentworks.repository import dag
 from latentworks.samplers.config import ClassGaussianMixtureConfig, SampleConfig
 from latentworks.system import disk
+from latentworks.system.console import few
 
 STAGE = "train"  # of dvc.yaml: the advice is given before it
 LONG = 1 / 3  # of all steps, for a warm-up
@@ -121,10 +122,8 @@ def _of_classes(sample: SampleConfig, sizes: dict[str, int]) -> Iterator[str]:
     least = given if isinstance(given, int) else min(given)
     small = [name for name, size in sizes.items() if 0 < size < least]
     if small:
-        shown = ", ".join(small[:SHOWN])
-        more = f" and {len(small) - SHOWN} more" if len(small) > SHOWN else ""
         yield (
             f"The sampler fits {least} components to each class. Fewer training images are in: "
-            f"{shown}{more}. Stage sample will fail. Lower sample.sampler.num_components, or add "
-            "images."
+            f"{few(small, SHOWN)}. Stage sample will fail. Lower sample.sampler.num_components, or "
+            "add images."
         )

@@ -29,7 +29,7 @@ from latentworks.registry.signatures import Keys
 from latentworks.repository import dag, dvc, git, timings
 from latentworks.runner import resources
 from latentworks.system import locks
-from latentworks.system.console import abandoned, columns
+from latentworks.system.console import abandoned, columns, few
 from latentworks.system.state import STATE
 from latentworks.tracking import local_store
 from latentworks.tracking.uri import (
@@ -43,11 +43,9 @@ from latentworks.tracking.uri import (
 
 SECONDS = 8.0  # for all checks together
 CONNECTED = 3.0  # seconds for a connection
-PYTHONS = ((3, 11), (3, 13))  # the first and the last that the locked packages have
 LOCKED = Path("requirements/latentworks.txt")
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)(\s*;)?", re.MULTILINE)  # group 3: has a marker
 PORTS = {"http": 80, "https": 443, "ssh": 22, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-MAX_SHOWN = 3  # names in a finding
 SETUP = "Run `make setup`"
 
 
@@ -117,11 +115,19 @@ def table(found: dict[str, Finding]) -> str:
 
 def _python(root: Path) -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
-    if PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
+    first, beyond = supported()
+    if first <= sys.version_info[:2] < beyond:
         return Finding("ok", version)
-    first, last = (".".join(map(str, each)) for each in PYTHONS)
+    last = f"{beyond[0]}.{beyond[1] - 1}"
     cure = f"Run `make clean`, then `make setup PYTHON=python{last}`"
-    return Finding("fault", f"{version}; expected {first} to {last}", cure)
+    return Finding("fault", f"{version}; expected {first[0]}.{first[1]} to {last}", cure)
+
+
+def supported() -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the first version of Python that pyproject.toml allows, and the first beyond them."""
+    given = metadata.metadata(latentworks.__name__)["Requires-Python"]
+    first, beyond = sorted((int(a), int(b)) for a, b in re.findall(r"(\d+)\.(\d+)", given))
+    return first, beyond
 
 
 def _packages(root: Path) -> Finding:
@@ -140,9 +146,9 @@ def _packages(root: Path) -> Finding:
         if name in installed and installed[name] not in pins[name]
     ]
     if missing:
-        return Finding("fault", f"missing: {_few(missing)}", SETUP)
+        return Finding("fault", f"missing: {few(missing)}", SETUP)
     if others:
-        return Finding("note", f"other versions than in {LOCKED}: {_few(others)}", SETUP)
+        return Finding("note", f"other versions than in {LOCKED}: {few(others)}", SETUP)
     return Finding("ok", f"{len(pins)} pinned, as in {LOCKED}")
 
 
@@ -175,7 +181,7 @@ def _git(root: Path) -> Finding:
     changed = git.differences(root)
     if changed:
         cure = "Commit them before `latentworks register`"
-        return Finding("note", f"code that is not committed: {_few(changed)}", cure)
+        return Finding("note", f"code that is not committed: {few(changed)}", cure)
     return Finding("ok", "the code is committed")
 
 
@@ -194,7 +200,7 @@ def _disk(root: Path) -> Finding:
         if folder.exists() and not os.access(folder, os.W_OK)
     ]
     if unwritable:
-        return Finding("fault", f"{_few(unwritable)} cannot be written to", "Make it writable")
+        return Finding("fault", f"{few(unwritable)} cannot be written to", "Make it writable")
     text = f"{free / 1e9:.1f} GB are free; a result like that of {dag.LOCK} takes "
     text += f"{needed / 1e9:.1f} GB with its copy in DVC's cache"
     return Finding("ok", text) if free >= needed else Finding("fault", text, "Free some space")
@@ -312,8 +318,3 @@ CHECKS: dict[str, Check] = {
     "MLflow": _store,
     "keys": _keys,
 }
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-    return f"{', '.join(names[:MAX_SHOWN])}{more}"

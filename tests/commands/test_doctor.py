@@ -3,6 +3,7 @@
 import shutil
 import socket
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,14 @@ def silent() -> Iterator[str]:
     """The address of a server that accepts connections, and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_doctor_and_make_ask_for_the_python_of_pyproject() -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (a, b), (c, d) = doctor.supported()
+    assert pyproject["project"]["requires-python"] == f">={a}.{b},<{c}.{d}"
+    condition = f"({a}, {b}) <= sys.version_info < ({c}, {d})"
+    assert condition in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_a_finished_checkout_has_no_fault(finished: Checkout, tmp_path: Path) -> None:

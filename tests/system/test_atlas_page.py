@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from selenium.webdriver.common.keys import Keys
 from atlas_page import NAMES, Page, of_the_book, space
 from families import NUM_CLASSES, OF_KIND, autoencoder
 from latentworks.plots.decoder_program import DecoderProgram
+from latentworks.plots.palette import class_colours
 from servers import until
 
 pytestmark = pytest.mark.system
@@ -141,6 +143,55 @@ def test_the_atlas_sends_no_request(browser: webdriver.Chrome, page: Page, plane
     assert plane.as_uri() in asked
     assert all(url == plane.as_uri() or url.startswith(("blob:", "data:")) for url in asked), asked
     assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_the_first_view_and_the_button_show_all_images(
+    page: Page, plane: Path, width: int, height: int
+) -> None:
+    def all_inside() -> bool:
+        at = np.array([page.place(point) for point in range(60)])
+        map_ = page.find("#map").rect
+        return bool((at > (0, 56)).all() and (at < (map_["width"], map_["height"])).all())
+
+    page.window(width, height)
+    page.open(plane)
+    assert all_inside()
+    page.script("zoom(4); move(200, 300)")
+    assert not all_inside()
+    page.find("#fit").click()
+    assert all_inside()
+    page.window(width, height - 200)
+    until(all_inside)
+
+
+def test_each_class_has_its_whole_name_at_the_median_of_its_images(page: Page) -> None:
+    given = space(2, (8, 8, 1))
+    names = page.script("return names")
+    assert sorted(each["name"] for each in names) == sorted(NAMES)
+    for each in names:
+        label = NAMES.index(each["name"])
+        median = np.sort(given.z[given.labels == label], axis=0)[10]  # of 20
+        assert page.script("return toWorld(...arguments[0])", each["from"]) == pytest.approx(median)
+        middle = each["left"] + each["width"] / 2, each["top"] + 9
+        assert np.hypot(*np.subtract(middle, each["from"])) < 160
+        swatch = page.pixels("#map")[round(each["top"] + 9), round(each["left"] + 4)]
+        assert "#{:02x}{:02x}{:02x}".format(*swatch) == class_colours(3)[label]
+    page.script("zoom(1 / 8)")
+    page.settle()
+    names = page.script("return names")
+    assert len(names) == 3
+    apart = np.linalg.norm(np.diff([each["from"] for each in names], axis=0), axis=1)
+    assert apart.min() < 19  # two medians are closer than lines of text
+    for one, other in combinations(names, 2):
+        first, second = sorted((one, other), key=lambda each: each["left"])
+        beside = first["left"] + first["width"] <= second["left"]
+        assert beside or abs(one["top"] - other["top"]) >= 19
+    cells = "[...document.querySelectorAll('#classes span')]"
+    assert page.script(f"return {cells}.every((each) => each.scrollWidth <= each.clientWidth)")
+    page.find("#classes label").click()
+    page.settle()
+    assert NAMES[0] not in [each["name"] for each in page.script("return names")]
 
 
 def test_pointing_at_a_point_shows_its_image(page: Page) -> None:

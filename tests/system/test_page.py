@@ -18,6 +18,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 from checkouts import NAME, Project
+from latentworks.preprocess import over_background
 from servers import server_of, until
 
 pytestmark = pytest.mark.system
@@ -279,6 +280,20 @@ def test_an_uploaded_image_is_reconstructed_and_scored(page: Page, picture: Path
     expected = pytest.approx(place.json()["outputs"][0], abs=0.006)  # the page shows two digits
     assert latents(page.text("#place")) == expected
     until(lambda: latents(page.text("#point")) == expected)
+
+
+def test_transparent_pixels_are_shown_as_the_model_sees_them(page: Page, tmp_path: Path) -> None:
+    pixels = np.full((8, 8, 4), 200, np.uint8)  # red under all pixels, with more and more alpha
+    pixels[..., 1:3] = 40
+    pixels[..., 3] = np.arange(64).reshape(8, 8) * 4
+    Image.fromarray(pixels).save(tmp_path / "see-through.png")
+    chooser = page.find("#file")
+    page.becomes_another(lambda: chooser.send_keys(str(tmp_path / "see-through.png")), "#again")
+    background = requests.get(f"{page.url}/version", timeout=10).json()["background"]
+    shown = np.reshape(page.pixels("#given"), (8, 8, 4))
+    assert (shown[..., 3] == 255).all()
+    # The browser rounds colours that are multiplied by alpha.
+    np.testing.assert_allclose(shown[..., :3], over_background(pixels, background), atol=2)
 
 
 def test_a_file_that_is_no_picture_gets_an_error_message(page: Page, tmp_path: Path) -> None:

@@ -51,6 +51,13 @@ def test_a_command_does_not_wait_for_an_abandoned_call(end: str, exit_code: int,
     assert done.stderr.startswith(said) if said else not done.stderr
 
 
+def test_a_line_names_a_few_and_counts_the_others() -> None:
+    assert console.few(["a"]) == "a"
+    assert console.few(["a", "b", "c"]) == "a, b, c"
+    assert console.few(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
+    assert console.few(["a"] * 2001, 1) == "a and 2,000 more"
+
+
 # --- text of other programs, and of slow work ----------------------------------------------------
 
 

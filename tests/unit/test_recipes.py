@@ -1,17 +1,20 @@
 """Every recipe has goals, measured scores and an explanation in docs/recipes.md."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 import measure_recipes
+import peers_table
 from checkouts import ROOT
 from goals import Goal, goals, score
 from latentworks import params
 from latentworks.params import recipes
 from latentworks.sections import Params
 from latentworks.system import disk
+from latentworks.tracking.pages import COLUMNS
 
 NAMES = recipes.names(ROOT)
 
@@ -59,6 +62,23 @@ def test_the_missed_goals_of_a_recipe_are_reported(tmp_path: Path) -> None:
         "goal: {a.x: at most 1, a.y: at least 2, a.z: at most 3}\nexpected: {a.x: 1.5, a.y: 2}\n"
     )
     assert measure_recipes.missed(path) == ["`a.x` is 1.5; goal: at most 1"]
+
+
+def test_precision_never_stands_without_recall(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "goal: {x.precision: at least 1}\nexpected: {x.precision: 0.9, x.recall: 0.1}\n"
+    )
+    (line,) = measure_recipes.missed(path)
+    assert line == "`x.precision` is 0.9, `x.recall` 0.1; goal: at least 1"
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        lines = page.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines):
+            if "precision" in line and re.search(r"\d", line):
+                assert "recall" in " ".join(lines[number : number + 2]), (page.name, line)
+    for columns in (COLUMNS, list(measure_recipes.SHOWN), peers_table.COLUMNS):
+        for name, after in pairwise(columns):
+            assert ("precision" in name) == ("recall" in after), name
 
 
 def test_the_table_leaves_out_columns_that_no_recipe_has(tmp_path: Path) -> None:

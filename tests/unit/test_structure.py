@@ -20,7 +20,7 @@ STAGES = dag.stages(ROOT)
 
 # A room imports itself and rooms of earlier lines. Rooms of one line do not import each other.
 LINES = (
-    ("errors", "config"),
+    ("errors", "config", "grid"),
     ("preprocess", "quantization", "metrics", "plots", "system"),
     ("params", "models", "samplers", "priors"),
     ("datasets", "engine", "artifacts", "repository"),

@@ -8,6 +8,7 @@ from typing import Literal
 from latentworks.errors import Damaged
 from latentworks.params.faults import escaped
 from latentworks.repository.dag import FOLDER
+from latentworks.system.console import few
 
 Place = Literal["checkout", "cache", "mlflow"]
 IN: dict[Place, str] = {"checkout": "", "cache": " in DVC's cache", "mlflow": " in MLflow"}
@@ -91,10 +92,7 @@ class Verified:
         """Raise Damaged if a fault was not repaired."""
         if self.lost:
             names = [escaped(fault.what) for fault in _gathered(self.lost)]
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise Damaged(
-                f"Not repaired: {', '.join(names[:3])}{more}. The lines above name the next step."
-            )
+            raise Damaged(f"Not repaired: {few(names)}. The lines above name the next step.")
 
 
 def count(num: int, noun: str) -> str:

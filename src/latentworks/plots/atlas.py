@@ -9,11 +9,10 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-from matplotlib.colors import to_hex
 from PIL import Image
 
 from latentworks.plots.decoder_program import DecoderProgram
-from latentworks.plots.latents import UNLABELLED, palette
+from latentworks.plots.palette import UNLABELLED, class_colours
 from latentworks.plots.plane import Plane
 from latentworks.plots.tiles import fitted
 
@@ -49,6 +48,7 @@ def atlas(
         "directions": plane.directions.tolist(),
         "sliders": _sliders(z, plane),
         "classes": _classes(labels, class_names),
+        "unlabelled": UNLABELLED,
         "points": _base64(plane.project(z).astype("<f4")),
         "errors": _base64(errors.astype("<f4")),
         "labels": _base64((np.full(len(z), -1) if labels is None else labels).astype("<i4")),
@@ -100,7 +100,7 @@ def _classes(labels: np.ndarray | None, class_names: Sequence[str]) -> list[dict
     """The classes in the order of their labels, then images without a label, if any."""
     if labels is None:
         return []
-    colours = [to_hex(colour) for colour in palette(len(class_names))]
+    colours = class_colours(len(class_names))
     named = [*zip(range(len(class_names)), class_names, colours, strict=False)]
     named += [(-1, "no label", UNLABELLED)] if (labels < 0).any() else []
     return [

@@ -12,13 +12,13 @@ from latentworks.plots.page import (
     HEADER,
     MARGIN,
     MAX_NAMED,
-    PALETTE,
     WIDTH,
     add_axes,
     blank_page,
     place,
     write,
 )
+from latentworks.plots.palette import BLUE, RED
 from latentworks.plots.tiles import GAP, SIDE, columns_for, fitted, tile
 
 PANEL = 880  # where the right part begins
@@ -96,10 +96,8 @@ def _brightness(figure: Figure, brightness: dict[str, Any]) -> None:
     axes = add_axes(figure, left, HEADER + 56, RIGHT - left - 8, 130)
     counts = np.array(brightness["histogram"])
     edges = np.linspace(0, 256, len(counts) + 1)
-    axes.bar(
-        edges[:-1], counts / counts.sum(), np.diff(edges) - 1.5, align="edge", color=PALETTE[0]
-    )
-    axes.axvline(mean, color=PALETTE[2], lw=1.5)
+    axes.bar(edges[:-1], counts / counts.sum(), np.diff(edges) - 1.5, align="edge", color=BLUE)
+    axes.axvline(mean, color=RED, lw=1.5)
     axes.set(
         xlim=(0, 256), xticks=[0, 64, 128, 192, 255], xlabel="pixel value; the line is the mean"
     )

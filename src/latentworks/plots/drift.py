@@ -9,7 +9,6 @@ from latentworks.plots.page import (
     HEADER,
     MARGIN,
     NUMBERS,
-    PALETTE,
     RULE,
     WIDTH,
     add_axes,
@@ -18,9 +17,10 @@ from latentworks.plots.page import (
     place,
     write,
 )
+from latentworks.plots.palette import RED
 from latentworks.plots.tiles import GAP, SIDE, columns_for, fitted, tile
 
-OLD, NEW = FAINT, PALETTE[2]  # test images and incoming ones
+OLD, NEW = FAINT, RED  # test images and incoming ones
 PLOT = 300  # height
 MAX_POINTS = 4000  # of each kind
 NUM_BINS = 40

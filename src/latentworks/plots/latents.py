@@ -1,10 +1,8 @@
 """Latent space: a scatter plot of the training images, and a grid of decoded points."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -15,13 +13,13 @@ from latentworks.plots.page import (
     MARGIN,
     MAX_NAMED,
     NUMBERS,
-    PALETTE,
     add_axes,
     blank_page,
     name_y_axis,
     place,
     write,
 )
+from latentworks.plots.palette import UNLABELLED, class_colours
 from latentworks.plots.plane import Plane
 from latentworks.plots.tiles import Decode, fitted
 
@@ -29,7 +27,6 @@ PLOT = 900  # side of the square plot, in pixels, as all lengths here
 LEFT = MARGIN + NUMBERS
 TOP = HEADER + 28  # for the name of the second axis
 LEGEND = 270
-UNLABELLED = "#c3c9d2"
 
 
 def latent_scatter(z: np.ndarray, labels: np.ndarray | None, class_names: Sequence[str]) -> Figure:
@@ -105,7 +102,8 @@ def _scatter(
     class_names: Sequence[str],
 ) -> None:
     """Draw points: large and opaque if few, small and transparent if many, to show the density."""
-    colours = np.array([to_rgb(colour) for colour in [*palette(len(class_names)), UNLABELLED]])
+    names = [*class_colours(len(class_names)), UNLABELLED]
+    colours = np.array([to_rgb(name) for name in names])
     chosen = np.zeros(len(z), dtype=np.int64) if labels is None else labels  # -1 is UNLABELLED
     order = np.random.default_rng(0).permutation(
         len(z)
@@ -125,16 +123,6 @@ def _scatter(
         axes.set(yticks=[])
 
 
-def palette(num_classes: int) -> list[Any]:
-    if num_classes <= len(PALETTE):
-        return PALETTE[: max(num_classes, 1)]
-    # Steps of the golden ratio, so that classes next to each other in the legend look different.
-    order = np.argsort(np.arange(num_classes) * (5**0.5 - 1) / 2 % 1)
-    colours = np.empty((num_classes, 4))
-    colours[order] = colormaps["turbo"](np.linspace(0.04, 0.96, num_classes))
-    return list(colours)
-
-
 def _count(z: np.ndarray) -> str:
     num, latent_dim = z.shape
     return f"{num:,} latents of {latent_dim} dimension{'s' if latent_dim > 1 else ''}"
@@ -147,7 +135,8 @@ def _meaning(labels: np.ndarray | None) -> str:
 
 def _legend(figure: Figure, left: int, labels: np.ndarray, class_names: Sequence[str]) -> None:
     """List the classes and their numbers of points beside a square plot."""
-    entries = [*zip(class_names, palette(len(class_names)), range(len(class_names)), strict=True)]
+    num = len(class_names)
+    entries = [*zip(class_names, class_colours(num), range(num), strict=True)]
     shown = entries[:MAX_NAMED]
     if (labels < 0).any():
         shown.append(("no label", UNLABELLED, -1))
@@ -157,6 +146,6 @@ def _legend(figure: Figure, left: int, labels: np.ndarray, class_names: Sequence
         write(figure, left, y, "●", color=colour, size=12)
         write(figure, left + 22, y, name, right - left - 22 - 68)
         write(figure, right, y, f"{(labels == label).sum():,}", ha="right", color=FAINT)
-    if len(entries) > MAX_NAMED:
-        text = f"and {len(entries) - MAX_NAMED:,} more classes"
+    if num > MAX_NAMED:
+        text = f"and {num - MAX_NAMED:,} more classes"
         write(figure, left + 22, TOP + 12 + 26 * len(shown), text, color=FAINT)

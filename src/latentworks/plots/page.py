@@ -15,10 +15,6 @@ NUMBERS = 68  # left of an axis, for numbers of eight characters
 MAX_NAMED = 24  # classes with a line of their own; of the rest, the number is given
 
 INK, FAINT, RULE = "#1f2430", "#667085", "#d5d9e0"
-# Petroff 2021, *Accessible Color Sequences for Data Visualization*: ten colours that colour-blind
-# people, too, can tell apart.
-PALETTE = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"]
-PALETTE += ["#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"]
 
 
 def blank_page(width: int, height: int, title: str, subtitle: str) -> Figure:

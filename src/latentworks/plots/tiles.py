@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from skimage.measure import block_reduce
 
+from latentworks.grid import grid
 from latentworks.plots.page import MARGIN, WIDTH
 
 Decode = Callable[[np.ndarray], np.ndarray]  # float32 [M, D] -> float32 [M, H, W, C] in [0, 1]
@@ -21,14 +22,7 @@ def tile(images: np.ndarray, num_columns: int) -> np.ndarray:
     `images` is [N, H, W, C] with N >= 1, grey or RGB, uint8 or float in [0, 1]. Fewer images than
     `num_columns` make a narrower picture.
     """
-    images = fitted(images, max(images.shape[1:3]))
-    num_columns = min(num_columns, len(images))
-    num_rows = -(-len(images) // num_columns)
-    missing = num_rows * num_columns - len(images)
-    cells = np.pad(images, ((0, missing), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
-    height, width = cells.shape[1:3]
-    rows = cells.reshape(num_rows, num_columns, height, width, 3).swapaxes(1, 2)
-    return rows.reshape(num_rows * height, num_columns * width, 3)[:-GAP, :-GAP]
+    return grid(fitted(images, max(images.shape[1:3])), min(num_columns, len(images)), GAP)
 
 
 def fitted(images: np.ndarray, side: int) -> np.ndarray:

@@ -13,13 +13,13 @@ from latentworks.plots.page import (
     INK,
     MARGIN,
     NUMBERS,
-    PALETTE,
     RULE,
     WIDTH,
     add_axes,
     blank_page,
     name_y_axis,
 )
+from latentworks.plots.palette import BLUE, RED
 
 
 def curves(epochs: list[dict[str, float]]) -> Figure:
@@ -50,7 +50,7 @@ def curves(epochs: list[dict[str, float]]) -> Figure:
     left = MARGIN + NUMBERS
     losses = add_axes(figure, left, HEADER + 28, WIDTH - left - MARGIN, 310)
     rates = add_axes(figure, left, HEADER + 404, WIDTH - left - MARGIN, 104)
-    for key, colour in zip(names, (PALETTE[0], PALETTE[2]), strict=False):
+    for key, colour in zip(names, (BLUE, RED), strict=False):
         drawn = [math.nan if key == "loss" and "phase" in epoch else epoch[key] for epoch in epochs]
         losses.plot(numbers, drawn, color=colour, label=names[key], **line)
     if watched == "val_loss" or not rounds:

@@ -13,6 +13,7 @@ from latentworks.datasets.links import Links
 from latentworks.datasets.rejects import REASONS
 from latentworks.datasets.source import FirstFrame, Reject
 from latentworks.errors import InputError
+from latentworks.grid import grid
 from latentworks.preprocess import prepare_image
 from latentworks.serving.inputs import MAX_NUM
 from latentworks.serving.servable import BATCH_SIZE, Interface
@@ -103,7 +104,7 @@ def _pixels(read: np.ndarray | FirstFrame) -> np.ndarray:
 
 def write_grid(path: Path, images: np.ndarray) -> None:
     """Write images, uint8 [N, H, W, C], as one PNG file, about as many across as down."""
-    _write(path, _grid(images, math.ceil(math.sqrt(len(images)))))
+    _write(path, grid(images, math.ceil(math.sqrt(len(images))), GAP))
 
 
 def write_each(folder: Path, images: np.ndarray) -> None:
@@ -128,7 +129,7 @@ def write_pairs(path: Path, originals: np.ndarray, reconstructions: np.ndarray) 
     """
     columns = min(len(originals), max(MIN_COLUMNS, math.ceil(math.sqrt(2 * len(originals)))))
     both = [_rows(images, columns) for images in (originals, reconstructions)]
-    _write(path, _grid(np.stack(both, axis=1).reshape(-1, *originals.shape[1:]), columns))
+    _write(path, grid(np.stack(both, axis=1).reshape(-1, *originals.shape[1:]), columns, GAP))
 
 
 def _rows(images: np.ndarray, num_columns: int) -> np.ndarray:
@@ -136,18 +137,6 @@ def _rows(images: np.ndarray, num_columns: int) -> np.ndarray:
     missing = -len(images) % num_columns
     filled = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=255)
     return filled.reshape(-1, num_columns, *images.shape[1:])
-
-
-def _grid(images: np.ndarray, num_columns: int) -> np.ndarray:
-    """Lay out images uint8 [N, H, W, C], row by row with white between them: uint8 [h, w, C].
-
-    `plots.tile` does the same, but its import takes a second.
-    """
-    cells = np.pad(images, ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
-    rows = _rows(cells, num_columns)  # [R, num_columns, H, W, C]
-    height, width, channels = cells.shape[1:]
-    picture = rows.swapaxes(1, 2).reshape(len(rows) * height, num_columns * width, channels)
-    return picture[:-GAP, :-GAP]
 
 
 def _write(path: Path, pixels: np.ndarray) -> None:

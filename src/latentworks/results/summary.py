@@ -14,7 +14,7 @@ from latentworks.repository import dag, git
 from latentworks.repository.result import Result, flat, recorded_result
 from latentworks.results import scores
 from latentworks.system import disk
-from latentworks.system.console import columns
+from latentworks.system.console import columns, few
 from latentworks.tracking.uri import SQLITE, tracking_uri
 
 NEEDED = ("metrics", "figures", "atlas", "servable", "prepared")  # outs, by name
@@ -193,6 +193,5 @@ def _notes(root: Path, result: Result) -> list[str]:
         notes.append(f"{params.PARAMS} has changed since: `latentworks plan` shows what would run.")
     with suppress(git.GitError):
         if code := git.differences(root):
-            more = f" and {len(code) - 1} more" if len(code) > 1 else ""
-            notes.append(f"Before you register it, commit the code: {code[0]}{more}.")
+            notes.append(f"Before you register it, commit the code: {few(code, 1)}.")
     return notes

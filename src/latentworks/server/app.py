@@ -170,6 +170,7 @@ def _add_probes(app: FastAPI, service: Service) -> None:
                 "version": named.number,
                 "sha256": named.sha256,
                 "image_shape": interface.image_shape,
+                "background": interface.background,
                 "latent_dim": interface.latent_dim,
                 "labels": interface.labels,
                 "conditional": model.conditional,

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from latentworks.datasets.pictures import WEB, decode_image
 from latentworks.datasets.source import Reject
 from latentworks.errors import InputError
+from latentworks.grid import grid
 from latentworks.serving.inputs import MAX_PIXELS
 from latentworks.serving.servable import Outputs
 
@@ -239,10 +240,4 @@ def png(image: np.ndarray) -> bytes:
 
 def sheet(images: np.ndarray) -> np.ndarray:
     """Lay images uint8 [N, h, w, c] out in rows, as nearly square as possible."""
-    num, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(num))
-    rows = math.ceil(num / columns)
-    tiles = np.full((rows * columns, height, width, channels), 255, dtype=np.uint8)
-    tiles[:num] = images
-    tiles = tiles.reshape(rows, columns, height, width, channels)
-    return tiles.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
+    return grid(images, math.ceil(math.sqrt(len(images))))

@@ -29,6 +29,12 @@ def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     ]
 
 
+def few(names: Sequence[str], most: int = 3) -> str:
+    """Join names for a line: "a, b, c and 2 more"."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
+
+
 @contextmanager
 def slow(work: str) -> Iterator[None]:
     """Print what a block does to standard error, if it takes longer than a second."""

@@ -21,7 +21,7 @@ function redraw(all = true) {
 }
 
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
-const colourOf = (point) => classes.get(labels[point])?.colour ?? "#8a93a3";
+const colourOf = (point) => classes.get(labels[point])?.colour ?? data.unlabelled;
 
 function draw(all) {
   for (const [id, context] of Object.entries(layers)) {
@@ -31,7 +31,11 @@ function draw(all) {
     context.setTransform(box.ratio, 0, 0, box.ratio, 0, 0);
     context.imageSmoothingEnabled = false;
   }
-  if (all) MODE[mode]();
+  if (all) {
+    MODE[mode]();
+    placeNames();
+  }
+  drawNames();
   drawMarks();
 }
 

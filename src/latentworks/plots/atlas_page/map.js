@@ -2,9 +2,10 @@
 // The plane on the screen, and the input of pointers and keys.
 
 const canvas = $("map");
-const view = { x: 0, y: 0, scale: 1, fitting: 1 }; // the middle, and pixels per unit of latent space
+// The middle, pixels per unit of latent space, and true while all images are in view.
+const view = { x: 0, y: 0, scale: 1, fitting: 1, whole: true };
 const box = { width: 1, height: 1, ratio: 1 };
-const BAR = 56; // pixels at the top, for the buttons
+const ROOM = { left: 48, right: 28, top: 64, bottom: 44 }; // pixels beside the images: buttons, names of axes
 const NEAR = 12; // pixels around a point within which the pointer selects it
 
 const toScreen = (x, y) => [
@@ -16,17 +17,19 @@ const toWorld = (left, top) => [
   strip ? 1.5 - 2 * top / box.height : (box.height / 2 - top) / view.scale + view.y,
 ];
 
-// Fits the middle 99% of the images into the view: a few outliers would shrink the rest.
+// Fits all images into the view, those that the panel hides, too.
 function fit() {
   const range = (axis) => {
     const values = points.filter((_, i) => i % 2 === axis).sort();
-    return [0.005, 0.995].map((share) => values[Math.round(share * (num - 1))]);
+    return [values[0], values[num - 1]];
   };
   const [[left, right], [bottom, top]] = [range(0), range(1)];
-  view.x = (left + right) / 2;
-  const across = 0.9 * box.width / (right - left || 1), up = 0.95 * (box.height - BAR) / (top - bottom || 1);
+  const across = Math.max(box.width - ROOM.left - ROOM.right, 1) / (right - left || 1);
+  const up = Math.max(box.height - ROOM.top - ROOM.bottom, 1) / (top - bottom || 1);
   view.scale = view.fitting = strip ? across : Math.min(across, up);
-  view.y = (bottom + top + BAR / view.scale) / 2;
+  view.x = (left + right - (ROOM.left - ROOM.right) / view.scale) / 2;
+  view.y = (bottom + top + (ROOM.top - ROOM.bottom) / view.scale) / 2;
+  view.whole = true;
   redraw();
 }
 
@@ -40,6 +43,7 @@ function zoom(factor, left = box.width / 2, top = box.height / 2) {
 function move(right, down) {
   view.x += right / view.scale;
   view.y -= down / view.scale;
+  view.whole = false;
   redraw();
 }
 
@@ -154,11 +158,10 @@ canvas.addEventListener("keydown", (event) => {
 });
 
 function resize() {
-  const first = box.width === 1;
   Object.assign(box, { width: canvas.clientWidth, height: canvas.clientHeight, ratio: devicePixelRatio });
   for (const { canvas: layer } of Object.values(layers)) {
     layer.width = Math.round(box.width * box.ratio);
     layer.height = Math.round(box.height * box.ratio);
   }
-  if (first) fit(); else redraw();
+  if (view.whole) fit(); else redraw();
 }

@@ -29,9 +29,8 @@ listeners.push(() => {
   const point = shown.point >= 0 ? shown.point : nearest(shown.z);
   drawSmall($("real"), point);
   const name = classes.get(labels[point])?.name;
-  const what = shown.point >= 0 ? "original" : point >= 0 ? "nearest image" : "";
-  $("which").textContent = what + (name ? ` · ${name}` : "");
-  $("which").title = $("which").textContent;
+  $("which").textContent = shown.point >= 0 ? "original" : point >= 0 ? "nearest image" : "";
+  $("of").textContent = name ?? "";
   sayWhere();
   for (const slider of sliders) slider.follow();
   redraw(false);
@@ -102,7 +101,7 @@ const boxes = [...classes.values()].map(({ label, name, count }) => {
     if (input.checked) chosen.add(label); else chosen.delete(label);
     filter();
   });
-  $("classes").append(make("label", {}, input, swatch(label), make("span", { title: name }, name), make("small", {}, number(count))));
+  $("classes").append(make("label", {}, input, swatch(label), make("span", {}, name), make("small", {}, number(count))));
   return { label, input };
 });
 $("choose").hidden = !boxes.length;
@@ -126,6 +125,7 @@ function filter() {
     visible[point] = errors[point] >= least && (!boxes.length || chosen.has(labels[point]));
     count += visible[point];
   }
+  findMedians();
   $("share").textContent = share < 1 ? `${$("worst").value}%` : "all";
   $("count").textContent = `${number(count)} of ${number(num)} images`;
   redraw();

@@ -247,11 +247,22 @@ async function samples() {
   }));
 }
 
+// Draws a picture over the grey that its transparent pixels have for the model.
+async function opaque(file) {
+  const picture = await createImageBitmap(file);
+  const canvas = new OffscreenCanvas(picture.width, picture.height);
+  const context = canvas.getContext("2d");
+  context.fillStyle = `rgb(${Array(3).fill(model.background)})`;
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(picture, 0, 0);
+  return canvas.convertToBlob();
+}
+
 const given = reporting(async (file) => {
   const [[latents], again, score] = await Promise.all([
     ask("encode", file), ask("reconstruct", file, "image/png"), ask("anomaly_score", file),
   ]);
-  replace($("given"), file);
+  replace($("given"), await opaque(file));
   replace($("again"), again);
   $("place").textContent = named(latents);
   $("score").textContent = `Reconstructed worse than ${score.percentile[0].toFixed(0)} of 100 test `
