@@ -108,6 +108,9 @@ def recipe(
 @app.command()
 def new(
     images: Annotated[Path, typer.Option(help="folder or file of your images", show_default=False)],
+    folder: Annotated[
+        Path | None, typer.Argument(help="new folder for a project; none: write params.yaml here")
+    ] = None,
     size: Annotated[
         str | None, typer.Option(help="pixels: of the longer side, 96, or height x width, 48x64")
     ] = None,
@@ -120,25 +123,72 @@ def new(
     no_timing: Annotated[
         bool, typer.Option("--no-timing", help="do not measure the time of a training")
     ] = False,
+    source: Annotated[
+        str | None, typer.Option(help="repository that FOLDER follows; default: this clone")
+    ] = None,
 ) -> None:
     """Look at images of yours, and write params that fit them into params.yaml.
 
-    Uncommitted edits of yours in its sections are not overwritten.
+    Uncommitted edits of yours in its sections are not overwritten. With FOLDER, make a project of
+    your own there, with its own git repository; `latentworks upgrade` renews it.
     """
     from latentworks.project import fitting
 
     root = dag.root()
     sides = None if size is None else fitting.size_of(size)
-    fitted = fitting.fit(root, images, size=sides, is_map=is_map)
+    if source and not folder:
+        raise LatentworksError("--source is of a new project. Name its FOLDER, too.")
+    if folder:
+        from latentworks.project import folder as projects
+
+        fitted = projects.create(
+            root, folder, images, source=source, size=sides, is_map=is_map, keep=not dry_run
+        )
+    else:
+        fitted = fitting.fit(root, images, size=sides, is_map=is_map)
     for line in [*fitted.report, *(f"note: {note}" for note in fitted.notes)]:
         typer.echo(line, err=dry_run)
     if dry_run:
         typer.echo(fitted.text, nl=False)
+    elif folder:
+        if left_out := git.differences(root):
+            typer.echo(f"note: not committed, so not in the project: {', '.join(left_out[:5])}")
+        typer.echo(f"{folder} is a project now. To train in it: `cd {folder}`, then `make repro`.")
     else:
         fitting.write(root, fitted.text)
         typer.echo("params.yaml now fits these images. To train on them, run `make repro`.")
     if not no_timing:
         typer.echo(fitting.duration(fitted), err=dry_run)
+
+
+@app.command()
+def upgrade(
+    to: Annotated[
+        str, typer.Option(help="branch, tag or commit of the repository that the project follows")
+    ] = "HEAD",
+) -> None:
+    """Merge a newer version of the template into a project that `latentworks new` made.
+
+    Your edits stay. Files in which they clash with new ones get conflict markers, and exit code 1.
+    """
+    from latentworks.system import locks
+
+    root = dag.root()
+    with locks.exclusive(locks.of(root), "upgrade", wait=False):
+        from latentworks.project import upgrade as upgrading
+
+        done = upgrading.upgrade(root, to)
+    if not done.is_new:
+        typer.echo(f"This project follows latentworks at {done.commit[:10]} already.")
+        return
+    for name in done.conflicts:
+        typer.echo(f"conflict in {name}: choose lines between <<<<<<< and >>>>>>>, then `git add`")
+    if done.conflicts:
+        raise typer.Exit(1)
+    typer.echo(
+        f"This project now follows latentworks at {done.commit[:10]}. Nothing is committed yet: "
+        "look at `git status` and `git diff`, run `make repro`, and commit."
+    )
 
 
 @app.command()

@@ -26,7 +26,7 @@ import latentworks
 from latentworks import params, sections
 from latentworks.errors import LatentworksError
 from latentworks.registry.signatures import Keys
-from latentworks.repository import dag, dvc, git, timings
+from latentworks.repository import dag, dvc, git, package, timings
 from latentworks.runner import resources
 from latentworks.system import locks
 from latentworks.system.console import abandoned, columns, few
@@ -157,11 +157,12 @@ def _plain(name: str) -> str:
 
 
 def _code(root: Path) -> Finding:
+    wanted = f"commit {pinned[:10]}" if (pinned := package.pinned(root)) else "this checkout"
+    if not package.fault(root):
+        return Finding("ok", f"that of {wanted}")
     running = Path(latentworks.__file__).resolve().parent
-    if running == (root / "src/latentworks").resolve():
-        return Finding("ok", "that of this checkout")
     cure = f"{SETUP} in {root}, and use the commands in its .venv/bin"
-    return Finding("fault", f"that of {running}, and not of this checkout", cure)
+    return Finding("fault", f"that of {running}, and not of {wanted}", cure)
 
 
 def _programs(root: Path) -> Finding:

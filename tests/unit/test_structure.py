@@ -58,6 +58,8 @@ LIBRARIES = {
     "ruamel": ("params", "repository", "runner", "pipeline"),
     "configobj": ("repository",),
     "psutil": ("repository", "runner", "system.memory"),
+    "copier": ("project.template",),
+    "plumbum": ("project.template",),
     "requests": ("datasets",),
     "fastapi": ("server",),
     "starlette": ("server",),

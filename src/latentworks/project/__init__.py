@@ -1,1 +1,1 @@
-"""A project with images of its user: params that fit them, written into params.yaml."""
+"""A project with images of its user: params that fit them, and a folder of its own."""

@@ -31,16 +31,24 @@ class Fitted:
     num_train: int  # images
 
 
-def fit(root: Path, images: Path, *, size: Size | None = None, is_map: bool = False) -> Fitted:
+def fit(
+    root: Path,
+    images: Path,
+    *,
+    size: Size | None = None,
+    is_map: bool = False,
+    committed: str | None = None,
+) -> Fitted:
     """Choose params for the images at a path, and write nothing.
 
-    `size` is the longer side of the prepared images, or their height and width. Raises ParamsError
-    for uncommitted edits in the sections that would be replaced, and DataError for images that
-    cannot be used.
+    `size` is the longer side of the prepared images, or their height and width. `committed` is the
+    text of params.yaml in git, by default in the checkout `root`. Raises ParamsError for
+    uncommitted edits in the sections that would be replaced, and DataError for images that cannot
+    be used.
     """
     _check_size(size)
     images = images.expanduser()  # a shell expands ~ at the start of a word alone
-    committed = git.committed(root, str(params.PARAMS))
+    committed = committed or git.committed(root, str(params.PARAMS))
     before = recipes.sections_of(committed or (root / params.PARAMS).read_text(encoding="utf-8"))
     params.parse(sections.Params, before, str(params.PARAMS))
     profile = look(images, _named(root, images))

@@ -5,11 +5,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import latentworks
 from latentworks import params
 from latentworks.artifacts.curves import read_curves
 from latentworks.errors import DataError, Refused
-from latentworks.repository import dag, dvc, git
+from latentworks.repository import dag, dvc, git, package
 from latentworks.repository.result import Result, flat, recorded_result
 from latentworks.serving import checksums, packaging, preflight
 from latentworks.system import disk
@@ -138,12 +137,8 @@ def check(root: Path) -> Candidate:
             "Cannot register: the code is not committed to git, so the model's origin is unknown. "
             "Commit it, run `make repro`, and register again."
         )
-    running = Path(latentworks.__file__).resolve().parent
-    if running != (root / "src/latentworks").resolve():
-        raise Refused(
-            f"Cannot register: the running code is not from this checkout, but from {running}. "
-            "Use the checkout's own environment (`make setup`), or set PYTHONPATH=src."
-        )
+    if fault := package.fault(root):
+        raise Refused(f"Cannot register: {fault}")
     differences = git.differences(root)
     if differences:
         raise Refused(

@@ -15,7 +15,7 @@ from typing import Any
 
 from latentworks import errors, params
 from latentworks.errors import LatentworksError
-from latentworks.repository import dag, dvc, git
+from latentworks.repository import dag, dvc, git, package
 from latentworks.runner import repair
 from latentworks.runner.worktree_git import WorktreeRepository
 from latentworks.system import disk, locks, processes
@@ -45,8 +45,14 @@ class Worktree:
             "DVC_SITE_CACHE_DIR": str(self.path / ".dvc/site_cache"),
             **self.repository.ceiling,
             "MLFLOW_TRACKING_URI": self.uri,
-            "PYTHONPATH": str(self.path / "src"),  # the code of the worktree
+            **self._code,
         }
+
+    @property
+    def _code(self) -> dict[str, str]:
+        """The code of the worktree. A project without src/ runs the installed package in both."""
+        is_clone = (self.source / package.CODE).is_dir()
+        return {"PYTHONPATH": str(self.path / "src")} if is_clone else {}
 
     @contextmanager
     def held(self, purpose: str) -> Iterator[None]:

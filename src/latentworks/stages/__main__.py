@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from latentworks.errors import LatentworksError
+from latentworks.repository import package
 from latentworks.system import locks, memory, parent
 from latentworks.system.console import of_system
 
@@ -40,9 +41,12 @@ def main(stage: str, *paths: str) -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it at its import
     memory.watch()
     try:
+        root = Path.cwd()
+        if package.pinned(root) and (fault := package.fault(root)):
+            raise LatentworksError(f"Cannot run {stage}: {fault}")
         run = importlib.import_module(f"latentworks.stages.{stage}").main
         # Wait for a stage of a killed run: Linux ends it at once, other systems let it go on.
-        with locks.exclusive(locks.of(Path.cwd(), stage), f"run {stage}"):
+        with locks.exclusive(locks.of(root, stage), f"run {stage}"):
             run(*map(Path, paths))
     except LatentworksError as error:
         sys.exit(_say(str(error), error.exit_code))
