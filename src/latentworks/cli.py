@@ -177,6 +177,34 @@ def repro(
 
 
 @app.command()
+def sweep(
+    values: Annotated[
+        list[str],
+        typer.Argument(metavar="PARAM=VALUES...", help="such as model.latent_dim=8,16,64"),
+    ],
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="search with Optuna; ranges such as 0.0005..0.005 are allowed"),
+    ] = None,
+    by: Annotated[
+        str, typer.Option(help="score of validation images: mse, ssim, sliced_wasserstein, loss")
+    ] = "mse",
+    name: Annotated[
+        str, typer.Option(help="recipe for the best params, in recipes/ or a path")
+    ] = "sweep",
+) -> None:
+    """Train with each combination of values, and write the best one as a recipe.
+
+    The trials run in a worktree, with the committed code and your params.yaml. A sweep that was
+    killed goes on when the same command is run again.
+    """
+    from latentworks.sweep.trials import sweep as run
+
+    _end_by_sigterm()
+    run(dag.root(), values, trials, by, name, typer.echo)
+
+
+@app.command()
 def sync() -> None:
     """Write the result of this checkout to MLflow, as far as it is missing there."""
     from latentworks.repository.result import recorded_result
