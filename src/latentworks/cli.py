@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from latentworks import advice, params, sections
 from latentworks.errors import Differs, LatentworksError, Refused, Unavailable
 from latentworks.params import recipes
-from latentworks.repository import dag, git
+from latentworks.repository import dag, experiments, git
 from latentworks.system import disk
 from latentworks.system.console import columns, one_line_errors
 from latentworks.system.state import STATE
@@ -165,8 +165,10 @@ def repro(
             typer.echo(line)
         if recipe:
             _write_recipe(root, recipe)
-        sections.refuse_images_among_outputs(root, sections.checked(root).dataset)
+        dataset = sections.checked(root).dataset
+        sections.refuse_images_among_outputs(root, dataset)
         typer.echo("params.yaml is valid")
+        experiments.link_images(root, Path(dataset.path))
         reproduce_on_terminal(root, typer.echo, partial(advice.before, root))
         result = recorded_result(root)
         synced = result is not None and outbox.sync(result, root) is None  # else it warns

@@ -30,10 +30,6 @@ def require_known(by: str) -> None:
         raise LatentworksError(f"--by is one of: {', '.join(SCORES)}. Received: {by!r}.")
 
 
-def is_better(by: str, score: float, other: float) -> bool:
-    return score < other if SCORES[by] == LOWER else score > other
-
-
 def require_validation(prepared: Path) -> None:
     """Raise DataError if the prepared images have none for validation."""
     if not len(read_prepared(prepared).rows("val")):
