@@ -191,11 +191,12 @@ def overridden(text: str, overrides: Mapping[str, object]) -> str:
     document = YAML(typ="safe", pure=True).load(text)
     for name, value in overrides.items():
         *parents, key = name.split(".")
-        section, known = document, ()
+        section, known = document, list[str]()
         for part in parents:
-            section, known = section.get(part) if isinstance(section, dict) else None, section
+            known = list(section) if isinstance(section, dict) else []
+            section = section.get(part) if isinstance(section, dict) else None
         if not isinstance(section, dict):
-            near = difflib.get_close_matches(parents[-1], known if isinstance(known, dict) else ())
+            near = difflib.get_close_matches(parents[-1], known, n=1)
             hint = f"Did you mean {near[0]}?" if near else "Expected a name such as train.epochs."
             raise ParamsError(
                 f"{name} cannot be set: {'.'.join(parents)} is not a section of {params.PARAMS}. "

@@ -22,8 +22,8 @@ def require_optuna() -> None:
         import optuna  # noqa: F401
     except ImportError:
         raise LatentworksError(
-            "--trials needs Optuna, which is not installed. Install the extra: "
-            "`uv pip install 'optuna>=4.5'`. A grid needs nothing: leave --trials out."
+            "--trials needs Optuna, which is not installed. Run "
+            "`pip install 'optuna>=4.5,<6'`. A grid needs nothing: leave --trials out."
         ) from None
 
 

@@ -98,14 +98,25 @@ def sweep(
         if left_out := git.differences(root):
             report(f"note: not committed, so not in the trials: {', '.join(left_out[:5])}")
         records = run(plan, folder, local, report)
-    found = table.ordered(records, by)
+    conclude(plan, folder, records, recipe, report)
+
+
+def conclude(
+    plan: Plan, folder: Folder, records: Sequence[Record], recipe: Path, report: Report
+) -> None:
+    """Report the table, and write the best trial as the file `recipe`.
+
+    Raises LatentworksError if all trials failed.
+    """
+    found = table.ordered(records, plan.by)
     report(f"\n{table.text(found)}\n")
-    report(f"The table with all digits, and a picture: {folder.path.relative_to(root)}")
-    if not found[0].is_finished:
+    report(f"The table with all digits, and a picture: {folder.path.relative_to(plan.root)}")
+    first = found[0]
+    if not first.is_finished:
         raise LatentworksError(f"All {len(found)} trials failed. The last one: {found[-1].fault}")
-    reason = f"{len(found)} trials of {plan.name}: {by} {found[0].scores[by]:.4g}"
-    best.write(root, recipe, base, found[0].values, f"{reason} on validation images")
-    report(f"The best by {by} is trial {found[0].number}. {_how_to_use(root, recipe)}")
+    reason = f"{len(found)} trials of {plan.name}: {plan.by} {first.scores[plan.by]:.4g}"
+    best.write(plan.root, recipe, plan.base, first.values, f"{reason} on validation images")
+    report(f"The best by {plan.by} is trial {first.number}. {_how_to_use(plan.root, recipe)}")
 
 
 def run(plan: Plan, folder: Folder, execute: Executor, report: Report) -> list[Record]:
