@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,8 @@ from latentworks.errors import ParamsError
 from latentworks.params import recipes
 
 DECADE = 10  # a range whose ends differ by this factor is searched on a logarithmic scale
-BETWEEN = ".."  # the ends of a range
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+RANGE = re.compile(rf"({NUMBER})\.\.({NUMBER})")
 
 Values = dict[str, Any]  # by the dotted name of a param, such as {"model.latent_dim": 16}
 
@@ -84,21 +86,20 @@ def _axis(argument: str) -> Axis:
             "Expected a param and its values, such as model.latent_dim=8,16. Received: "
             f"{argument!r}."
         )
-    if BETWEEN in text:
-        return _range(name, text)
+    if ends := RANGE.fullmatch(text):
+        return _range(name, text, recipes.listed(name, f"{ends[1]},{ends[2]}"))
     values = {json.dumps(value, default=str): value for value in recipes.listed(name, text)}
     return Choices(name, tuple(values.values()))
 
 
-def _range(name: str, text: str) -> Range:
-    ends = recipes.listed(name, text.replace(BETWEEN, ",", 1))
-    are_numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends)
-    if len(ends) != 2 or not are_numbers or not ends[0] < ends[1]:
+def _range(name: str, text: str, ends: list[Any]) -> Range:
+    low, high = ends
+    if not low < high:
         raise ParamsError(
             f"{name}: a range is two numbers, the lower one first, such as 0.0005..0.005. "
             f"Received: {text!r}."
         )
-    return Range(name, *ends)
+    return Range(name, low, high)
 
 
 def grid(axes: Sequence[Axis]) -> list[Values]:

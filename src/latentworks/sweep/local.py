@@ -5,7 +5,7 @@ is restored. It keeps its checkpoints, so a training that was killed goes on.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from latentworks import params
@@ -43,8 +43,10 @@ class Local:
         worktree.write(str(params.PARAMS), text)
         link_images(worktree)
         reproduce(worktree.path, self._run, worktree.environment)
-        with suppress(LatentworksError):  # the command has told the error of MLflow
+        try:
             worktree.command(lambda line: None, "sync")
+        except LatentworksError as error:  # MLflow does not answer: the trial counts even so
+            self.report(str(error))
         return worktree.path
 
     def _run(self, stage: str, needs: set[str], due: bool) -> str:

@@ -61,7 +61,7 @@ class Plan:
 
     def identity(self, commit: str) -> dict[str, object]:
         """Return the facts that the trials depend on. More trials may follow in a search."""
-        found = {axis.name: str(axis) for axis in self.axes}
+        found = [(axis.name, str(axis)) for axis in self.axes]  # their order numbers the trials
         how = {"search": self.by} if self.num_trials else {}
         base = recipes.sections_of(self.base)
         return {"axes": found, "params": base, "commit": commit, **how}

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mlflow.entities import Run
 
 from checkouts import Checkout
 from latentworks.errors import LatentworksError
+from latentworks.params import recipes
 from latentworks.repository.dvc import StageError
 from latentworks.sweep import axes
 from latentworks.sweep.local import Local
@@ -102,6 +104,23 @@ def test_a_trial_that_fails_stops_no_other_and_is_tried_again(plan: Plan) -> Non
     records = run(plan, folder, execute, lines.append)
     assert all(record.is_finished for record in records)
     assert len(tried) == 4  # the failed one alone ran again
+
+
+def test_a_search_goes_on_with_more_trials(plan: Plan) -> None:
+    pytest.importorskip("optuna")
+    given = axes.parse(["train.learning_rate=0.01..0.1"], with_ranges=True)
+    rates: list[str] = []
+
+    def execute(text: str) -> Path:
+        rates.append(str(recipes.sections_of(text)["train"]["learning_rate"]))
+        return plan.root
+
+    for num_trials in (2, 3):
+        more = replace(plan, axes=given, num_trials=num_trials)
+        folder = Folder(plan.root, more.identity("commit"))
+        records = run(more, folder, execute, print)
+    assert [str(*record.values.values()) for record in records] == rates
+    assert len({*rates}) == 3
 
 
 def test_a_sweep_that_is_interrupted_has_a_killed_run(plan: Plan) -> None:
