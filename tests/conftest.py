@@ -25,7 +25,7 @@ LONG = (  # the longest; the first four also need few results of other tests
     *("retraining", "deployments", "scoring", "races", "runner", "unreliable_server", "pipeline"),
     *("registry", "server", "verification", "training", "drift", "refusals", "backups", "faults"),
     *("registry_states", "fuzz", "worktree", "tracking", "learned_priors", "signatures", "http"),
-    *("openapi", "servable", "features", "temporary", "own_project"),
+    *("experiments", "sweep_trials", "own_project", "openapi", "servable", "features", "temporary"),
 )
 
 

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from latentworks import advice, params, sections
 from latentworks.errors import Differs, LatentworksError, Refused, Unavailable
 from latentworks.params import recipes
-from latentworks.repository import dag, git
+from latentworks.repository import dag, experiments, git
 from latentworks.system import disk
 from latentworks.system.console import columns, one_line_errors
 from latentworks.system.state import STATE
@@ -216,8 +216,10 @@ def repro(
             typer.echo(line)
         if recipe:
             _write_recipe(root, recipe)
-        sections.refuse_images_among_outputs(root, sections.checked(root).dataset)
+        dataset = sections.checked(root).dataset
+        sections.refuse_images_among_outputs(root, dataset)
         typer.echo("params.yaml is valid")
+        experiments.link_images(root, Path(dataset.path))
         reproduce_on_terminal(root, typer.echo, partial(advice.before, root))
         result = recorded_result(root)
         synced = result is not None and outbox.sync(result, root) is None  # else it warns
@@ -225,6 +227,34 @@ def repro(
             typer.echo(f"MLflow has this result: {without_password(tracking_uri(root))}")
         if summary.is_complete(result):
             typer.echo(f"\n{summary.summarise(root, ask=synced).text()}")
+
+
+@app.command()
+def sweep(
+    values: Annotated[
+        list[str],
+        typer.Argument(metavar="PARAM=VALUES...", help="such as model.latent_dim=8,16,64"),
+    ],
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="search with Optuna; ranges such as 0.0005..0.005 are allowed"),
+    ] = None,
+    by: Annotated[
+        str, typer.Option(help="score of validation images: mse, ssim, sliced_wasserstein, loss")
+    ] = "mse",
+    name: Annotated[
+        str, typer.Option(help="recipe for the best params, in recipes/ or a path")
+    ] = "sweep",
+) -> None:
+    """Train with each combination of values, and write the best one as a recipe.
+
+    The trials run in a worktree, with the committed code and your params.yaml. A sweep that was
+    killed goes on when the same command is run again.
+    """
+    from latentworks.sweep.trials import sweep as run
+
+    _end_by_sigterm()
+    run(dag.root(), values, trials, by, name, typer.echo)
 
 
 @app.command()

@@ -48,10 +48,15 @@ class Params(Config):
 
 def checked(root: Path) -> Params:
     """Read params.yaml. Raises ParamsError, also for sections that contradict each other."""
+    return check(params.read(root / params.PARAMS), root)
+
+
+def check(sections: params.RawSections, root: Path) -> Params:
+    """Check all sections, as `checked` does; `root` has the recipes that errors name."""
     try:
-        found = params.load(Params, root / params.PARAMS, whole=True)
+        found = params.parse(Params, sections, str(params.PARAMS))
     except ParamsError as error:
-        cures = _keys_of_kinds(params.read(root / params.PARAMS), root)
+        cures = _keys_of_kinds(sections, root)
         raise ParamsError("\n".join([str(error), *cures])) from None
     kind, sampler = found.prior.kind, found.sample.sampler.kind
     has_prior, is_learned = not isinstance(found.prior, NoPriorConfig), sampler == "learned"

@@ -29,7 +29,7 @@ LINES = (
     ("stages", "registry"),
     ("monitoring", "server", "results"),
     ("advice", "sections"),
-    ("doctor", "project"),
+    ("doctor", "project", "sweep"),
     ("cli", "pipeline"),
 )
 LEVEL = {room: level for level, line in enumerate(LINES) for room in line}
@@ -57,6 +57,7 @@ LIBRARIES = {
     "h5py": ("artifacts", "datasets.hdf5"),
     "ruamel": ("params", "repository", "runner", "pipeline"),
     "configobj": ("repository",),
+    "optuna": ("sweep.search",),
     "psutil": ("repository", "runner", "system.memory"),
     "copier": ("project.template",),
     "plumbum": ("project.template",),

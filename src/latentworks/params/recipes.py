@@ -191,16 +191,49 @@ def overridden(text: str, overrides: Mapping[str, object]) -> str:
     document = YAML(typ="safe", pure=True).load(text)
     for name, value in overrides.items():
         *parents, key = name.split(".")
-        section = document
+        section, known = document, list[str]()
         for part in parents:
+            known = list(section) if isinstance(section, dict) else []
             section = section.get(part) if isinstance(section, dict) else None
         if not isinstance(section, dict):
+            near = difflib.get_close_matches(parents[-1], known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else "Expected a name such as train.epochs."
             raise ParamsError(
                 f"{name} cannot be set: {'.'.join(parents)} is not a section of {params.PARAMS}. "
-                "Expected a name such as train.epochs."
+                f"{hint}"
             )
         section[key] = value
     return merge(text, document) if overrides else text
+
+
+def listed(name: str, text: str) -> list[Any]:
+    """Read the values that a command line gives to a param: `8,16`, or `[32, 64],[64, 128]`.
+
+    Raises ParamsError.
+    """
+    try:
+        values = YAML(typ="safe", pure=True).load(f"[{text}]")
+    except Exception as error:  # ruamel's constructors raise errors of many kinds
+        values, fault = None, type(error).__name__
+    else:
+        fault = "no list"
+    if not isinstance(values, list) or not values:
+        raise ParamsError(
+            f"{name}: expected values as in {params.PARAMS}, with commas between them ({fault}). "
+            f"Received: {text!r}."
+        )
+    return values
+
+
+def text_of(recipe: params.RawSections, *comments: str) -> str:
+    """Return the text of a recipe with these sections, below lines of comment."""
+    yaml = YAML()
+    yaml.width = 200
+    stream = io.StringIO()
+    for name, section in recipe.items():
+        stream.write("\n")
+        yaml.dump(CommentedMap({name: _written(section)}), stream)
+    return "".join(f"# {line}\n" for line in comments) + stream.getvalue()
 
 
 def _replace(section: dict[str, Any], wanted: params.RawSections) -> None:

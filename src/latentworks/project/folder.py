@@ -9,6 +9,7 @@ from pathlib import Path
 from latentworks import params
 from latentworks.errors import LatentworksError
 from latentworks.project import fitting, template
+from latentworks.project.choices import Size
 from latentworks.project.fitting import Fitted
 from latentworks.repository import git
 

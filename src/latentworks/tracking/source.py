@@ -14,25 +14,28 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_USER,
 )
 
-from latentworks.repository import git
+from latentworks.repository import experiments, git
 from latentworks.tracking.uri import without_password
 
+EXPERIMENT = "dvc.experiment"  # tag of a run: the name of the experiment that made it
 ADDRESSES = ("http://", "https://", "ssh://")  # of a repository on another machine
 
 
 def origin_tags(root: Path) -> dict[str, str]:
-    """Return the tags with which a run is made: its user and its repository.
+    """Return the tags with which a run is made: its user, its repository and DVC's experiment.
 
     MLflow's pages link the commit of a run to the page of the repository, if this has an address.
     """
+    root = experiments.project(root)
     address = without_password(_origin(root))
+    own = {**_user(), **({EXPERIMENT: name} if (name := experiments.name()) else {})}
     if address.startswith(ADDRESSES):
         source = {MLFLOW_SOURCE_NAME: address, MLFLOW_GIT_REPO_URL: address}
-        return {**_user(), **source, MLFLOW_SOURCE_TYPE: SourceType.to_string(SourceType.PROJECT)}
-    name = Path(address or root).name.removesuffix(".git")
+        return {**own, **source, MLFLOW_SOURCE_TYPE: SourceType.to_string(SourceType.PROJECT)}
+    folder = Path(address or root).name.removesuffix(".git")
     return {
-        **_user(),
-        MLFLOW_SOURCE_NAME: name or root.resolve().name,
+        **own,
+        MLFLOW_SOURCE_NAME: folder or root.resolve().name,
         MLFLOW_SOURCE_TYPE: SourceType.to_string(SourceType.LOCAL),
     }
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from latentworks.errors import LatentworksError
+from latentworks.repository import experiments
 
 URI = "MLFLOW_TRACKING_URI"
 SQLITE = "sqlite:///"
@@ -13,16 +14,24 @@ HERE = ("127.0.0.1", "localhost", "::1")  # names and addresses of this machine
 
 
 def tracking_uri(root: Path) -> str:
-    """Return MLFLOW_TRACKING_URI; if it is not set, the SQLite file of the checkout."""
-    return os.environ.get(URI) or f"{SQLITE}{root / 'mlflow.db'}"
+    """Return MLFLOW_TRACKING_URI; if it is not set, the SQLite file of the checkout.
+
+    In a copy that DVC has made for an experiment, it is the store of the user's checkout.
+    """
+    project = experiments.project(root)
+    uri = os.environ.get(URI) or f"{SQLITE}{project / 'mlflow.db'}"
+    return uri if project == root else absolute(uri, project)
 
 
-def absolute(uri: str) -> str:
-    """Return `uri` with an absolute path, for a process in another folder."""
+def absolute(uri: str, folder: Path = Path()) -> str:
+    """Return `uri` with an absolute path, for a process in another folder.
+
+    A relative path is one from `folder`, by default the working directory.
+    """
     path = uri.removeprefix(SQLITE)
     if path == uri or not path or ":memory:" in path:
         return uri
-    return f"{SQLITE}{Path(path).resolve()}"
+    return f"{SQLITE}{(folder / path).resolve()}"
 
 
 def check_address(uri: str) -> None:

@@ -1,0 +1,1 @@
+"""Sweeps: trainings with several values of some params, compared on validation images."""
