@@ -25,7 +25,7 @@ LIKE_PIP = index=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$(python -m pip config 
 IN_PARALLEL := pytest --dist loadfile --no-loadscope-reorder --ignore tests/processes/test_seconds.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-system faults check retrain prefect schedule automations ui parity peers recipes timings lock clean
+.PHONY: help setup repro test test-system faults check retrain prefect schedule automations ui parity peers recipes timings docs lock clean
 
 help:  ## list the commands
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,7 +60,7 @@ faults: setup  ## kill or damage N=20 runs of the stages, and compare their resu
 	@LATENTWORKS_FULL=1 pytest tests/processes/test_races.py tests/processes/test_retraining.py -k "champion or killed"
 	@LATENTWORKS_FULL=1 pytest tests/processes/test_registry_states.py
 
-check: setup  ## run ruff, mypy, a spell checker, the linters of docker/ and .github/, and an audit of the packages
+check: setup docs  ## run ruff, mypy, a spell checker, the linters of docker/ and .github/, and an audit of the packages; build the docs
 	@ruff check
 	@ruff format --check
 	@mypy
@@ -95,6 +95,9 @@ peers: setup  ## compare with the library pythae at equal wall-clock, three seed
 
 recipes: setup  ## run all recipes and record their scores
 	@python scripts/measure_recipes.py
+
+docs: setup  ## build the documentation as a site, in site/, and check its links
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 
 timings: setup  ## show time and memory of the last run of each stage
 	@latentworks timings
