@@ -18,13 +18,15 @@ PRODUCTION = (ROOT / "docs/from-run-to-production.md").read_text()
 RETRAINING = (ROOT / "docs/retraining.md").read_text()
 RECOVERY = (ROOT / "docs/recovery.md").read_text()
 DEPLOYMENT = (ROOT / "docs/deployment.md").read_text()
+OWN = (ROOT / "docs/own-project.md").read_text()
+COMPARE = (ROOT / "docs/compare-settings.md").read_text()
 FOLDERS = (ROOT / "docs/image-folders.md").read_text()
 IMAGES = (ROOT / "docs/your-own-images.md").read_text()
 RESULT = (ROOT / "docs/result.md").read_text()
 SCORES = (ROOT / "docs/scores.md").read_text()
 COMMANDS = (ROOT / "docs/commands.md").read_text()
 PAGES = PRODUCTION + RETRAINING + RECOVERY + DEPLOYMENT + FOLDERS + IMAGES + RESULT
-PAGES += SCORES + COMMANDS
+PAGES += SCORES + COMMANDS + OWN + COMPARE
 ALL = TEXT + PAGES
 
 
@@ -64,7 +66,7 @@ def test_every_command_and_recipe_in_the_docs_exists() -> None:
     ours = {command.callback.__name__ for command in app.registered_commands if command.callback}
     ours |= {str(group.name) for group in app.registered_groups}
     assert set(re.findall(r"^\| `([a-z]+)` \|", COMMANDS, flags=re.MULTILINE)) == ours
-    named = set(re.findall(r"latentworks ([a-z]+)[`\n ]", ALL))
+    named = set(re.findall(r"(?:`|\$ )latentworks ([a-z]+)", ALL))
     assert {"repro", "serve"} <= named <= ours
     known = set(re.findall(r"RECIPE=([a-z0-9-]+)", ALL))
     assert known
@@ -78,7 +80,7 @@ def test_the_page_on_your_own_images_has_a_row_for_each_kind() -> None:
     assert rows == kinds
 
 
-LINK = re.compile(r"\]\(([^)]+)\)")
+LINK = re.compile(r"\]\((?!https:)([^)]+)\)")
 
 
 @pytest.mark.parametrize("target", LINK.findall(TEXT))
