@@ -84,7 +84,7 @@ schedule: setup  ## serve prefect.yaml: retrain nightly, watch for new images an
 automations: setup  ## retrain on new images and drift, end dead runs; TELL=slack-webhook/NAME notifies you
 	@python -m pipeline automations $(if $(TELL),--tell $(TELL))
 
-ui: setup  ## start MLflow's pages for this project's store, at http://127.0.0.1:5000
+ui: setup  ## start MLflow's pages for this project's store, on the first free port from 5000 on
 	@python scripts/ui.py
 
 parity: setup  ## compare recipes seed and vae-book, three seeds each, with the book; 25 minutes on 2 cores

@@ -79,6 +79,8 @@ class Run:
             with self._said:
                 self.lines.append(line.rstrip())
                 self._said.notify_all()
+        with self._said:
+            self._said.notify_all()
 
     def wait_for(self, sign: str, seconds: float) -> None:
         """Wait until a line begins with `sign`, `seconds` are over, or the process has ended."""
@@ -86,6 +88,15 @@ class Run:
             self._said.wait_for(
                 lambda: any(line.startswith(sign) for line in self.lines) or not self.is_on, seconds
             )
+
+    def ends_or_tells(self, told: int, seconds: float) -> None:
+        """Wait until there are more than `told` lines, or the process has ended.
+
+        It is late if neither happens within `seconds`.
+        """
+        with self._said:
+            if not self._said.wait_for(lambda: len(self.lines) > told or not self.is_on, seconds):
+                self.was_late = True
 
     def epochs(self) -> list[int]:
         """Return the epochs of `train` that began. `features` has epochs, too, and starts over."""
@@ -155,6 +166,7 @@ def killing(*names: str) -> Callable[["Harness", Run, Fault], None]:
         family = run.wait_for_one_of(names or ("runner",))
         while not all(held(run, family[name]) for name in names):
             family = run.wait_for_one_of(names)
+        told = len(run.lines)
         needed = any(is_needed(family[name]) for name in names if name in family)
         for name in names or (*family,):
             if name in family:
@@ -163,6 +175,8 @@ def killing(*names: str) -> Callable[["Harness", Run, Fault], None]:
         if not names or "runner" in names:
             run.process.wait()
         alive = still_there([family[name] for name in family if name != "runner"], GONE)
+        if names and not needed:
+            run.ends_or_tells(told, REPORTED)
         run.end(REPORTED if needed else PATIENCE)  # a runner that was not killed
         if alive:
             fault.recovered = False

@@ -296,7 +296,7 @@ def test_five_scores_stand_beside_the_values_to_compare_them_with() -> None:
                 "real images have 0.936, 0.935",
             ],
         ),
-        ("latents in use", "2 of 2", ["the others have one value for all images"]),
+        ("latents in use", "2 of 2", ["a latent that is not in use has one value for all images"]),
         (
             "memorisation",
             "0.785",

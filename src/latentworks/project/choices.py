@@ -13,8 +13,8 @@ Numbers come from trainings of Fashion-MNIST (28 x 28 pixels, grey, 60,000 image
   most a sixteenth of the numbers of an image, so that something is compressed. 2 for a map.
 - `filters`: three strides below 64 pixels, and four from there on.
 - `batch_size`, `learning_rate`, `epochs`: about 4,000 steps, as Fashion-MNIST takes in nine epochs
-  of batch 128. Few images need small batches for as many steps. After 40 epochs, the error of emoji
-  was three times as high in validation as in training, so 60 epochs are the limit.
+  of batch 128. Few images need small batches for as many steps. In longer trainings, a model
+  learns few images by heart, so 60 epochs are the limit.
 - `refine`: shares of the loss that was reached. Emoji need a smaller learning rate than
   Fashion-MNIST, or the phase is undone.
 - `val_fraction`: below 50 validation images, their loss is too noisy to stop a training by it.

@@ -26,7 +26,8 @@ def rows(scores: Mapping[str, Any], latent_dim: int, of_mean: float | None) -> l
         found.append(("precision, recall", _pair(samples), meaning))
     if "active_units" in latents:
         value = f"{latents['active_units']:.0f} of {latent_dim}"
-        found.append(("latents in use", value, ["the others have one value for all images"]))
+        meaning = ["a latent that is not in use has one value for all images"]
+        found.append(("latents in use", value, meaning))
     if "memorisation" in samples:
         meaning = ["1: samples are as new as test images; 0: copies of training images"]
         found.append(("memorisation", number(samples["memorisation"]), meaning))
