@@ -13,7 +13,7 @@ from PIL import Image
 from skimage.data import chelsea
 
 from latentworks.artifacts.figures import write_figure
-from latentworks.plots.page import FAINT, HEADER, MARGIN, PALETTE, blank_page, place, write
+from latentworks.plots.page import FAINT, HEADER, MARGIN, blank_page, place, write
 from latentworks.preprocess import Fit, prepare_image
 from latentworks.repository import dag
 from latentworks.system import disk
@@ -24,7 +24,7 @@ SIZE = 96  # pixels, the longer side of a frame
 SMALL = 66, 44  # width and height of the small picture
 ORIGINAL, GAP, SPACE = 312, 28, 24  # the column of the originals; between columns; between rows
 HEADINGS, LINE = 48, 24  # heights
-OUTLINE = tuple(bytes.fromhex(PALETTE[6][1:]))
+OUTLINE = 231, 99, 0  # orange
 FITS: dict[Fit, str] = {
     "pad": "fits; never enlarged",
     "resize": "fits; shrunk or enlarged",

@@ -22,7 +22,9 @@ def on_config(config: MkDocsConfig) -> None:
     """Add all decisions to the navigation, in their order."""
     folder = Path(config.docs_dir) / "decisions"
     names = sorted(path.name for path in folder.glob("[0-9]*.md"))
-    config.nav.append({"Decisions": [f"decisions/{name}" for name in ("README.md", *names)]})
+    nav = config.nav
+    assert nav is not None  # mkdocs.yml has one
+    nav.append({"Decisions": [f"decisions/{name}" for name in ("README.md", *names)]})
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
