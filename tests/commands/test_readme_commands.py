@@ -39,8 +39,8 @@ def commands(*starts: str) -> list[str]:
 
 
 def sh(checkout: Checkout, lines: list[str], expected: int = 0) -> str:
-    """Run commands in one bash, which ends at the first that fails; return its output."""
-    script = "\n".join(["set -euo pipefail", *lines])
+    """Run commands in one bash, which ends at the first that fails; return all that they say."""
+    script = "\n".join(["set -euo pipefail", "exec 2>&1", *lines])
     return checkout.run("bash", "-c", script, expected=expected).stdout
 
 
@@ -86,7 +86,8 @@ def test_a_result_is_registered_promoted_and_served(clone: Project) -> None:
     )
     said = sh(clone, [*lines, "kill $!", "wait $! || true"])
     assert f"{NAME} version 1 is champion" in said
-    assert Image.open(clone.path / "samples.png").size > (8, 8)
+    with Image.open(clone.path / "samples.png") as samples:
+        assert samples.width > 8
 
 
 def test_new_writes_params_for_a_folder_of_images(clone: Project) -> None:
@@ -109,7 +110,8 @@ def test_validate_names_a_mistyped_key(clone: Project) -> None:
 
 def test_decisions_are_listed_compared_and_undone(pair: Project) -> None:
     said = sh(pair, commands("latentworks history"))
-    assert f"{pair.name}: champion is version 1" in said
+    assert f"{pair.name}: champion is version 2" in said
+    assert f"{pair.name} version 1 is champion again, instead of version 2" in said
 
 
 def test_each_password_of_the_containers_is_made_up(clone: Project) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -135,7 +135,7 @@ def create(
         return Response(content, media_type=encoding.JSON, headers={VERSION: str(model.version)})
 
     app.add_route("/invocations", measures.timed("invocations", invoked), methods=["POST"])
-    _add_probes(app, service)
+    _add_probes(app, service, measures.registry)
     _add_errors(app, service)
     page.add_pages(app)
     app.openapi = lambda: describe(service)  # type: ignore[method-assign]
@@ -152,7 +152,7 @@ def create(
     return app
 
 
-def _add_probes(app: FastAPI, service: Service) -> None:
+def _add_probes(app: FastAPI, service: Service, measures: CollectorRegistry) -> None:
     async def live() -> Response:
         return encoding.response(200, {"live": True})
 
@@ -181,7 +181,7 @@ def _add_probes(app: FastAPI, service: Service) -> None:
         )
 
     async def metrics() -> Response:
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(measures), media_type=CONTENT_TYPE_LATEST)
 
     async def ping() -> Response:
         """Answer as MLflow's server does: 200 if a version can answer, else 503."""

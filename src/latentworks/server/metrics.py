@@ -4,7 +4,14 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 
 from fastapi import Request, Response
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+from prometheus_client import (
+    GC_COLLECTOR,
+    PLATFORM_COLLECTOR,
+    PROCESS_COLLECTOR,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -16,26 +23,30 @@ Answer = Callable[[Request], Awaitable[Response]]
 
 
 class Measures(Collector):
-    """Counts and durations of calls, and the state of the service when /metrics is read."""
+    """Counts and durations of calls, and the state of the service when /metrics is read.
 
-    def __init__(
-        self, service: Service, budget: Budget, registry: CollectorRegistry = REGISTRY
-    ) -> None:
+    `registry` has them, and the usual measures of the process. It is not the global one, so that a
+    process can make a second application.
+    """
+
+    def __init__(self, service: Service, budget: Budget) -> None:
         self.service, self.budget = service, budget
+        self.registry = CollectorRegistry()
+        for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR, self):
+            self.registry.register(collector)
         self.seconds = Histogram(
             "latentworks_call_seconds",
             "Seconds from a request to its answer",
             ["verb"],
             buckets=SECONDS,
-            registry=registry,
+            registry=self.registry,
         )
         self.failed = Counter(
             "latentworks_calls_refused",
             "Calls that were answered by an error",
             ["verb", "why"],
-            registry=registry,
+            registry=self.registry,
         )
-        registry.register(self)
 
     def timed(self, verb: str, answer: Answer) -> Answer:
         """Return `answer` with its duration and errors recorded."""
