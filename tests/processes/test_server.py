@@ -25,11 +25,14 @@ import pytest
 import requests
 from mlflow import MlflowClient
 from PIL import Image
+from prometheus_client import generate_latest
 
 from checkouts import KEYS, NAME, ROOT, Checkout, Project, environment
 from latentworks.registry.signatures import Keys
 from latentworks.registry.versions import SHA256, SOURCE
+from latentworks.server.budget import Budget
 from latentworks.server.connections import let_many_in
+from latentworks.server.metrics import Measures
 from latentworks.server.model import Model, Named
 from latentworks.server.service import Following, Service
 from latentworks.serving import checksums
@@ -260,6 +263,17 @@ def test_version_ready_and_metrics_name_the_served_version(url: str, registry: R
     measures = requests.get(f"{url}/metrics", timeout=5).text
     assert f'latentworks_model_version{{model="{NAME}"}} 1.0' in measures
     assert 'latentworks_call_seconds_count{verb="sample"}' in measures
+
+
+def test_two_applications_of_a_process_count_their_own_calls() -> None:
+    first, second = (
+        Measures(Service(Following(NAME, "champion"), max_waiting=1), Budget()) for _ in range(2)
+    )
+    first.failed.labels("encode", "InputError").inc()
+    texts = [generate_latest(each.registry).decode() for each in (first, second)]
+    assert ['verb="encode"' in text for text in texts] == [True, False]
+    assert all("latentworks_swaps 0.0" in text for text in texts)
+    assert all("process_cpu_seconds_total" in text for text in texts)
 
 
 def test_the_pages_load_nothing_from_other_hosts(url: str) -> None:
